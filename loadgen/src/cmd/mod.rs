@@ -1,0 +1,63 @@
+//! One file per verb; here is where driving, surroundings and reports meet.
+
+mod report;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
+
+use crate::harness;
+use crate::scenario::RunArgs;
+
+/// Load generator for gRPC bidirectional streams: per-message latency, honestly
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version, long_version = LONG_VERSION)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+const LONG_VERSION: &str = bidi_echo::build_info::SERVER_HEADER;
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Measure one scenario against one server (what is done without a verb)
+    Run(Box<RunArgs>),
+    /// Print records as a Markdown table
+    Report(report::ReportArgs),
+    /// Be the embedded server of another loadgen
+    #[command(name = harness::server::VERB, hide = true)]
+    EmbeddedServer,
+}
+
+/// Parses the command line and does what it says.
+///
+/// Exit codes: 0 all well; 1 something was lost, wrong or failed; 2 bad usage.
+pub fn main() -> anyhow::Result<ExitCode> {
+    let matches = Cli::command().get_matches();
+    let typed = |matches: &clap::ArgMatches| {
+        matches.value_source("duration") == Some(ValueSource::CommandLine)
+    };
+    let duration_was_typed = match matches.subcommand() {
+        Some(("run", run)) => typed(run),
+        Some(_) => false,
+        None => typed(&matches),
+    };
+    let cli = Cli::from_arg_matches(&matches)?;
+    let mut args = match cli.verb {
+        Some(Verb::EmbeddedServer) => {
+            harness::server::serve_until_stdin_ends()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Verb::Report(args)) => return report::run(&args),
+        Some(Verb::Run(args)) => *args,
+        None => cli.run,
+    };
+    args.duration_was_typed = duration_was_typed;
+    run::run(&args)
+}

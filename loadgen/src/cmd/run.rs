@@ -1,0 +1,393 @@
+//! `loadgen run`: one scenario against one server, measured, shown, recorded.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, exit};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use bidi_echo::build_info;
+use bidi_echo::config::{LISTEN, Transport};
+use tokio::signal::ctrl_c;
+
+use crate::drive::{self, Phase, Progress};
+use crate::harness::probe::{self, Peer, ProbeError};
+use crate::harness::server::EmbeddedServer;
+use crate::harness::usage::Watched;
+use crate::harness::{provenance, server};
+use crate::record::{
+    self, Measured, Origin, Provenance, RunRecord, SCHEMA_VERSION, Server, Warning, WarningKind,
+};
+use crate::report;
+use crate::scenario::{RunArgs, Scenario, Surroundings, UsageError};
+use crate::units::Nanos;
+
+/// Lag beyond this share of the service time says more about loadgen than about the server.
+const LAG_SHARE_MAX: f64 = 0.1;
+
+/// Lag below this is nobody's trouble: a timer's wake-up takes as long.
+const LAG_HARMLESS: Nanos = Nanos(200_000);
+
+/// Shards that are busy for longer than this share of the window have nothing to spare.
+const BUSY_SHARE_MAX: f64 = 0.95;
+
+const BAD_USAGE: u8 = 2;
+
+/// Measures what `args` say. The exit code is 0, 1 or 2, as [`super::main`] tells.
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Err(error) = bidi_echo::serve::raise_open_files_limit() {
+        eprintln!("loadgen: cannot raise the limit of open files: {error}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(measure(args)) {
+        Ok(record) => {
+            show(&record, args)?;
+            Ok(ExitCode::from(u8::from(!is_well(&record.measured))))
+        }
+        Err(error) if is_bad_usage(&error) => {
+            eprintln!("loadgen: {error:#}");
+            Ok(ExitCode::from(BAD_USAGE))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_bad_usage(error: &anyhow::Error) -> bool {
+    let probe = error.downcast_ref::<ProbeError>();
+    error.is::<UsageError>()
+        || matches!(probe, Some(ProbeError::NotATarget { .. } | ProbeError::Tls { .. }))
+}
+
+/// Nothing lost, nothing wrong, every stream ended with OK.
+fn is_well(measured: &Measured) -> bool {
+    measured.messages_lost == 0
+        && measured.messages_wrong == 0
+        && measured.streams_unfinished == 0
+        && measured.first_failure.is_none()
+        && measured.statuses.keys().all(|status| status == "OK")
+}
+
+async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
+    if let Some(path) = file(args) {
+        record::check_writable(path)
+            .map_err(|error| usage("--json", path.display(), error.to_string()))?;
+    }
+    let target = Target::choose(args).await?;
+    let scenario = Scenario::resolve(args, surroundings(&target))?;
+    eprintln!("loadgen: {}", target.describe());
+    let mut watched = Processes::of(args, &target)?;
+    let started_at = provenance::now();
+    let mut screen = Screen::new(&scenario);
+    let mut late_headers = 0;
+    let ran = drive::run(&scenario, target.uri.clone(), interrupted(), &mut |progress| {
+        match progress {
+            Progress::Phase(Phase::Measure) => watched.begin(),
+            Progress::Phase(Phase::Drain) => watched.end(),
+            Progress::Phase(Phase::WarmUp { streams_without_headers }) => {
+                late_headers = streams_without_headers;
+            }
+            _ => {}
+        }
+        screen.show(&progress);
+    })
+    .await;
+    screen.clear();
+    let (mut measured, product) = match ran {
+        Ok(ran) => ran,
+        Err(error) => {
+            target.stop().await;
+            return Err(error).context(format!("no figures from {}", args_target(args)));
+        }
+    };
+    watched.fill(&mut measured);
+    let server = target.server(product);
+    target.stop().await;
+    let mut record = RunRecord {
+        schema_version: SCHEMA_VERSION,
+        provenance: Provenance {
+            started_at,
+            loadgen: provenance::build(),
+            server,
+            host: provenance::host(),
+        },
+        scenario,
+        measured,
+        warnings: Vec::new(),
+    };
+    record.warnings = warnings(&record, late_headers);
+    Ok(record)
+}
+
+fn args_target(args: &RunArgs) -> &str {
+    args.target.as_deref().unwrap_or("the server")
+}
+
+fn usage(flag: &'static str, value: impl ToString, cure: String) -> UsageError {
+    UsageError { flag, value: value.to_string(), cure }
+}
+
+/// The path of `--json`, unless that is stdout.
+fn file(args: &RunArgs) -> Option<&Path> {
+    args.json.as_deref().filter(|path| *path != Path::new("-"))
+}
+
+/// The first Ctrl-C ends the run in order; the second ends the program.
+async fn interrupted() {
+    if ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::spawn(async {
+        if ctrl_c().await.is_ok() {
+            eprintln!("loadgen: second Ctrl-C: ending without figures");
+            exit(1);
+        }
+    });
+}
+
+fn surroundings(target: &Target) -> Surroundings {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    // Below 2^53, so that a JSON reader with floats only repeats it exactly.
+    let fresh_seed = Nanos::from(since_epoch).0 & ((1 << 53) - 1);
+    Surroundings {
+        cores: provenance::cores(),
+        streams_per_connection_max: target.peer.streams_per_connection_max,
+        fresh_seed,
+    }
+}
+
+/// The server that is measured.
+#[derive(Debug)]
+struct Target {
+    origin: Origin,
+    uri: http::Uri,
+    peer: Peer,
+    embedded: Option<EmbeddedServer>,
+    note: Option<String>,
+}
+
+impl Target {
+    async fn choose(args: &RunArgs) -> anyhow::Result<Self> {
+        let (origin, uri) = match &args.target {
+            Some(target) => (Origin::Target, probe::parse(target)?),
+            None => (Origin::Found, probe::parse(&format!("http://{LISTEN}"))?),
+        };
+        let found = match probe::look(&uri).await {
+            Ok(peer) if origin == Origin::Found => {
+                probe::answers(&uri, args.contract).await.map(|()| peer)
+            }
+            looked => looked,
+        };
+        match found {
+            Ok(peer) => Ok(Target { origin, uri, peer, embedded: None, note: None }),
+            Err(error) if origin == Origin::Target => Err(error.into()),
+            Err(ProbeError::Connect { .. }) => Self::embed(None).await,
+            Err(error) => Self::embed(Some(error.to_string())).await,
+        }
+    }
+
+    async fn embed(note: Option<String>) -> anyhow::Result<Self> {
+        let embedded = EmbeddedServer::start().await?;
+        let uri = probe::parse(&format!("http://{}", embedded.address()))?;
+        let peer = probe::look(&uri).await?;
+        Ok(Target { origin: Origin::Embedded, uri, peer, embedded: Some(embedded), note })
+    }
+
+    fn describe(&self) -> String {
+        let address = self.address();
+        match (self.origin, &self.note) {
+            (Origin::Target, _) => format!("measuring {address}"),
+            (Origin::Found, _) => format!("measuring the server found on {address}"),
+            (Origin::Embedded, None) => {
+                format!("nothing listens on {LISTEN}: measuring an embedded server on {address}")
+            }
+            (Origin::Embedded, Some(note)) => {
+                format!("{note}: measuring an embedded server on {address}")
+            }
+        }
+    }
+
+    fn address(&self) -> String {
+        self.uri.authority().map_or(String::new(), ToString::to_string)
+    }
+
+    fn server(&self, product: Option<String>) -> Server {
+        let transport = self.embedded.as_ref().map(|_| Transport::Tonic.name().to_owned());
+        Server { origin: self.origin, target: self.address(), product, transport }
+    }
+
+    async fn stop(self) {
+        if let Some(embedded) = self.embedded {
+            server::EmbeddedServer::stop(embedded).await;
+        }
+    }
+}
+
+/// The two processes of a run.
+#[derive(Debug)]
+struct Processes {
+    loadgen: Option<Watched>,
+    server: Option<Watched>,
+    used: Option<[Option<record::Usage>; 2]>,
+}
+
+impl Processes {
+    fn of(args: &RunArgs, target: &Target) -> Result<Self, UsageError> {
+        let embedded = target.embedded.as_ref().and_then(EmbeddedServer::pid);
+        let server = match (embedded, args.server_pid) {
+            (Some(pid), _) => Watched::of(pid),
+            (None, None) => None,
+            (None, Some(pid)) => Some(Watched::of(pid).ok_or_else(|| {
+                usage("--server-pid", pid, "no such process here; pass the server's".to_owned())
+            })?),
+        };
+        Ok(Processes { loadgen: Watched::of(std::process::id()), server, used: None })
+    }
+
+    fn begin(&mut self) {
+        [&mut self.loadgen, &mut self.server].into_iter().flatten().for_each(Watched::begin);
+    }
+
+    fn end(&mut self) {
+        let used = |watched: &Option<Watched>| watched.as_ref().and_then(Watched::end);
+        self.used = Some([used(&self.loadgen), used(&self.server)]);
+    }
+
+    fn fill(&self, measured: &mut Measured) {
+        [measured.loadgen, measured.server] = self.used.unwrap_or_default();
+        let echoes = measured.throughput_messages_per_s * measured.window_ns.as_secs_f64();
+        measured.messages_per_server_cpu_s = measured
+            .server
+            .map(|server| server.cpu().as_secs_f64())
+            .filter(|cpu_s| *cpu_s > 0.0)
+            .map(|cpu_s| echoes / cpu_s);
+    }
+}
+
+/// What makes the figures suspect.
+fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    let mut warn = |kind, message: String| warnings.push(Warning { kind, message });
+    let RunRecord { scenario, provenance, measured, .. } = record;
+    let build = &provenance.loadgen;
+    if build.opt_level != "3" || build.debug_assertions {
+        let assertions = if build.debug_assertions { " with debug assertions" } else { "" };
+        let message = format!("loadgen is built at opt-level {}{assertions}", build.opt_level);
+        warn(WarningKind::SlowBuild, message);
+    }
+    let product = provenance.server.product.as_deref().unwrap_or_default();
+    if product.starts_with("bidi-echo/") && product != build_info::SERVER_HEADER {
+        let ours = build_info::SERVER_HEADER;
+        let message = format!("the server is {product}, loadgen comes from {ours}");
+        warn(WarningKind::RevisionDiffers, message);
+    }
+    if late_headers > 0 {
+        let message =
+            format!("{late_headers} streams had no response headers before their first message");
+        warn(WarningKind::LateHeaders, message);
+    }
+    if let Some(message) = send_lag(measured) {
+        warn(WarningKind::SendLag, message);
+    }
+    if let Some(message) = busy(scenario, measured) {
+        warn(WarningKind::LoadgenBusy, message);
+    }
+    if measured.server.is_none() {
+        let message =
+            "the server's CPU time and memory are not known; pass --server-pid".to_owned();
+        warn(WarningKind::ServerUsageUnknown, message);
+    }
+    if measured.stopped_early {
+        warn(WarningKind::StoppedEarly, "the run ended before its plan".to_owned());
+    }
+    warnings
+}
+
+fn send_lag(measured: &Measured) -> Option<String> {
+    let lag = measured.send_lag.as_ref()?.percentile(99.0);
+    let service = measured.service_time.percentile(50.0);
+    let late = lag > LAG_HARMLESS && lag.0 as f64 > LAG_SHARE_MAX * service.0 as f64;
+    late.then(|| {
+        format!("messages left late through loadgen's own fault: L p99 {lag}, S p50 {service}")
+    })
+}
+
+fn busy(scenario: &Scenario, measured: &Measured) -> Option<String> {
+    let used = measured.loadgen?.cpu().as_secs_f64();
+    let had = measured.window_ns.as_secs_f64() * scenario.shards as f64;
+    (used > BUSY_SHARE_MAX * had).then(|| {
+        let cores = if scenario.shards == 1 { "its shard" } else { "its shards" };
+        format!("loadgen kept {cores} busy ({used:.1} of {had:.1} s): it may be what was measured; pass --shards")
+    })
+}
+
+/// The lines on stderr while a run goes on.
+struct Screen<'a> {
+    scenario: &'a Scenario,
+    live: report::Live,
+    is_terminal: bool,
+    draining: bool,
+}
+
+impl<'a> Screen<'a> {
+    fn new(scenario: &'a Scenario) -> Self {
+        Screen {
+            scenario,
+            live: report::Live::default(),
+            is_terminal: io::stderr().is_terminal(),
+            draining: false,
+        }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let text = match progress {
+            Progress::Phase(Phase::Connect) => {
+                let Scenario { streams, connections, shards, .. } = self.scenario;
+                format!("connecting: {streams} streams, {connections} connections, {shards} shards")
+            }
+            Progress::Phase(Phase::WarmUp { .. }) => {
+                format!("warming up for {}", self.scenario.warmup_ns)
+            }
+            Progress::Phase(Phase::Measure) => "measuring".to_owned(),
+            Progress::Phase(Phase::Drain) => {
+                self.draining = true;
+                "draining".to_owned()
+            }
+            // What arrives in the drain is counted, but it is no second of the measurement.
+            Progress::Second { .. } if self.draining => return,
+            Progress::Second { second, failed } => {
+                self.live.line(self.scenario, second, *failed).to_string()
+            }
+        };
+        let mut stderr = io::stderr();
+        // A terminal shows one line that changes; nothing can be done about a stderr that is gone.
+        let _ = if self.is_terminal {
+            write!(stderr, "\r\x1b[2K{text}").and_then(|()| stderr.flush())
+        } else {
+            writeln!(stderr, "{text}")
+        };
+    }
+
+    fn clear(&self) {
+        if self.is_terminal {
+            let _ = write!(io::stderr(), "\r\x1b[2K");
+        }
+    }
+}
+
+/// The table, and the record where it is wanted.
+fn show(record: &RunRecord, args: &RunArgs) -> anyhow::Result<()> {
+    let table = report::table(record);
+    if args.json == Some(PathBuf::from("-")) {
+        eprint!("{table}");
+        let mut stdout = io::stdout().lock();
+        serde_json::to_writer_pretty(&mut stdout, record).context("cannot write to stdout")?;
+        return writeln!(stdout).context("cannot write to stdout");
+    }
+    // Before the file is written: whatever happens to that, the figures have been seen.
+    print!("{table}");
+    match file(args) {
+        Some(path) => record::write(record, path)
+            .with_context(|| format!("cannot write the record to {}", path.display())),
+        None => Ok(()),
+    }
+}

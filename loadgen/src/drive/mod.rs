@@ -1,0 +1,364 @@
+//! The measured core: connects, warms up, measures, drains. No file, no process, no printing.
+//!
+//! In: a [`Scenario`], a target, and a future that asks for an early end. Out: [`Measured`], and
+//! [`Progress`] on the way. Shards do the work, each on a thread of its own ([`shard`]); this module
+//! tells them when, and adds up what they saw.
+
+mod clock;
+mod contract;
+mod flight;
+mod pacer;
+mod payload;
+mod recorder;
+mod schedule;
+mod shard;
+mod stream;
+mod timeline;
+mod timer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+
+pub use self::clock::Clock;
+pub(crate) use self::contract::CHAT_NAME;
+use self::contract::{Chat, Echo};
+use self::flight::Lost;
+use self::recorder::{Interval, Seen};
+use self::shard::{Command, Event, Figures, Plan};
+use self::timeline::Timeline;
+use crate::record::{Hdr, Measured, Second, WrittenHdr};
+use crate::scenario::{ContractName, Load, Scenario};
+use crate::units::Nanos;
+
+/// Flow-control windows that loadgen announces.
+struct FlowWindowBytes {
+    stream: u32,
+    connection: u32,
+}
+
+/// Wide, so that the client's windows are never what is measured, and so that h2's guard against
+/// small frames (a budget of half the connection's window) does not mistake echoes for an attack:
+/// 64 MiB let 130,000 unread echoes of one small frame each through.
+const FLOW_WINDOW_BYTES: FlowWindowBytes =
+    FlowWindowBytes { stream: 8 << 20, connection: 64 << 20 };
+
+/// From the command to begin to the first message: shards on other threads must have seen it.
+const HEAD_START: Nanos = Nanos(20_000_000);
+
+/// Why a run has no figures.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum DriveError {
+    #[error("cannot open connection {connection} of {connections}")]
+    Connect { connection: usize, connections: usize, source: tonic::transport::Error },
+    #[error("no stream could be opened: {failure}")]
+    NoStream { failure: String },
+    #[error("cannot pin a shard to core {cpu}: {source}; pass cores that this process may use")]
+    Pin { cpu: usize, source: io::Error },
+    #[error("cannot start a shard: {0}")]
+    Runtime(io::Error),
+    #[error("a shard's thread ended without a word; that is a bug in loadgen")]
+    ShardLost,
+    #[error("stopped before the measurement began")]
+    Interrupted,
+    #[error("the run was given up")]
+    Abandoned,
+}
+
+/// What a run tells while it goes on.
+#[derive(Debug)]
+pub enum Progress {
+    /// A phase begins now.
+    Phase(Phase),
+    /// One second of the window is over.
+    Second {
+        /// The second, merged over the shards.
+        second: Second,
+        /// Failures in it: streams that ended wrongly, wrong echoes.
+        failed: u64,
+    },
+}
+
+/// The phases of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Connections and streams are being opened.
+    Connect,
+    /// Load that is not recorded.
+    WarmUp {
+        /// Streams that have no response headers yet.
+        streams_without_headers: usize,
+    },
+    /// The window is open.
+    Measure,
+    /// The window is shut; echoes are awaited.
+    Drain,
+}
+
+/// Runs `scenario` against `target`. `stop` asks for an early end; what was measured until then is
+/// given. CPU and memory are not filled in: watching processes is the caller's part, in step with
+/// `tell`. Err: the run has no figures.
+pub async fn run(
+    scenario: &Scenario,
+    target: http::Uri,
+    stop: impl Future<Output = ()>,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<(Measured, Option<String>), DriveError> {
+    let mut stop = std::pin::pin!(stop);
+    let mut stopped = false;
+    tell(Progress::Phase(Phase::Connect));
+    let mut shards = Shards::spawn(scenario, target)?;
+    let streams_without_headers = tokio::select! {
+        opened = shards.opened() => opened?,
+        () = &mut stop => return Err(DriveError::Interrupted),
+    };
+    shards.begin();
+    tell(Progress::Phase(Phase::WarmUp { streams_without_headers }));
+    if shards.until(shards.timeline.window_begin(), &mut stop, &mut stopped, tell).await? {
+        tell(Progress::Phase(Phase::Measure));
+        shards.until(shards.timeline.window_end(), &mut stop, &mut stopped, tell).await?;
+    }
+    tell(Progress::Phase(Phase::Drain));
+    shards.drained(tell).await?;
+    Ok(shards.measured(stopped))
+}
+
+/// All shards of a run, as the coordinator sees them.
+struct Shards {
+    scenario: Arc<Scenario>,
+    timeline: Arc<Timeline>,
+    clock: Clock,
+    commands: watch::Sender<Command>,
+    events: mpsc::UnboundedReceiver<Event>,
+    done: Vec<Figures>,
+    seconds: Seconds,
+}
+
+impl Shards {
+    fn spawn(scenario: &Scenario, target: http::Uri) -> Result<Self, DriveError> {
+        let scenario = Arc::new(scenario.clone());
+        let timeline = Arc::new(Timeline::unknown());
+        let clock = Clock::start();
+        let (commands, receiver) = watch::channel(Command::Open);
+        let (sender, events) = mpsc::unbounded_channel();
+        let spawn = match scenario.contract {
+            ContractName::Echo => shard::spawn::<Echo>,
+            ContractName::Chat => shard::spawn::<Chat>,
+        };
+        for shard in 0..scenario.shards {
+            let plan = Plan {
+                shard,
+                scenario: scenario.clone(),
+                endpoint: shard::endpoint(target.clone()),
+                timeline: timeline.clone(),
+                clock,
+            };
+            spawn(plan, receiver.clone(), sender.clone()).map_err(DriveError::Runtime)?;
+        }
+        let seconds = Seconds { shards: scenario.shards, ..Seconds::default() };
+        Ok(Shards { scenario, timeline, clock, commands, events, done: Vec::new(), seconds })
+    }
+
+    /// Waits until every shard has opened its streams. Out: streams without response headers.
+    async fn opened(&mut self) -> Result<usize, DriveError> {
+        let mut without_headers = 0;
+        for _ in 0..self.scenario.shards {
+            match self.events.recv().await.ok_or(DriveError::ShardLost)? {
+                Event::Opened { streams, with_headers } => {
+                    without_headers += streams - with_headers
+                }
+                Event::Failed(error) => return Err(error),
+                Event::Intervals(_) | Event::Done(_) => unreachable!("nothing has begun"),
+            }
+        }
+        Ok(without_headers)
+    }
+
+    fn begin(&self) {
+        let load_begin = self.clock.now() + HEAD_START;
+        let window_begin = load_begin + self.scenario.warmup_ns;
+        let window_end = match self.scenario.duration_ns {
+            Some(duration) => window_begin + duration,
+            None => Nanos::NEVER,
+        };
+        self.timeline.set(load_begin, window_begin, window_end);
+        self.commands.send_replace(Command::Begin);
+    }
+
+    /// Handles events until `at`. Out: whether `at` was reached with shards still at work.
+    async fn until(
+        &mut self,
+        at: Nanos,
+        stop: &mut (impl Future<Output = ()> + Unpin),
+        stopped: &mut bool,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<bool, DriveError> {
+        let deadline = sleep_until(self.instant(at));
+        tokio::pin!(deadline);
+        while self.done.len() < self.scenario.shards {
+            tokio::select! {
+                () = &mut deadline => return Ok(true),
+                () = &mut *stop, if !*stopped => {
+                    *stopped = true;
+                    self.timeline.end_by(self.clock.now());
+                    self.commands.send_replace(Command::End);
+                    return Ok(false);
+                }
+                event = self.events.recv() => self.handle(event, tell)?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Handles events until every shard is done.
+    async fn drained(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<(), DriveError> {
+        while self.done.len() < self.scenario.shards {
+            let event = self.events.recv().await;
+            self.handle(event, tell)?;
+        }
+        Ok(())
+    }
+
+    fn handle(
+        &mut self,
+        event: Option<Event>,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<(), DriveError> {
+        match event.ok_or(DriveError::ShardLost)? {
+            Event::Intervals(intervals) => {
+                intervals.into_iter().for_each(|interval| self.seconds.add(interval, tell));
+            }
+            Event::Done(figures) => self.done.push(*figures),
+            Event::Failed(error) => return Err(error),
+            Event::Opened { .. } => unreachable!("every shard opens once"),
+        }
+        Ok(())
+    }
+
+    /// A far deadline must not overflow the timer.
+    fn instant(&self, at: Nanos) -> Instant {
+        self.clock.instant(at.min(self.clock.now() + Nanos(86_400 * 365 * Nanos::SECOND.0)))
+    }
+
+    /// Adds up what all shards saw; also what the server calls itself.
+    fn measured(mut self, stopped: bool) -> (Measured, Option<String>) {
+        let mut seen = Seen::default();
+        let mut lost = Lost::default();
+        let mut streams_unfinished = 0;
+        let mut echoes = BTreeMap::new();
+        let all_ended_at = self.done.iter().map(|figures| figures.ended_early_at).max().flatten();
+        let all_early = self.done.iter().all(|figures| figures.ended_early_at.is_some());
+        for figures in std::mem::take(&mut self.done) {
+            seen.merge(figures.seen);
+            lost.unsent += figures.lost.unsent;
+            lost.unanswered += figures.lost.unanswered;
+            streams_unfinished += figures.streams_unfinished;
+            echoes.extend(figures.echoes);
+        }
+        let window_end = match all_ended_at {
+            // With --messages the window is as long as its messages took.
+            Some(_) if all_early && lost == Lost::default() => seen.last_received,
+            Some(ended) if all_early => ended.min(self.timeline.window_end()),
+            _ => self.timeline.window_end(),
+        };
+        let window = window_end.since(self.timeline.window_begin());
+        let messages_done = self.scenario.messages_max.is_some_and(|max| seen.received >= max);
+        let product = seen.product.take();
+        let open_loop = matches!(self.scenario.load, Load::OpenLoop { .. });
+        let per_second = |count: u64| match window.as_secs_f64() {
+            0.0 => 0.0,
+            seconds => count as f64 / seconds,
+        };
+        let payload_bytes = self.scenario.payload_bytes as u64;
+        let only_open = |hdr: Hdr| open_loop.then_some(hdr);
+        let messages_sent = seen.received + lost.unanswered;
+        let measured = Measured {
+            window_ns: window,
+            stopped_early: stopped || (all_early && !messages_done),
+            first_failure: seen.first_failure,
+            messages_due: messages_sent + lost.unsent,
+            messages_sent,
+            messages_received: seen.received,
+            messages_lost: lost.unsent + lost.unanswered,
+            messages_wrong: seen.wrong.sum(),
+            wrong: seen.wrong,
+            payload_bytes_sent: messages_sent * payload_bytes,
+            payload_bytes_received: seen.received * payload_bytes,
+            throughput_messages_per_s: per_second(seen.received_in_window),
+            throughput_payload_bytes_per_s: per_second(seen.received_in_window * payload_bytes),
+            statuses: seen.statuses.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            streams_unfinished,
+            response_time: only_open(seen.response_time),
+            send_lag: only_open(seen.send_lag),
+            flow_wait: only_open(seen.flow_wait),
+            service_time: seen.service_time,
+            connect: seen.connect,
+            response_headers: seen.response_headers,
+            first_message: seen.first_message,
+            half_close: seen.half_close,
+            seconds: self.seconds.finish(),
+            echoes_per_stream: echoes.into_values().collect(),
+            server: None,
+            loadgen: None,
+            messages_per_server_cpu_s: None,
+        };
+        (measured, product)
+    }
+}
+
+/// The seconds of a run, merged over its shards as they come in.
+#[derive(Debug, Default)]
+struct Seconds {
+    shards: usize,
+    /// Seconds that some shard has not reported yet.
+    merging: BTreeMap<u64, Merging>,
+    merged: Vec<Second>,
+}
+
+#[derive(Debug, Default)]
+struct Merging {
+    shards: usize,
+    received: u64,
+    failed: u64,
+    latency: Hdr,
+}
+
+impl Seconds {
+    fn add(&mut self, interval: Interval, tell: &mut dyn FnMut(Progress)) {
+        let Interval { second, received, failed, latency } = interval;
+        let merging = self.merging.entry(second).or_default();
+        merging.shards += 1;
+        merging.received += received;
+        merging.failed += failed;
+        merging.latency.merge(&latency);
+        if merging.shards == self.shards {
+            let failed = merging.failed;
+            let second = self.close(second);
+            tell(Progress::Second { second, failed });
+        }
+    }
+
+    fn close(&mut self, second: u64) -> Second {
+        let Merging { received, latency, .. } = self.merging.remove(&second).unwrap_or_default();
+        let latency = WrittenHdr::from(&latency);
+        let second = Second { second, messages_received: received, latency };
+        self.merged.push(second.clone());
+        second
+    }
+
+    /// All seconds in order, without empty ones at the end.
+    fn finish(mut self) -> Vec<Second> {
+        for second in self.merging.keys().copied().collect::<Vec<_>>() {
+            self.close(second);
+        }
+        self.merged.sort_by_key(|second| second.second);
+        while self.merged.last().is_some_and(|last| last.messages_received == 0) {
+            self.merged.pop();
+        }
+        self.merged
+    }
+}

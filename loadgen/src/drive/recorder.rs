@@ -1,0 +1,258 @@
+//! Histograms and counters of one shard.
+//!
+//! In: each echo with its instants. Out: what [`Measured`] is merged from, and one [`Interval`] a
+//! second. One recorder per shard, touched by that shard's thread alone, so its lock never waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bidi_echo::stats::code_name;
+use tonic::{Code, Status};
+
+use super::flight::Sent;
+use super::timeline::Timeline;
+use crate::record::{Hdr, Wrong};
+use crate::units::Nanos;
+
+/// What one shard saw.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    timeline: Arc<Timeline>,
+    open_loop: bool,
+    interval: Interval,
+    finished: Vec<Interval>,
+    pub(crate) seen: Seen,
+}
+
+/// The sums over a run; those of all shards merge into one.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) response_time: Hdr,
+    pub(crate) send_lag: Hdr,
+    pub(crate) flow_wait: Hdr,
+    pub(crate) service_time: Hdr,
+    pub(crate) connect: Hdr,
+    pub(crate) response_headers: Hdr,
+    pub(crate) first_message: Hdr,
+    pub(crate) half_close: Hdr,
+    /// Echoes of the measurement.
+    pub(crate) received: u64,
+    /// Echoes that arrived inside the window.
+    pub(crate) received_in_window: u64,
+    /// When the last echo of the measurement arrived.
+    pub(crate) last_received: Nanos,
+    pub(crate) wrong: Wrong,
+    pub(crate) statuses: BTreeMap<&'static str, u64>,
+    pub(crate) first_failure: Option<String>,
+    /// The `server` header of the first response that had one.
+    pub(crate) product: Option<String>,
+}
+
+/// One second of one shard.
+#[derive(Debug, Default)]
+pub(crate) struct Interval {
+    pub(crate) second: u64,
+    pub(crate) received: u64,
+    pub(crate) failed: u64,
+    pub(crate) latency: Hdr,
+}
+
+impl Recorder {
+    pub(crate) fn new(timeline: Arc<Timeline>, open_loop: bool) -> Self {
+        Recorder {
+            timeline,
+            open_loop,
+            interval: Interval::default(),
+            finished: Vec::new(),
+            seen: Seen::default(),
+        }
+    }
+
+    /// An echo came at `received`. Says whether it belongs to the measurement.
+    pub(crate) fn echo(&mut self, sent: &Sent, received: Nanos) -> bool {
+        if sent.sequence == 0 {
+            self.seen.first_message.record(received.since(sent.pulled));
+        }
+        let window_begin = self.timeline.window_begin();
+        if received < window_begin {
+            return false;
+        }
+        self.roll(received);
+        self.interval.received += 1;
+        if received < self.timeline.window_end() {
+            self.seen.received_in_window += 1;
+        }
+        // Not whether the window still counts it: Ctrl-C may have moved the end since it was sent.
+        if sent.intended < window_begin {
+            return false;
+        }
+        self.seen.received += 1;
+        self.seen.last_received = received;
+        self.times(sent, received);
+        true
+    }
+
+    fn times(&mut self, sent: &Sent, received: Nanos) {
+        let service = received.since(sent.pulled);
+        self.seen.service_time.record(service);
+        if !self.open_loop {
+            self.interval.latency.record(service);
+            return;
+        }
+        let response = received.since(sent.intended);
+        self.seen.response_time.record(response);
+        self.seen.send_lag.record(sent.queued.since(sent.intended));
+        self.seen.flow_wait.record(sent.pulled.since(sent.queued));
+        self.interval.latency.record(response);
+    }
+
+    /// A stream ended.
+    pub(crate) fn ended(&mut self, stream: usize, status: &Status) {
+        *self.seen.statuses.entry(code_name(status.code())).or_default() += 1;
+        if status.code() != Code::Ok {
+            self.failed(|| {
+                let cause = std::error::Error::source(status)
+                    .map_or(String::new(), |cause| format!(" ({})", innermost(cause)));
+                let code = code_name(status.code());
+                format!("stream {stream} ended with {code}: {}{cause}", status.message())
+            });
+        }
+    }
+
+    /// An echo on `stream` was not what was due.
+    pub(crate) fn wrong(&mut self, which: fn(&mut Wrong) -> &mut u64, stream: usize) {
+        *which(&mut self.seen.wrong) += 1;
+        self.failed(|| format!("stream {stream}: an echo was not the message that was due"));
+    }
+
+    /// Something failed; the first is kept in words.
+    pub(crate) fn failed(&mut self, describe: impl FnOnce() -> String) {
+        self.interval.failed += 1;
+        self.seen.first_failure.get_or_insert_with(describe);
+    }
+
+    /// Closes the seconds that are over at `now`.
+    pub(crate) fn roll(&mut self, now: Nanos) {
+        let second = now.since(self.timeline.window_begin()).0 / Nanos::SECOND.0;
+        while self.interval.second < second {
+            let next = Interval { second: self.interval.second + 1, ..Interval::default() };
+            self.finished.push(std::mem::replace(&mut self.interval, next));
+        }
+    }
+
+    /// The seconds that were closed since the last call.
+    pub(crate) fn take_finished(&mut self) -> Vec<Interval> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// All that is left: the last, unfinished second, and the sums.
+    pub(crate) fn take_rest(&mut self) -> (Vec<Interval>, Seen) {
+        let mut rest = self.take_finished();
+        rest.push(std::mem::take(&mut self.interval));
+        (rest, std::mem::take(&mut self.seen))
+    }
+}
+
+/// The cause that says most: "connection reset by peer" rather than "transport error".
+fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
+
+impl Seen {
+    pub(crate) fn merge(&mut self, other: Seen) {
+        for (sum, part) in [
+            (&mut self.response_time, &other.response_time),
+            (&mut self.send_lag, &other.send_lag),
+            (&mut self.flow_wait, &other.flow_wait),
+            (&mut self.service_time, &other.service_time),
+            (&mut self.connect, &other.connect),
+            (&mut self.response_headers, &other.response_headers),
+            (&mut self.first_message, &other.first_message),
+            (&mut self.half_close, &other.half_close),
+        ] {
+            sum.merge(part);
+        }
+        self.received += other.received;
+        self.received_in_window += other.received_in_window;
+        self.last_received = self.last_received.max(other.last_received);
+        self.wrong.corrupt += other.wrong.corrupt;
+        self.wrong.duplicated += other.wrong.duplicated;
+        self.wrong.early += other.wrong.early;
+        self.wrong.unasked += other.wrong.unasked;
+        for (status, count) in other.statuses {
+            *self.statuses.entry(status).or_default() += count;
+        }
+        self.first_failure = self.first_failure.take().or(other.first_failure);
+        self.product = self.product.take().or(other.product);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: u64 = 1_000;
+
+    fn recorder(open_loop: bool) -> Recorder {
+        let timeline = Timeline::unknown();
+        timeline.set(Nanos(0), Nanos(BEGIN), Nanos(BEGIN + 2 * Nanos::SECOND.0));
+        Recorder::new(Arc::new(timeline), open_loop)
+    }
+
+    fn sent(intended: u64, queued: u64, pulled: u64) -> Sent {
+        let [intended, queued, pulled] = [intended, queued, pulled].map(|at| Nanos(BEGIN + at));
+        Sent { sequence: 1, intended, queued, pulled }
+    }
+
+    #[test]
+    fn response_time_is_the_sum_of_lag_wait_and_service() {
+        let mut recorder = recorder(true);
+        assert!(recorder.echo(&sent(100, 110, 130), Nanos(BEGIN + 170)));
+        let seen = &recorder.seen;
+        assert_eq!(seen.send_lag.max(), Nanos(10));
+        assert_eq!(seen.flow_wait.max(), Nanos(20));
+        assert_eq!(seen.service_time.max(), Nanos(40));
+        assert_eq!(seen.response_time.max(), Nanos(70));
+    }
+
+    #[test]
+    fn the_closed_loop_knows_service_time_only() {
+        let mut recorder = recorder(false);
+        recorder.echo(&sent(100, 100, 130), Nanos(BEGIN + 170));
+        assert_eq!(recorder.seen.service_time.count(), 1);
+        assert_eq!(recorder.seen.response_time.count(), 0);
+    }
+
+    #[test]
+    fn the_warm_up_is_not_recorded_but_its_late_echoes_are_throughput() {
+        let mut recorder = recorder(true);
+        let early = Sent { sequence: 1, intended: Nanos(1), queued: Nanos(1), pulled: Nanos(1) };
+        assert!(!recorder.echo(&early, Nanos(BEGIN - 1)));
+        assert!(!recorder.echo(&early, Nanos(BEGIN + 1)));
+        let seen = &recorder.seen;
+        assert_eq!((seen.received, seen.received_in_window), (0, 1));
+        assert_eq!(seen.service_time.count(), 0);
+    }
+
+    #[test]
+    fn an_echo_in_the_drain_is_received_but_is_not_throughput() {
+        let mut recorder = recorder(true);
+        assert!(recorder.echo(&sent(100, 100, 100), Nanos(BEGIN + 3 * Nanos::SECOND.0)));
+        let seen = &recorder.seen;
+        assert_eq!((seen.received, seen.received_in_window), (1, 0));
+    }
+
+    #[test]
+    fn seconds_close_in_order_and_empty_ones_are_there_too() {
+        let mut recorder = recorder(true);
+        recorder.echo(&sent(1, 1, 1), Nanos(BEGIN + 2));
+        recorder.roll(Nanos(BEGIN + 3 * Nanos::SECOND.0));
+        recorder.echo(&sent(1, 1, 1), Nanos(BEGIN + 3 * Nanos::SECOND.0 + 1));
+        let (intervals, _) = recorder.take_rest();
+        let seen: Vec<_> = intervals.iter().map(|i| (i.second, i.received)).collect();
+        assert_eq!(seen, [(0, 1), (1, 0), (2, 0), (3, 1)]);
+    }
+}

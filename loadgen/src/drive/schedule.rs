@@ -1,0 +1,143 @@
+//! When each message of a stream should leave: the intended send times.
+//!
+//! In: a rate, the kind of arrivals and a seed. Out: nanoseconds since the schedule began, never
+//! decreasing. Knows no clock and no socket, so a test can ask for the millionth send at once, and
+//! a stall of the generator cannot move a later send.
+
+use rand_core::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+
+use crate::scenario::Arrivals;
+use crate::units::Nanos;
+
+/// The intended send times of one stream, without end.
+#[derive(Clone, Debug)]
+pub(crate) struct Schedule {
+    gap_mean_ns: f64,
+    gaps: Gaps,
+}
+
+#[derive(Clone, Debug)]
+enum Gaps {
+    Uniform { phase_ns: f64, sent: u64 },
+    Poisson { random: Pcg64Mcg, at_ns: f64 },
+}
+
+impl Schedule {
+    /// The schedule of stream number `stream`, which sends `rate` messages per second by itself.
+    ///
+    /// Independent Poisson streams of rate r/n add up to a Poisson process of rate r, and uniform
+    /// streams with random phases do not fire together, so each stream can have its own.
+    pub(crate) fn new(arrivals: Arrivals, rate: f64, seed: u64, stream: usize) -> Self {
+        let mut random = random_of(seed, stream);
+        let gap_mean_ns = 1e9 / rate;
+        let gaps = match arrivals {
+            Arrivals::Uniform => {
+                Gaps::Uniform { phase_ns: fraction(&mut random) * gap_mean_ns, sent: 0 }
+            }
+            Arrivals::Poisson => Gaps::Poisson { random, at_ns: 0.0 },
+        };
+        Schedule { gap_mean_ns, gaps }
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Nanos;
+
+    fn next(&mut self) -> Option<Nanos> {
+        let at_ns = match &mut self.gaps {
+            // Multiplied, not added up: the millionth send is as exact as the first.
+            Gaps::Uniform { phase_ns, sent } => {
+                let at_ns = *phase_ns + *sent as f64 * self.gap_mean_ns;
+                *sent += 1;
+                at_ns
+            }
+            Gaps::Poisson { random, at_ns } => {
+                *at_ns -= (1.0 - fraction(random)).ln() * self.gap_mean_ns;
+                *at_ns
+            }
+        };
+        Some(nanos(at_ns))
+    }
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float's cast to u64 saturates, and schedules begin at zero"
+)]
+fn nanos(at_ns: f64) -> Nanos {
+    Nanos((at_ns as u64).min(Nanos::NEVER.0))
+}
+
+/// A generator of its own for each stream; PCG's output is fixed by its paper, so a recorded seed
+/// gives the same run with any later version.
+pub(crate) fn random_of(seed: u64, stream: usize) -> Pcg64Mcg {
+    let mut mixed = [0; 16];
+    mixed[..8].copy_from_slice(&seed.to_le_bytes());
+    mixed[8..].copy_from_slice(&(stream as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    let mut random = Pcg64Mcg::from_seed(mixed);
+    // Seeds that differ in few bits agree in the first outputs of a multiplicative generator.
+    for _ in 0..16 {
+        random.next_u64();
+    }
+    random
+}
+
+/// Uniform in [0, 1), with all 53 bits that a float holds.
+fn fraction(random: &mut Pcg64Mcg) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(arrivals: Arrivals, seed: u64, stream: usize) -> Schedule {
+        Schedule::new(arrivals, 1_000.0, seed, stream)
+    }
+
+    #[test]
+    fn uniform_sends_keep_their_gap_and_never_drift() {
+        let all: Vec<_> = times(Arrivals::Uniform, 1, 0).take(1_000_001).collect();
+        assert!(all.windows(2).all(|pair| (999_999..=1_000_001).contains(&(pair[1] - pair[0]).0)));
+        let drift = (all[1_000_000] - all[0]).0.abs_diff(1_000_000 * 1_000_000);
+        assert!(drift <= 1, "{drift} ns");
+    }
+
+    #[test]
+    fn uniform_streams_start_at_phases_of_their_own_within_one_gap() {
+        let mut phases: Vec<_> =
+            (0..1_000).map(|stream| times(Arrivals::Uniform, 1, stream).next().unwrap()).collect();
+        phases.sort();
+        assert!(phases[999] < Nanos(1_000_000));
+        let mean = phases.iter().map(|phase| phase.0).sum::<u64>() / 1_000;
+        assert!((450_000..550_000).contains(&mean), "mean phase {mean} ns");
+        phases.dedup();
+        assert!(phases.len() > 990);
+    }
+
+    #[test]
+    fn poisson_gaps_have_the_mean_and_the_spread_of_an_exponential() {
+        let all: Vec<_> = times(Arrivals::Poisson, 3, 0).take(200_000).collect();
+        let gaps: Vec<_> = all.windows(2).map(|pair| (pair[1] - pair[0]).0 as f64).collect();
+        let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+        let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
+        assert!((mean / 1e6 - 1.0).abs() < 0.01, "mean {mean} ns");
+        assert!((variance.sqrt() / mean - 1.0).abs() < 0.02, "deviation {}", variance.sqrt());
+        let beyond = gaps.iter().filter(|gap| **gap > 3e6).count() as f64 / gaps.len() as f64;
+        assert!(
+            (beyond - (-3.0f64).exp()).abs() < 0.003,
+            "{beyond} of the gaps beyond three means"
+        );
+    }
+
+    #[test]
+    fn a_seed_repeats_its_schedule_and_another_does_not() {
+        let first =
+            |seed, stream| -> Vec<_> { times(Arrivals::Poisson, seed, stream).take(5).collect() };
+        assert_eq!(first(1, 2), first(1, 2));
+        assert_ne!(first(1, 2), first(2, 2));
+        assert_ne!(first(1, 2), first(1, 3));
+    }
+}

@@ -1,0 +1,380 @@
+//! One thread, one runtime, its connections and streams; shares nothing with other shards but the
+//! timeline.
+//!
+//! In: a [`Plan`] and commands. Out: [`Event`]s. A shard connects, opens its streams, and says so;
+//! on `Begin` it loads until the window ends, drains, and gives its figures.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
+use tonic::transport::{Channel, Endpoint};
+
+use super::clock::Clock;
+use super::contract::Contract;
+use super::flight::{Flight, Lost};
+use super::pacer::{Paced, pace};
+use super::payload::{Payloads, filler};
+use super::recorder::{Interval, Recorder, Seen};
+use super::schedule::Schedule;
+use super::stream::{self, Call, Shared};
+use super::timeline::Timeline;
+use super::{DriveError, FLOW_WINDOW_BYTES};
+use crate::scenario::{Load, Scenario};
+use crate::units::Nanos;
+
+/// Connections that a shard opens at the same time: below any usual backlog of a listener.
+const CONNECTING_MAX: usize = 64;
+
+/// A server that accepts no connection within this time is not there.
+const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Streams without response headers are waited for as long as others get theirs within this time.
+///
+/// Some servers send headers only with the first message (grpc/grpc-rust#515), so the load has to
+/// begin without them.
+const HEADERS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What one shard has to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) shard: usize,
+    pub(crate) scenario: Arc<Scenario>,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) timeline: Arc<Timeline>,
+    pub(crate) clock: Clock,
+}
+
+/// What the coordinator tells all shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Open everything and wait.
+    Open,
+    /// The timeline is set: begin.
+    Begin,
+    /// The timeline's end was moved to now.
+    End,
+}
+
+/// What a shard tells the coordinator.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// All connections stand and all streams were opened; so many have response headers.
+    Opened { streams: usize, with_headers: usize },
+    /// Seconds that are over.
+    Intervals(Vec<Interval>),
+    /// Nothing is left to do.
+    Done(Box<Figures>),
+    /// The shard cannot go on.
+    Failed(DriveError),
+}
+
+/// What a shard measured, besides its intervals.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) seen: Seen,
+    pub(crate) lost: Lost,
+    pub(crate) streams_unfinished: u64,
+    /// Echoes of the measurement by stream number.
+    pub(crate) echoes: BTreeMap<usize, u64>,
+    /// When the last stream ended, if all did before the window was over.
+    pub(crate) ended_early_at: Option<Nanos>,
+}
+
+/// Starts a shard's thread. Err: the system gives no thread.
+pub(crate) fn spawn<C: Contract>(
+    plan: Plan,
+    commands: watch::Receiver<Command>,
+    events: mpsc::UnboundedSender<Event>,
+) -> std::io::Result<()> {
+    let name = format!("shard-{}", plan.shard);
+    thread::Builder::new().name(name).spawn(move || {
+        let ended = pin_to_core(&plan).and_then(|()| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime
+                .map_err(DriveError::Runtime)?
+                .block_on(Shard::<C>::new(plan, events.clone()).run(commands))
+        });
+        // Nobody listens any more only if the coordinator gave up.
+        let _ = events.send(match ended {
+            Ok(figures) => Event::Done(Box::new(figures)),
+            Err(error) => Event::Failed(error),
+        });
+    })?;
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
+    use rustix::thread::{CpuSet, sched_setaffinity};
+    let cpus = &plan.scenario.cpus;
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let cpu = cpus[plan.shard % cpus.len()];
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    sched_setaffinity(None, &only).map_err(|source| DriveError::Pin { cpu, source: source.into() })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
+    match plan.scenario.cpus.first() {
+        None => Ok(()),
+        Some(&cpu) => Err(DriveError::Pin { cpu, source: std::io::ErrorKind::Unsupported.into() }),
+    }
+}
+
+struct Shard<C> {
+    plan: Plan,
+    events: mpsc::UnboundedSender<Event>,
+    recorder: Shared<Recorder>,
+    flights: BTreeMap<usize, Shared<Flight>>,
+    calls: JoinSet<()>,
+    contract: std::marker::PhantomData<C>,
+}
+
+impl<C: Contract> Shard<C> {
+    fn new(plan: Plan, events: mpsc::UnboundedSender<Event>) -> Self {
+        let open_loop = matches!(plan.scenario.load, Load::OpenLoop { .. });
+        let recorder = Shared::new(Recorder::new(plan.timeline.clone(), open_loop));
+        let contract = std::marker::PhantomData;
+        Shard { plan, events, recorder, flights: BTreeMap::new(), calls: JoinSet::new(), contract }
+    }
+
+    async fn run(mut self, mut commands: watch::Receiver<Command>) -> Result<Figures, DriveError> {
+        let channels = self.connect().await?;
+        self.open(&channels).await?;
+        if commands.wait_for(|command| *command != Command::Open).await.is_err() {
+            return Err(DriveError::Abandoned);
+        }
+        let ended_early_at = self.load(&mut commands).await?;
+        self.drain().await;
+        Ok(self.figures(ended_early_at))
+    }
+
+    /// Opens this shard's connections, some at a time.
+    async fn connect(&self) -> Result<BTreeMap<usize, Channel>, DriveError> {
+        let Scenario { connections, shards, .. } = *self.plan.scenario;
+        let mut waiting = (self.plan.shard..connections).step_by(shards);
+        let mut connecting = JoinSet::new();
+        let mut channels = BTreeMap::new();
+        loop {
+            while connecting.len() < CONNECTING_MAX {
+                let Some(connection) = waiting.next() else {
+                    break;
+                };
+                let (endpoint, clock) = (self.plan.endpoint.clone(), self.plan.clock);
+                connecting.spawn(async move {
+                    let began = clock.now();
+                    let channel = endpoint.connect_timeout(CONNECT_LIMIT).connect().await;
+                    (connection, channel, clock.now().since(began))
+                });
+            }
+            let Some(joined) = connecting.join_next().await else {
+                return Ok(channels);
+            };
+            let (connection, channel, took) = joined.expect("connecting does not panic");
+            let channel = channel.map_err(|source| DriveError::Connect {
+                connection,
+                connections,
+                source,
+            })?;
+            self.recorder.lock().seen.connect.record(took);
+            channels.insert(connection, channel);
+        }
+    }
+
+    /// Opens this shard's streams and waits for their response headers, as far as they come.
+    async fn open(&mut self, channels: &BTreeMap<usize, Channel>) -> Result<(), DriveError> {
+        let scenario = self.plan.scenario.clone();
+        let headers = metadata(&scenario);
+        let filler = filler(C::ALPHABET, scenario.payload_bytes, scenario.seed);
+        let opened = Arc::new(watch::Sender::new(0));
+        let mut progress = opened.subscribe();
+        for (connection, channel) in channels {
+            for stream in (*connection..scenario.streams).step_by(scenario.connections) {
+                let quota = quota(&scenario, stream);
+                let flight = Flight::new(self.plan.timeline.clone(), &scenario.load, quota);
+                let flight = Shared::new(flight);
+                self.flights.insert(stream, flight.clone());
+                self.calls.spawn(stream::run::<C>(Call {
+                    stream,
+                    channel: channel.clone(),
+                    headers: headers.clone(),
+                    payloads: Payloads::new(C::ALPHABET, filler.clone(), scenario.seed, stream),
+                    flight,
+                    recorder: self.recorder.clone(),
+                    clock: self.plan.clock,
+                    opened: opened.clone(),
+                }));
+            }
+        }
+        let streams = self.flights.len();
+        while *progress.borrow_and_update() < streams {
+            if timeout(HEADERS_PATIENCE, progress.changed()).await.is_err() {
+                break;
+            }
+        }
+        if self.flights.values().all(|flight| flight.lock().status.is_some()) {
+            let failure = self.recorder.lock().seen.first_failure.take();
+            return Err(DriveError::NoStream { failure: failure.unwrap_or_default() });
+        }
+        let with_headers = *progress.borrow();
+        let _ = self.events.send(Event::Opened { streams, with_headers });
+        Ok(())
+    }
+
+    /// Loads until the window ends. Out: when it ended, if that was earlier than planned.
+    async fn load(
+        &mut self,
+        commands: &mut watch::Receiver<Command>,
+    ) -> Result<Option<Nanos>, DriveError> {
+        let Plan { clock, timeline, .. } = self.plan.clone();
+        sleep_until(clock.instant(timeline.load_begin())).await;
+        let mut pacer = self.begin();
+        let mut ticks = self.ticks();
+        let window_end = sleep_until(clock.instant(timeline.window_end()));
+        tokio::pin!(window_end);
+        loop {
+            tokio::select! {
+                () = &mut window_end => return Ok(None),
+                changed = commands.wait_for(|command| *command == Command::End) => {
+                    return changed.map(|_| None).map_err(|_| DriveError::Abandoned);
+                }
+                Some(paced) = pacer.join_next() => {
+                    if let Err(error) = paced.expect("the pacer does not panic") {
+                        self.recorder.lock().failed(|| error.to_string());
+                        return Ok(Some(clock.now()));
+                    }
+                }
+                ended = self.calls.join_next() => match ended {
+                    Some(ended) => ended.expect("a stream's task does not panic"),
+                    None => return Ok(Some(clock.now())),
+                },
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+    }
+
+    /// Makes the first messages due; in open loop, starts the pacer.
+    fn begin(&mut self) -> JoinSet<Result<(), super::pacer::PacerError>> {
+        let Plan { clock, timeline, scenario, .. } = &self.plan;
+        let mut pacer = JoinSet::new();
+        match scenario.load {
+            Load::ClosedLoop { in_flight_max } => {
+                for flight in self.flights.values() {
+                    let mut flight = flight.lock();
+                    let now = clock.now();
+                    for _ in 0..in_flight_max {
+                        if !flight.queue(now, now) {
+                            break;
+                        }
+                    }
+                }
+            }
+            Load::OpenLoop { rate_messages_per_s, arrivals, .. } => {
+                let rate = rate_messages_per_s.0 / scenario.streams as f64;
+                let paced = self.flights.iter().map(|(stream, flight)| Paced {
+                    schedule: Schedule::new(arrivals, rate, scenario.seed, *stream),
+                    flight: flight.clone(),
+                });
+                pacer.spawn(pace(paced.collect(), timeline.load_begin(), *clock));
+            }
+        }
+        pacer
+    }
+
+    /// Half-closes and waits for the echoes and statuses that are still to come.
+    async fn drain(&mut self) {
+        let clock = self.plan.clock;
+        let deadline = clock.instant(clock.now() + self.plan.scenario.drain_limit_ns);
+        self.flights.values().for_each(|flight| flight.lock().finish());
+        let mut ticks = self.ticks();
+        let over = sleep_until(deadline);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                ended = self.calls.join_next() => match ended {
+                    Some(ended) => ended.expect("a stream's task does not panic"),
+                    None => return,
+                },
+                () = &mut over => break,
+                _ = ticks.tick() => self.tick(),
+            }
+        }
+        self.calls.shutdown().await;
+    }
+
+    /// Ticks at the seconds of the window.
+    fn ticks(&self) -> tokio::time::Interval {
+        let begin = self.plan.clock.instant(self.plan.timeline.window_begin());
+        let second = Nanos::SECOND.as_duration();
+        let mut first = begin + second;
+        while first < Instant::now() {
+            first += second;
+        }
+        let mut ticks = interval_at(first, second);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    }
+
+    fn tick(&mut self) {
+        let mut recorder = self.recorder.lock();
+        recorder.roll(self.plan.clock.now());
+        let _ = self.events.send(Event::Intervals(recorder.take_finished()));
+    }
+
+    fn figures(&mut self, ended_early_at: Option<Nanos>) -> Figures {
+        let mut figures = Figures {
+            seen: Seen::default(),
+            lost: Lost::default(),
+            streams_unfinished: 0,
+            echoes: BTreeMap::new(),
+            ended_early_at,
+        };
+        for (stream, flight) in &self.flights {
+            let flight = flight.lock();
+            let lost = flight.lost();
+            figures.lost.unsent += lost.unsent;
+            figures.lost.unanswered += lost.unanswered;
+            figures.streams_unfinished += u64::from(flight.status.is_none());
+            figures.echoes.insert(*stream, flight.echoes);
+        }
+        let (intervals, seen) = self.recorder.lock().take_rest();
+        let _ = self.events.send(Event::Intervals(intervals));
+        figures.seen = seen;
+        figures
+    }
+}
+
+/// This stream's part of `--messages`.
+fn quota(scenario: &Scenario, stream: usize) -> u64 {
+    let Some(messages) = scenario.messages_max else {
+        return u64::MAX;
+    };
+    let streams = scenario.streams as u64;
+    messages / streams + u64::from((stream as u64) < messages % streams)
+}
+
+fn metadata(scenario: &Scenario) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    for (key, value) in &scenario.headers {
+        let key: AsciiMetadataKey = key.parse().expect("checked when typed");
+        let value: AsciiMetadataValue = value.parse().expect("checked when typed");
+        metadata.insert(key, value);
+    }
+    metadata
+}
+
+/// The settings of every connection that loadgen opens.
+pub(crate) fn endpoint(target: http::Uri) -> Endpoint {
+    Endpoint::from(target)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(FLOW_WINDOW_BYTES.stream)
+        .initial_connection_window_size(FLOW_WINDOW_BYTES.connection)
+}

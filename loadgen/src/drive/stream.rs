@@ -1,0 +1,196 @@
+//! One bidirectional call: a sending half that the transport pulls from, a receiving half that
+//! checks and records.
+//!
+//! In: the stream's [`Flight`], its [`Payloads`], a channel. Out: echoes in the [`Recorder`] and a
+//! status in the flight. The wire carries nothing for loadgen's sake: instants wait in the flight,
+//! because gRPC keeps the order within a stream.
+//!
+//! Per message: one allocation (the payload), two clock reads, and two uncontended locks, because
+//! tonic wants the sending half to be `Send`. All of it runs on the shard's thread.
+
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::Stream;
+use http::uri::PathAndQuery;
+use tokio::sync::watch;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::clock::Clock;
+use super::contract::Contract;
+use super::flight::{Flight, Pull};
+use super::payload::{Payloads, Verdict};
+use super::recorder::Recorder;
+use crate::scenario::MESSAGE_BYTES_MAX;
+use crate::units::Nanos;
+
+/// State that a stream's two halves and its shard share; one thread, so nobody ever waits.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(Arc<Mutex<T>>);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Shared(self.0.clone())
+    }
+}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Shared(Arc::new(Mutex::new(value)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one stream needs to run.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) stream: usize,
+    pub(crate) channel: Channel,
+    pub(crate) headers: MetadataMap,
+    pub(crate) payloads: Payloads,
+    pub(crate) flight: Shared<Flight>,
+    pub(crate) recorder: Shared<Recorder>,
+    pub(crate) clock: Clock,
+    /// Counts the streams whose response headers came, or that failed before.
+    pub(crate) opened: Arc<watch::Sender<usize>>,
+}
+
+/// Opens the stream and carries its messages until it ends.
+pub(crate) async fn run<C: Contract>(call: Call) {
+    let replies = open::<C>(&call).await;
+    call.opened.send_modify(|opened| *opened += 1);
+    let ended = match replies {
+        Ok(replies) => Receiving::<C> { call: &call, replies }.run().await,
+        Err(status) => Err(status),
+    };
+    end(&call, ended.err().unwrap_or_else(|| Status::ok("")));
+}
+
+async fn open<C: Contract>(call: &Call) -> Result<Streaming<C::Reply>, Status> {
+    let mut client = tonic::client::Grpc::new(call.channel.clone())
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    client.ready().await.map_err(|error| Status::from_error(error.into()))?;
+    let mut request = Request::new(Sending::<C> {
+        flight: call.flight.clone(),
+        payloads: call.payloads.clone(),
+        clock: call.clock,
+        contract: PhantomData,
+    });
+    *request.metadata_mut() = call.headers.clone();
+    let opening = call.clock.now();
+    let path = PathAndQuery::from_static(C::PATH);
+    let codec = ProstCodec::<C::Request, C::Reply>::default();
+    let response = client.streaming(request, path, codec).await?;
+    let mut recorder = call.recorder.lock();
+    recorder.seen.response_headers.record(call.clock.now().since(opening));
+    let product = response.metadata().get("server").and_then(|value| value.to_str().ok());
+    if let (None, Some(product)) = (&recorder.seen.product, product) {
+        recorder.seen.product = Some(product.to_owned());
+    }
+    Ok(response.into_inner())
+}
+
+fn end(call: &Call, status: Status) {
+    let now = call.clock.now();
+    let mut flight = call.flight.lock();
+    let mut recorder = call.recorder.lock();
+    if let (Some(half_closed), Code::Ok) = (flight.half_closed, status.code()) {
+        recorder.seen.half_close.record(now.since(half_closed));
+    }
+    if status.code() == Code::Ok && (flight.half_closed.is_none() || flight.expected().is_some()) {
+        recorder.failed(|| {
+            format!("stream {}: the server ended it with OK before it had echoed all", call.stream)
+        });
+    }
+    recorder.ended(call.stream, &status);
+    flight.end(status.code());
+}
+
+/// The request stream: what tonic's encoder pulls messages from.
+struct Sending<C> {
+    flight: Shared<Flight>,
+    payloads: Payloads,
+    clock: Clock,
+    contract: PhantomData<fn() -> C>,
+}
+
+impl<C: Contract> Stream for Sending<C> {
+    type Item = C::Request;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<C::Request>> {
+        let mut flight = self.flight.lock();
+        match flight.pull(|| self.clock.now()) {
+            Pull::Message(sequence) => {
+                drop(flight);
+                Poll::Ready(Some(C::request(self.payloads.make(sequence))))
+            }
+            Pull::Wait => {
+                flight.wait(cx.waker());
+                Poll::Pending
+            }
+            Pull::End => Poll::Ready(None),
+        }
+    }
+}
+
+/// The reply stream.
+struct Receiving<'a, C: Contract> {
+    call: &'a Call,
+    replies: Streaming<C::Reply>,
+}
+
+impl<C: Contract> Receiving<'_, C> {
+    /// Takes echoes until the server ends the stream.
+    async fn run(mut self) -> Result<(), Status> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        loop {
+            match Pin::new(&mut self.replies).poll_next(cx) {
+                Poll::Ready(Some(Ok(reply))) => self.take(&reply, self.call.clock.now()),
+                Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(status)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn take(&self, reply: &C::Reply, received: Nanos) {
+        let Call { flight, recorder, payloads, .. } = self.call;
+        let (mut flight, mut recorder) = (flight.lock(), recorder.lock());
+        let Some(expected) = flight.expected() else {
+            return recorder.wrong(|wrong| &mut wrong.unasked, self.call.stream);
+        };
+        let verdict =
+            C::payload(reply).map_or(Verdict::Corrupt, |payload| payloads.check(expected, payload));
+        let mut answered = 1;
+        match verdict {
+            Verdict::Good => {}
+            Verdict::Corrupt => recorder.wrong(|wrong| &mut wrong.corrupt, self.call.stream),
+            Verdict::OutOfOrder(sequence) => match flight.skip_to(sequence) {
+                Some(skipped) => {
+                    recorder.wrong(|wrong| &mut wrong.early, self.call.stream);
+                    answered += skipped;
+                }
+                // It answers nothing that is in flight, so nothing lands.
+                None => return recorder.wrong(|wrong| &mut wrong.duplicated, self.call.stream),
+            },
+        }
+        if let Some(landed) = flight.land() {
+            flight.echoes += u64::from(recorder.echo(&landed, received));
+        }
+        if flight.closed_loop {
+            (0..answered).for_each(|_| _ = flight.queue(received, received));
+        }
+    }
+}

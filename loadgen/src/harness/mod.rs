@@ -1,0 +1,8 @@
+//! The surroundings of a run: the server under test, what processes use, what machine this is.
+//!
+//! Starts and stops processes and reads `/proc`; never touches the measured core.
+
+pub mod probe;
+pub mod provenance;
+pub mod server;
+pub mod usage;

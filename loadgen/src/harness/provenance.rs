@@ -1,0 +1,45 @@
+//! Which build runs on which machine; never its name, its users or its paths.
+
+use std::time::SystemTime;
+
+use bidi_echo::build_info;
+
+use crate::record::{Build, Host};
+
+/// This build of loadgen (and of the embedded server, which is the same program).
+pub fn build() -> Build {
+    Build {
+        version: build_info::VERSION.to_owned(),
+        revision: build_info::REVISION.to_owned(),
+        opt_level: build_info::OPT_LEVEL.to_owned(),
+        debug_assertions: build_info::DEBUG_ASSERTIONS,
+        rustc: build_info::RUSTC.to_owned(),
+    }
+}
+
+/// This machine.
+pub fn host() -> Host {
+    Host { cpu_model: cpu_model(), cores: cores(), kernel: kernel() }
+}
+
+/// UTC now, as RFC 3339 with seconds.
+pub fn now() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
+}
+
+/// Cores that this process may use; 1 if the system does not say.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn cpu_model() -> String {
+    use procfs::Current;
+    let model =
+        procfs::CpuInfo::current().ok().and_then(|info| info.model_name(0).map(str::to_owned));
+    model.unwrap_or_else(|| "unknown".to_owned())
+}
+
+fn kernel() -> String {
+    let uname = rustix::system::uname();
+    format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy())
+}

@@ -1,0 +1,269 @@
+//! What is kept of a run: [`RunRecord`], inputs, surroundings, figures and doubts in one value.
+//!
+//! Its JSON is the project's file format: keys carry their units, and the schema in
+//! `results/run.schema.json` is generated from these types (a test holds the two together).
+
+mod hdr;
+mod store;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use self::hdr::{Hdr, WrittenHdr};
+pub use self::store::{check_writable, read, write};
+use crate::scenario::Scenario;
+use crate::units::Nanos;
+
+/// Version of the record's shape; a change that breaks readers raises it.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One execution of one scenario.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunRecord {
+    /// Shape of this record.
+    pub schema_version: u32,
+    /// Every input, defaults resolved.
+    pub scenario: Scenario,
+    /// Which builds ran where.
+    pub provenance: Provenance,
+    /// What was measured.
+    pub measured: Measured,
+    /// What makes the figures suspect.
+    pub warnings: Vec<Warning>,
+}
+
+/// Which builds ran where; no host name, user or path.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Provenance {
+    /// UTC time at which the run began, RFC 3339.
+    pub started_at: String,
+    /// The generator.
+    pub loadgen: Build,
+    /// The server.
+    pub server: Server,
+    /// The machine that loadgen ran on.
+    pub host: Host,
+}
+
+/// One of our own builds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Build {
+    /// Package version.
+    pub version: String,
+    /// Git commit, `-dirty` if the sources differed; or `unknown`.
+    pub revision: String,
+    /// Compiler's optimisation level.
+    pub opt_level: String,
+    /// Whether debug assertions were compiled in.
+    pub debug_assertions: bool,
+    /// `rustc --version`.
+    pub rustc: String,
+}
+
+/// The server that was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Server {
+    /// How it was chosen.
+    pub origin: Origin,
+    /// Where it listened.
+    pub target: String,
+    /// Its `server` header, if it sent one.
+    pub product: Option<String>,
+    /// What carried its streams; null if loadgen did not start it.
+    pub transport: Option<String>,
+}
+
+/// How the server was chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// loadgen started it for this run.
+    Embedded,
+    /// It answered on the default address.
+    Found,
+    /// `--target` named it.
+    Target,
+}
+
+/// The machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Host {
+    /// As the kernel names it.
+    pub cpu_model: String,
+    /// Cores that the kernel shows.
+    pub cores: usize,
+    /// Operating system and kernel release.
+    pub kernel: String,
+}
+
+/// The figures of a run. Unless said, they are of messages of the measurement: those whose intended
+/// time (closed loop: queued time) lies inside its window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Measured {
+    /// Length of the window in which messages counted.
+    pub window_ns: Nanos,
+    /// Whether the window ended before its plan: by Ctrl-C, or because no stream was left.
+    pub stopped_early: bool,
+    /// Why streams failed: the first failure, in words.
+    pub first_failure: Option<String>,
+    /// Messages that were due.
+    pub messages_due: u64,
+    /// Messages that the transport took.
+    pub messages_sent: u64,
+    /// Echoes of them that arrived, in the window or in the drain.
+    pub messages_received: u64,
+    /// Due but not echoed: `messages_due - messages_received`.
+    pub messages_lost: u64,
+    /// Echoes that were not what was due; the sum of `wrong`.
+    pub messages_wrong: u64,
+    /// The same by what was wrong.
+    pub wrong: Wrong,
+    /// Payload bytes of `messages_sent`.
+    pub payload_bytes_sent: u64,
+    /// Payload bytes of `messages_received`.
+    pub payload_bytes_received: u64,
+    /// Echoes that arrived inside the window, whenever they were due, by its length.
+    pub throughput_messages_per_s: f64,
+    /// The same in payload bytes.
+    pub throughput_payload_bytes_per_s: f64,
+    /// Streams by the gRPC status that they ended with.
+    pub statuses: BTreeMap<String, u64>,
+    /// Streams that had not ended when the drain limit passed.
+    pub streams_unfinished: u64,
+    /// R, received - intended: what a user waits. Open loop only.
+    pub response_time: Option<Hdr>,
+    /// L, queued - intended: the generator's own fault. Open loop only.
+    pub send_lag: Option<Hdr>,
+    /// W, pulled - queued: in-flight room and flow control, the server's doing. Open loop only.
+    pub flow_wait: Option<Hdr>,
+    /// S, received - pulled.
+    pub service_time: Hdr,
+    /// Each connection's TCP and HTTP/2 handshake. All of the run, as the three that follow.
+    pub connect: Hdr,
+    /// Each stream's way from the call to its response headers.
+    pub response_headers: Hdr,
+    /// Each stream's first message, pulled to received.
+    pub first_message: Hdr,
+    /// Each stream's way from the half-close to its status.
+    pub half_close: Hdr,
+    /// Echoes by the second in which they arrived, from the window's begin into the drain.
+    pub seconds: Vec<Second>,
+    /// Echoes of the measurement on each stream.
+    pub echoes_per_stream: Vec<u64>,
+    /// CPU and memory of the server, over the window; null if its process is not known.
+    pub server: Option<Usage>,
+    /// CPU and memory of loadgen, over the window.
+    pub loadgen: Option<Usage>,
+    /// Echoes that arrived in the window by the server's CPU seconds.
+    pub messages_per_server_cpu_s: Option<f64>,
+}
+
+impl Measured {
+    /// CPU time of a process per echo that arrived in the window.
+    pub fn cpu_per_message(&self, usage: Option<Usage>) -> Option<Nanos> {
+        let echoes = self.throughput_messages_per_s * self.window_ns.as_secs_f64();
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast of a float saturates, and CPU time is not negative"
+        )]
+        usage.filter(|_| echoes >= 1.0).map(|used| Nanos((used.cpu().0 as f64 / echoes) as u64))
+    }
+}
+
+/// Echoes that were not what was due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Wrong {
+    /// Length or content differ.
+    pub corrupt: u64,
+    /// Had been echoed before.
+    pub duplicated: u64,
+    /// Came although earlier messages of the stream had not; those are lost.
+    pub early: u64,
+    /// Came when nothing was in flight.
+    pub unasked: u64,
+}
+
+impl Wrong {
+    /// All of them.
+    pub fn sum(&self) -> u64 {
+        self.corrupt + self.duplicated + self.early + self.unasked
+    }
+}
+
+/// One second of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Second {
+    /// Number of the second, from 0 at the window's begin.
+    pub second: u64,
+    /// Echoes that arrived in it, whenever they were due.
+    pub messages_received: u64,
+    /// Response times (closed loop: service times) of the measurement's messages among them.
+    pub latency: WrittenHdr,
+}
+
+/// What a process used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// CPU time in user mode, in the window.
+    pub cpu_user_ns: Nanos,
+    /// CPU time in the kernel, in the window.
+    pub cpu_system_ns: Nanos,
+    /// Peak of resident memory since the process began.
+    pub rss_bytes_max: u64,
+}
+
+impl Usage {
+    /// User and system together.
+    pub fn cpu(&self) -> Nanos {
+        self.cpu_user_ns + self.cpu_system_ns
+    }
+}
+
+/// Something suspect but not fatal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Warning {
+    /// What it is about.
+    pub kind: WarningKind,
+    /// For people, with the values.
+    pub message: String,
+}
+
+/// What a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WarningKind {
+    /// loadgen was built without full optimisation or with debug assertions.
+    SlowBuild,
+    /// The server is of another revision than loadgen.
+    RevisionDiffers,
+    /// Messages left late through loadgen's own fault.
+    SendLag,
+    /// loadgen's threads had no time to spare, so it may be what was measured.
+    LoadgenBusy,
+    /// The server sends response headers only with its first message.
+    LateHeaders,
+    /// The server's CPU time and memory are not known.
+    ServerUsageUnknown,
+    /// The run ended before its plan.
+    StoppedEarly,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `BIDI_ECHO_UPDATE_SCHEMA=1 cargo test -p loadgen` writes it anew.
+    #[test]
+    fn the_schema_in_results_is_the_one_of_these_types() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../results/run.schema.json");
+        let schema =
+            serde_json::to_string_pretty(&schemars::schema_for!(RunRecord)).unwrap() + "\n";
+        if std::env::var_os("BIDI_ECHO_UPDATE_SCHEMA").is_some() {
+            std::fs::write(path, &schema).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), schema);
+    }
+}

@@ -1,0 +1,101 @@
+//! Records as a Markdown table: what `results/` shows.
+
+use std::fmt::Write;
+
+use crate::record::{Hdr, RunRecord};
+use crate::scenario::{Arrivals, Load};
+use crate::units::{Count, Nanos};
+
+/// One row per record, in the order given, and the builds and machines they come from.
+pub fn markdown(records: &[(String, RunRecord)]) -> String {
+    let mut out = String::new();
+    write_table(&mut out, records).expect("a String takes whatever is written");
+    out
+}
+
+fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::Result {
+    writeln!(
+        out,
+        "| run | streams on connections | load | payload | messages/s | per server CPU-s | \
+         S p50 | S p99 | S p99.9 | R p50 | R p99 | R p99.9 | CPU a message, server / loadgen | lost, wrong |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
+    for (name, record) in records {
+        let RunRecord { scenario, measured, warnings, .. } = record;
+        let mark = if warnings.is_empty() { "" } else { " [!]" };
+        let response = |percent| cell(measured.response_time.as_ref(), percent);
+        let service = |percent| cell(Some(&measured.service_time), percent);
+        writeln!(
+            out,
+            "| {name}{mark} | {} on {} | {} | {} B | {} | {} | {} | {} | {} | {} | {} | {} | {} / {} | {}, {} |",
+            scenario.streams,
+            scenario.connections,
+            load(&scenario.load),
+            scenario.payload_bytes,
+            Count(measured.throughput_messages_per_s),
+            measured
+                .messages_per_server_cpu_s
+                .map_or(DASH.to_owned(), |rate| Count(rate).to_string()),
+            service(50.0),
+            service(99.0),
+            service(99.9),
+            response(50.0),
+            response(99.0),
+            response(99.9),
+            measured
+                .cpu_per_message(measured.server)
+                .map_or(DASH.to_owned(), |cpu| cpu.to_string()),
+            measured
+                .cpu_per_message(measured.loadgen)
+                .map_or(DASH.to_owned(), |cpu| cpu.to_string()),
+            measured.messages_lost,
+            measured.messages_wrong,
+        )?;
+    }
+    writeln!(out)?;
+    for (name, record) in records {
+        for warning in &record.warnings {
+            writeln!(out, "[!] {name}: {}", warning.message)?;
+        }
+    }
+    let mut origins: Vec<_> = records.iter().map(|(_, record)| origin(record)).collect();
+    origins.dedup();
+    origins.into_iter().try_for_each(|origin| writeln!(out, "\n{origin}"))
+}
+
+const DASH: &str = "-";
+
+fn cell(hdr: Option<&Hdr>, percent: f64) -> String {
+    let value = hdr.and_then(|hdr| hdr.percentile_if_supported(percent));
+    value.as_ref().map_or(DASH.to_owned(), Nanos::to_string)
+}
+
+fn load(load: &Load) -> String {
+    match load {
+        Load::ClosedLoop { in_flight_max } => format!("closed, {in_flight_max} in flight"),
+        Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max } => {
+            let arrivals = match arrivals {
+                Arrivals::Uniform => "uniform",
+                Arrivals::Poisson => "Poisson",
+            };
+            let bound = in_flight_max.map_or(String::new(), |max| format!(", {max} in flight"));
+            format!("open, {} /s {arrivals}{bound}", Count(rate_messages_per_s.0))
+        }
+    }
+}
+
+fn origin(record: &RunRecord) -> String {
+    let provenance = &record.provenance;
+    let host = &provenance.host;
+    format!(
+        "Host: {}, {} cores, {}. loadgen {} ({}), opt-level {}, {}. Server: {}.",
+        host.cpu_model,
+        host.cores,
+        host.kernel,
+        provenance.loadgen.version,
+        provenance.loadgen.revision,
+        provenance.loadgen.opt_level,
+        provenance.loadgen.rustc,
+        provenance.server.product.as_deref().unwrap_or("unknown"),
+    )
+}

@@ -1,0 +1,9 @@
+//! What is shown of a record: pure, records in, text out.
+
+mod live;
+mod markdown;
+mod table;
+
+pub use self::live::{Live, LiveLine};
+pub use self::markdown::markdown;
+pub use self::table::table;

@@ -1,0 +1,190 @@
+//! The summary of one run for a terminal.
+
+use std::fmt::{Display, Write};
+
+use bytesize::ByteSize;
+
+use crate::record::{Hdr, Measured, Origin, RunRecord, Usage};
+use crate::scenario::{Arrivals, ContractName, Load, Scenario};
+use crate::units::{Count, Nanos};
+
+const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
+
+/// The whole summary, with a line break at its end.
+pub fn table(record: &RunRecord) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, text: &dyn Display| {
+        writeln!(out, "{name:<12} {text}").expect("a String takes whatever is written");
+    };
+    let RunRecord { scenario, provenance, measured, warnings, .. } = record;
+    let build = &provenance.loadgen;
+    line(
+        "loadgen",
+        &format_args!(
+            "{} ({}), opt-level {}{}",
+            build.version,
+            build.revision,
+            build.opt_level,
+            if build.debug_assertions { ", debug assertions on" } else { "" },
+        ),
+    );
+    line("server", &server(record));
+    line("scenario", &spread(scenario));
+    line("load", &load(scenario));
+    line("phases", &phases(scenario, measured));
+    line("", &"");
+    for row in latencies(measured) {
+        line(row.0, &row.1);
+    }
+    line("", &"");
+    line(
+        "messages",
+        &format_args!(
+            "{} sent, {} received, {} lost, {} wrong",
+            measured.messages_sent,
+            measured.messages_received,
+            measured.messages_lost,
+            measured.messages_wrong,
+        ),
+    );
+    line(
+        "throughput",
+        &format_args!(
+            "{} messages/s, {}/s of payload each way",
+            Count(measured.throughput_messages_per_s),
+            bytes(measured.throughput_payload_bytes_per_s),
+        ),
+    );
+    line("streams", &statuses(measured));
+    line("server used", &usage(measured.server, measured));
+    line("loadgen used", &usage(measured.loadgen, measured));
+    if let Some(per_cpu_s) = measured.messages_per_server_cpu_s {
+        line("efficiency", &format_args!("{} messages per server CPU-second", Count(per_cpu_s)));
+    }
+    if let Some(failure) = &measured.first_failure {
+        line("failed", failure);
+    }
+    for warning in warnings {
+        line("warning", &warning.message);
+    }
+    out
+}
+
+fn server(record: &RunRecord) -> String {
+    let server = &record.provenance.server;
+    let origin = match server.origin {
+        Origin::Embedded => "embedded, ",
+        Origin::Found => "found, ",
+        Origin::Target => "",
+    };
+    let product = server.product.as_deref().unwrap_or("says nothing of itself");
+    let transport =
+        server.transport.as_deref().map_or(String::new(), |name| format!(", transport {name}"));
+    format!("{origin}{}, {product}{transport}", server.target)
+}
+
+fn spread(scenario: &Scenario) -> String {
+    let contract = match scenario.contract {
+        ContractName::Echo => "echo.v1.Echo/Bidi",
+        ContractName::Chat => "Chat/chat",
+    };
+    format!(
+        "{contract}, {} on {}, {}, payload {} bytes, seed {}",
+        plural(scenario.streams, "stream"),
+        plural(scenario.connections, "connection"),
+        plural(scenario.shards, "shard"),
+        scenario.payload_bytes,
+        scenario.seed,
+    )
+}
+
+fn load(scenario: &Scenario) -> String {
+    match scenario.load {
+        Load::ClosedLoop { in_flight_max } => {
+            format!("closed loop, {in_flight_max} in flight on each stream")
+        }
+        Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max } => {
+            let arrivals = match arrivals {
+                Arrivals::Uniform => "uniform",
+                Arrivals::Poisson => "Poisson",
+            };
+            let in_flight = in_flight_max.map_or("unbounded in flight".to_owned(), |max| {
+                format!("at most {max} in flight on each stream")
+            });
+            format!("open loop, {rate_messages_per_s} offered, {arrivals} arrivals, {in_flight}")
+        }
+    }
+}
+
+fn phases(scenario: &Scenario, measured: &Measured) -> String {
+    let early = if measured.stopped_early { " (stopped early)" } else { "" };
+    format!("warm-up {}, measurement {}{early}", scenario.warmup_ns, measured.window_ns)
+}
+
+fn latencies(measured: &Measured) -> Vec<(&'static str, String)> {
+    let mut head = String::from("     count");
+    for percent in PERCENTILES {
+        head.push_str(&format!("  {:>8}", format!("p{percent}")));
+    }
+    head.push_str("       max");
+    let mut rows = vec![("", head)];
+    let mut row = |name, hdr: Option<&Hdr>| {
+        rows.extend(hdr.map(|hdr| (name, latency(hdr))));
+    };
+    row("response R", measured.response_time.as_ref());
+    row("send lag L", measured.send_lag.as_ref());
+    row("flow wait W", measured.flow_wait.as_ref());
+    row("service S", Some(&measured.service_time));
+    row("connect", Some(&measured.connect));
+    row("headers", Some(&measured.response_headers));
+    row("first echo", Some(&measured.first_message));
+    row("half-close", Some(&measured.half_close));
+    rows
+}
+
+fn latency(hdr: &Hdr) -> String {
+    let mut text = format!("{:>10}", hdr.count());
+    for percent in PERCENTILES {
+        let cell =
+            hdr.percentile_if_supported(percent).as_ref().map_or("-".to_owned(), Nanos::to_string);
+        text.push_str(&format!("  {cell:>8}"));
+    }
+    let max = if hdr.count() == 0 { "-".to_owned() } else { hdr.max().to_string() };
+    text + &format!("  {max:>8}")
+}
+
+fn statuses(measured: &Measured) -> String {
+    let mut parts: Vec<_> =
+        measured.statuses.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    if measured.streams_unfinished > 0 {
+        parts.push(format!("{} not ended within the drain limit", measured.streams_unfinished));
+    }
+    parts.join(", ")
+}
+
+fn usage(usage: Option<Usage>, measured: &Measured) -> String {
+    let Some(used) = usage else {
+        return "not known".to_owned();
+    };
+    let per_message =
+        measured.cpu_per_message(usage).map_or(String::new(), |cpu| format!(", {cpu} a message"));
+    format!(
+        "CPU {:.2} s user + {:.2} s system{per_message}; peak memory {}",
+        used.cpu_user_ns.as_secs_f64(),
+        used.cpu_system_ns.as_secs_f64(),
+        ByteSize(used.rss_bytes_max),
+    )
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is not negative, and a cast of a float saturates"
+)]
+fn bytes(per_second: f64) -> ByteSize {
+    ByteSize(per_second as u64)
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

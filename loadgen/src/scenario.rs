@@ -1,0 +1,442 @@
+//! Every input of a run: [`RunArgs`] is what was typed, [`Scenario`] is what it means.
+//!
+//! Every flag of `run` is declared here. `Scenario` is checked and has no defaults left to guess,
+//! so that a record says all that a repetition needs.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
+
+use crate::units::{MessagesPerSecond, Nanos};
+
+/// Streams on a connection unless `--connections` says otherwise: what most servers allow at least
+/// (RFC 9113, 6.5.2 asks for no limit below 100).
+const STREAMS_PER_CONNECTION: usize = 100;
+
+/// Largest message that loadgen sends or takes: gRPC's usual limit.
+pub const MESSAGE_BYTES_MAX: usize = bidi_echo::config::MESSAGE_BYTES_MAX;
+
+/// Measures one scenario against one server.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// Server to measure, http://HOST:PORT [default: what answers on 127.0.0.1:9090, else an
+    /// embedded server on a free port]
+    #[arg(long, value_name = "URL")]
+    pub target: Option<String>,
+
+    /// Process id of a server that loadgen did not start, for its CPU time and memory
+    #[arg(long, value_name = "PID")]
+    pub server_pid: Option<u32>,
+
+    /// What is called: echo.v1.Echo/Bidi or Chat/chat
+    #[arg(long, value_enum, default_value_t = ContractName::Echo)]
+    pub contract: ContractName,
+
+    /// Concurrent bidirectional streams
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub streams: NonZeroUsize,
+
+    /// HTTP/2 connections that carry them [default: one per 100 streams]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<NonZeroUsize>,
+
+    /// Threads, each with its own connections and streams [default: half the cores]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<NonZeroUsize>,
+
+    /// Cores to pin the shards to, in turn, such as 2,3 [default: not pinned]
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub cpus: Vec<usize>,
+
+    /// Messages sent and not yet echoed, per stream [default: 1; unbounded with --rate]
+    #[arg(long, value_name = "N")]
+    pub in_flight: Option<NonZeroUsize>,
+
+    /// Open loop: offered load in messages per second over all streams, such as 50k
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<MessagesPerSecond>,
+
+    /// Open loop: gaps between a stream's messages
+    #[arg(long, value_enum, requires = "rate")]
+    pub arrivals: Option<Arrivals>,
+
+    /// Payload of a message; its first 8 bytes carry a sequence number, the rest seeded filler
+    #[arg(long, value_name = "BYTES", default_value = "8")]
+    pub payload: ByteSize,
+
+    /// Length of the measurement
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub duration: Nanos,
+
+    /// Load before the measurement, never recorded
+    #[arg(long, value_name = "TIME", default_value = "2s")]
+    pub warmup: Nanos,
+
+    /// Stop after so many measured messages over all streams (without --duration: however long it takes)
+    #[arg(long, value_name = "N")]
+    pub messages: Option<u64>,
+
+    /// Time after the measurement for the echoes that are still missing; then they are lost
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub drain_limit: Nanos,
+
+    /// Seed of phases, Poisson gaps and payloads [default: from the clock, and recorded]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Metadata to send with each stream; may be repeated
+    #[arg(long = "header", value_name = "KEY=VALUE")]
+    pub headers: Vec<Header>,
+
+    /// Write the whole record as JSON; - is stdout
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+
+    #[doc(hidden)]
+    #[arg(skip)]
+    pub duration_was_typed: bool,
+}
+
+/// Metadata as typed: `key=value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Lower-case name.
+    pub key: String,
+    /// ASCII value.
+    pub value: String,
+}
+
+impl FromStr for Header {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("need key=value")?;
+        let reserved =
+            key.starts_with("grpc-") || ["te", "content-type", "user-agent"].contains(&key);
+        if reserved {
+            return Err(format!("{key}: gRPC sets this one itself; choose another key"));
+        }
+        if key.ends_with("-bin") || AsciiMetadataKey::from_str(key).is_err() {
+            return Err(format!("{key:?}: need a lower-case metadata key of ASCII values"));
+        }
+        AsciiMetadataValue::from_str(value)
+            .map_err(|_| format!("{value:?}: need visible ASCII"))?;
+        Ok(Header { key: key.to_owned(), value: value.to_owned() })
+    }
+}
+
+/// Which service is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContractName {
+    /// `echo.v1.Echo/Bidi`: bytes back unchanged.
+    Echo,
+    /// `Chat/chat`: text back as `name: message`.
+    Chat,
+}
+
+/// Gaps between the messages of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Arrivals {
+    /// All alike, each stream with a random phase.
+    Uniform,
+    /// Exponential: arrivals do not know of each other.
+    Poisson,
+}
+
+/// When messages leave.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "model", rename_all = "snake_case")]
+pub enum Load {
+    /// The next message waits for an echo.
+    ClosedLoop {
+        /// Messages in flight on each stream, at least 1.
+        in_flight_max: usize,
+    },
+    /// The next message waits for the clock.
+    OpenLoop {
+        /// Offered load over all streams.
+        rate_messages_per_s: MessagesPerSecond,
+        /// Gaps between a stream's messages.
+        arrivals: Arrivals,
+        /// Messages in flight on each stream; null is unbounded.
+        in_flight_max: Option<usize>,
+    },
+}
+
+/// One run's inputs, resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Scenario {
+    /// Which service is called.
+    pub contract: ContractName,
+    /// Concurrent streams, over all connections.
+    pub streams: usize,
+    /// HTTP/2 connections; stream i is on connection i modulo this.
+    pub connections: usize,
+    /// Threads; connection i belongs to shard i modulo this.
+    pub shards: usize,
+    /// Cores that shards are pinned to, in turn; empty is not pinned.
+    pub cpus: Vec<usize>,
+    /// When messages leave.
+    pub load: Load,
+    /// Payload of a message, without its protobuf encoding.
+    pub payload_bytes: usize,
+    /// Load before the measurement.
+    pub warmup_ns: Nanos,
+    /// Planned length of the measurement; null with `messages_max` alone.
+    pub duration_ns: Option<Nanos>,
+    /// Messages measured at most; null is no bound.
+    pub messages_max: Option<u64>,
+    /// Time for echoes after the measurement.
+    pub drain_limit_ns: Nanos,
+    /// Seed of phases, gaps and payloads.
+    pub seed: u64,
+    /// Metadata sent with each stream.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A flag whose value cannot be run; exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{flag} {value}: {cure}")]
+pub struct UsageError {
+    /// The flag as typed.
+    pub flag: &'static str,
+    /// The value given.
+    pub value: String,
+    /// What is wrong and what to pass.
+    pub cure: String,
+}
+
+fn usage(flag: &'static str, value: impl ToString, cure: impl Into<String>) -> UsageError {
+    UsageError { flag, value: value.to_string(), cure: cure.into() }
+}
+
+/// What a scenario is resolved against.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// Cores of this machine.
+    pub cores: usize,
+    /// Streams that the server allows on one connection, if it says.
+    pub streams_per_connection_max: Option<u32>,
+    /// Where an unset seed comes from.
+    pub fresh_seed: u64,
+}
+
+impl Scenario {
+    /// Resolves what was typed. Err: what cannot be run, with the cure.
+    pub fn resolve(args: &RunArgs, surroundings: Surroundings) -> Result<Scenario, UsageError> {
+        let streams = args.streams.get();
+        let connections = connections(args, surroundings)?;
+        let shards = args.shards.map_or((surroundings.cores / 2).max(1), NonZeroUsize::get);
+        if let Some(cpu) = args.cpus.iter().find(|cpu| **cpu >= surroundings.cores) {
+            return Err(usage(
+                "--cpus",
+                cpu,
+                format!("this machine has cores 0 to {}", surroundings.cores - 1),
+            ));
+        }
+        Ok(Scenario {
+            contract: args.contract,
+            streams,
+            connections,
+            shards: shards.min(connections),
+            cpus: args.cpus.clone(),
+            load: load(args),
+            payload_bytes: payload_bytes(args)?,
+            warmup_ns: args.warmup,
+            duration_ns: duration(args)?,
+            messages_max: messages(args)?,
+            drain_limit_ns: args.drain_limit,
+            seed: args.seed.unwrap_or(surroundings.fresh_seed),
+            headers: args.headers.iter().map(|h| (h.key.clone(), h.value.clone())).collect(),
+        })
+    }
+}
+
+fn connections(args: &RunArgs, surroundings: Surroundings) -> Result<usize, UsageError> {
+    let streams = args.streams.get();
+    let limit = surroundings.streams_per_connection_max.map_or(usize::MAX, |limit| limit as usize);
+    if limit == 0 {
+        return Err(usage(
+            "--streams",
+            streams,
+            "the server announces that it allows no streams (MAX_CONCURRENT_STREAMS 0)",
+        ));
+    }
+    let Some(connections) = args.connections.map(NonZeroUsize::get) else {
+        return Ok(streams.div_ceil(STREAMS_PER_CONNECTION.min(limit)));
+    };
+    if connections > streams {
+        return Err(usage(
+            "--connections",
+            connections,
+            format!("there are only {streams} streams to carry; pass at most that"),
+        ));
+    }
+    if streams.div_ceil(connections) > limit {
+        let needed = streams.div_ceil(limit);
+        return Err(usage(
+            "--connections",
+            connections,
+            format!(
+                "the server allows {limit} streams per connection, and {streams} streams need at least --connections {needed}"
+            ),
+        ));
+    }
+    Ok(connections)
+}
+
+fn load(args: &RunArgs) -> Load {
+    let in_flight_max = args.in_flight.map(NonZeroUsize::get);
+    match args.rate {
+        None => Load::ClosedLoop { in_flight_max: in_flight_max.unwrap_or(1) },
+        Some(rate_messages_per_s) => Load::OpenLoop {
+            rate_messages_per_s,
+            arrivals: args.arrivals.unwrap_or(Arrivals::Uniform),
+            in_flight_max,
+        },
+    }
+}
+
+/// Bytes that protobuf and the contract put around a payload of this size, at most: tag and length
+/// for echo; for chat twice (text and name), the name, and the reply's separator.
+fn encoding_bytes_max(contract: ContractName) -> usize {
+    match contract {
+        ContractName::Echo => 5,
+        ContractName::Chat => 5 + 2 + crate::drive::CHAT_NAME.len() + 2,
+    }
+}
+
+fn payload_bytes(args: &RunArgs) -> Result<usize, UsageError> {
+    let most = MESSAGE_BYTES_MAX - encoding_bytes_max(args.contract);
+    usize::try_from(args.payload.as_u64()).ok().filter(|bytes| *bytes <= most).ok_or_else(|| {
+        usage(
+            "--payload",
+            args.payload,
+            format!("a message holds at most {MESSAGE_BYTES_MAX} bytes, encoding included: pass at most {most}"),
+        )
+    })
+}
+
+fn duration(args: &RunArgs) -> Result<Option<Nanos>, UsageError> {
+    if args.duration == Nanos(0) {
+        return Err(usage(
+            "--duration",
+            "0s",
+            "nothing would be measured; pass a time such as 10s",
+        ));
+    }
+    let unbounded = args.messages.is_some() && !args.duration_was_typed;
+    Ok((!unbounded).then_some(args.duration))
+}
+
+fn messages(args: &RunArgs) -> Result<Option<u64>, UsageError> {
+    match args.messages {
+        Some(0) => Err(usage("--messages", 0, "nothing would be measured; pass at least 1")),
+        messages => Ok(messages),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        run: RunArgs,
+    }
+
+    fn resolve(flags: &[&str], limit: Option<u32>) -> Result<Scenario, UsageError> {
+        let typed =
+            Typed::try_parse_from(std::iter::once(&"loadgen").chain(flags)).expect("parses");
+        let mut run = typed.run;
+        run.duration_was_typed = flags.contains(&"--duration");
+        let surroundings =
+            Surroundings { cores: 4, streams_per_connection_max: limit, fresh_seed: 7 };
+        Scenario::resolve(&run, surroundings)
+    }
+
+    #[test]
+    fn no_flags_mean_a_closed_loop_of_one_message_per_stream() {
+        let scenario = resolve(&[], None).unwrap();
+        assert_eq!(scenario.load, Load::ClosedLoop { in_flight_max: 1 });
+        assert_eq!((scenario.streams, scenario.connections, scenario.shards), (100, 1, 1));
+        assert_eq!(scenario.seed, 7);
+        assert_eq!(scenario.duration_ns, Some(Nanos(10 * Nanos::SECOND.0)));
+    }
+
+    #[test]
+    fn streams_spread_over_connections_as_the_server_allows() {
+        let connections = |flags: &[&str], limit| resolve(flags, limit).unwrap().connections;
+        assert_eq!(connections(&["--streams", "1000"], Some(4_096)), 10);
+        assert_eq!(connections(&["--streams", "1001"], None), 11);
+        assert_eq!(connections(&["--streams", "1000"], Some(10)), 100);
+        assert_eq!(connections(&["--streams", "3000", "--connections", "1"], Some(4_096)), 1);
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_run_is_named_with_its_cure() {
+        let check = |flags: &[&str], limit, expected: &str| {
+            assert_eq!(resolve(flags, limit).unwrap_err().to_string(), expected);
+        };
+        check(
+            &["--streams", "1000", "--connections", "1"],
+            Some(100),
+            "--connections 1: the server allows 100 streams per connection, and 1000 streams need at least --connections 10",
+        );
+        check(
+            &["--streams", "2", "--connections", "3"],
+            None,
+            "--connections 3: there are only 2 streams to carry; pass at most that",
+        );
+        check(&["--cpus", "0,4"], None, "--cpus 4: this machine has cores 0 to 3");
+        check(
+            &["--payload", "4MiB"],
+            None,
+            "--payload 4.0 MiB: a message holds at most 4194304 bytes, encoding included: pass at most 4194299",
+        );
+        check(
+            &["--duration", "0s"],
+            None,
+            "--duration 0s: nothing would be measured; pass a time such as 10s",
+        );
+        check(
+            &["--messages", "0"],
+            None,
+            "--messages 0: nothing would be measured; pass at least 1",
+        );
+    }
+
+    #[test]
+    fn messages_without_a_duration_take_as_long_as_they_take() {
+        assert_eq!(resolve(&["--messages", "5"], None).unwrap().duration_ns, None);
+        let both = resolve(&["--messages", "5", "--duration", "1s"], None).unwrap();
+        assert_eq!(both.duration_ns, Some(Nanos::SECOND));
+    }
+
+    #[test]
+    fn headers_that_grpc_sets_itself_are_refused() {
+        assert_eq!("x-id=a=b".parse(), Ok(Header { key: "x-id".into(), value: "a=b".into() }));
+        for wrong in ["x-id", "grpc-timeout=1S", "te=x", "X Y=1", "data-bin=aGk"] {
+            assert!(wrong.parse::<Header>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_scenario_survives_json() {
+        let scenario =
+            resolve(&["--rate", "50k", "--arrivals", "poisson", "--header", "a=b"], None).unwrap();
+        let json = serde_json::to_string(&scenario).unwrap();
+        assert_eq!(serde_json::from_str::<Scenario>(&json).unwrap(), scenario);
+    }
+}

@@ -1,0 +1,63 @@
+//! A server that freezes: what a user would have waited shows in R, also for the messages that the
+//! freeze kept from leaving (coordinated omission; wrk2 README).
+//!
+//! 1,000 messages per second for 10 s, a freeze of 200 ms: the 200 messages due in it wait between 200
+//! and 0 ms, so of all 10,000 the top 1 % waited for more than 100 ms. That is R's p99, by arithmetic.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{Running, ServerProcess, number, parsed, sleep_until};
+
+const FREEZE: Duration = Duration::from_millis(200);
+
+/// Runs the load above with `flags` added and the server frozen in its midst.
+///
+/// Out: the record, and what R's p99 is by arithmetic for the freeze as it really was: the kernel
+/// may wake this test late.
+fn with_a_freeze(flags: &[&str]) -> (Value, f64) {
+    let server = ServerProcess::start();
+    let load =
+        ["--rate", "1000", "--streams", "10", "--duration", "10s", "--warmup", "1s", "--json", "-"];
+    let mut running = Running::start(&[&["--target", &server.target], &load[..], flags].concat());
+    running.wait_for("measuring");
+    running.wait_for(" 30 %");
+    let begin = Instant::now();
+    server.signal(Signal::STOP);
+    sleep_until(begin, FREEZE);
+    server.signal(Signal::CONT);
+    let frozen = begin.elapsed();
+    let (exit, record) = parsed(&running.finish());
+    assert_eq!(exit, 0, "{record:#}");
+    let due = number(&record, "/measured/messages_due") as f64;
+    let beyond = Duration::from_secs_f64(due * 0.01 / 1_000.0);
+    (record, (frozen - beyond).as_nanos() as f64)
+}
+
+/// Within 20 %: the freeze ends with 200 echoes at once, and this machine has other things to do.
+#[track_caller]
+fn check_is_near(p99_ns: u64, expected_ns: f64) {
+    let ratio = p99_ns as f64 / expected_ns;
+    assert!((0.8..1.2).contains(&ratio), "p99 {p99_ns} ns, by arithmetic {expected_ns} ns");
+}
+
+#[test]
+fn messages_kept_back_by_a_freeze_show_in_response_time_and_not_in_service_time() {
+    let (record, expected_ns) = with_a_freeze(&["--in-flight", "1"]);
+    let p99 = |metric: &str| number(&record, &format!("/measured/{metric}/p99_ns"));
+    check_is_near(p99("response_time"), expected_ns);
+    // Ten messages of ten thousand were in flight when the freeze began.
+    assert!(p99("service_time") < 50_000_000, "S p99 {} ns", p99("service_time"));
+    assert!(number(&record, "/measured/service_time/max_ns") > 150_000_000);
+    check_is_near(p99("flow_wait"), expected_ns);
+}
+
+#[test]
+fn messages_that_leave_in_spite_of_a_freeze_show_it_in_both_times() {
+    let (record, expected_ns) = with_a_freeze(&[]);
+    let p99 = |metric: &str| number(&record, &format!("/measured/{metric}/p99_ns"));
+    check_is_near(p99("response_time"), expected_ns);
+    check_is_near(p99("service_time"), expected_ns);
+}

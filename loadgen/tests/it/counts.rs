@@ -1,0 +1,129 @@
+//! Every message is accounted for: loadgen's counts against the server's own.
+
+use bidi_echo::config::Config;
+use serde_json::Value;
+
+use crate::support::{echo_server, number, record};
+
+#[track_caller]
+fn check_nothing_lost(args: &[&str]) -> Value {
+    let server = echo_server(Config::default());
+    let (exit, record) = record(&[&["--target", &server.target], args].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    for count in ["messages_lost", "messages_wrong", "streams_unfinished"] {
+        assert_eq!(number(&record, &format!("/measured/{count}")), 0, "{count}");
+    }
+    let received = number(&record, "/measured/messages_received");
+    assert!(received > 0);
+    let histogram = number(&record, "/measured/service_time/count");
+    assert_eq!(histogram, received, "every echo of the measurement is in the histogram");
+    let per_stream = record["measured"]["echoes_per_stream"].as_array().unwrap();
+    assert_eq!(per_stream.iter().map(|echoes| echoes.as_u64().unwrap()).sum::<u64>(), received);
+    let summary = server.stop();
+    assert_eq!(summary.stats.messages_in, summary.stats.messages_out);
+    assert_eq!(summary.stats.connections_open, 0);
+    record
+}
+
+#[track_caller]
+fn check_counts_equal_the_servers(args: &[&str], expected: u64) {
+    let server = echo_server(Config::default());
+    let (exit, record) = record(&[&["--target", &server.target, "--warmup", "0s"], args].concat());
+    assert_eq!(exit, 0);
+    let summary = server.stop();
+    let sent = number(&record, "/measured/messages_sent");
+    let received = number(&record, "/measured/messages_received");
+    let counted = [summary.stats.messages_in, summary.stats.messages_out, sent, received];
+    assert_eq!(counted, [expected; 4]);
+}
+
+#[test]
+fn a_million_messages_equal_the_servers_counters() {
+    let flags = ["--messages", "1000000", "--streams", "100", "--in-flight", "16"];
+    check_counts_equal_the_servers(&flags, 1_000_000);
+}
+
+#[test]
+fn an_open_loop_of_so_many_messages_equals_the_servers_counters_too() {
+    let flags = ["--messages", "10001", "--streams", "7", "--rate", "20k", "--arrivals", "poisson"];
+    check_counts_equal_the_servers(&flags, 10_001);
+}
+
+#[test]
+fn fewer_messages_than_streams_leave_the_rest_empty() {
+    check_counts_equal_the_servers(&["--messages", "3", "--streams", "10"], 3);
+}
+
+#[test]
+fn five_thousand_messages_in_flight_on_one_stream_lose_nothing() {
+    let flags = ["--streams", "1", "--in-flight", "5000", "--duration", "1s", "--warmup", "200ms"];
+    check_nothing_lost(&flags);
+}
+
+#[test]
+fn three_thousand_streams_on_one_connection_lose_nothing() {
+    let flags =
+        ["--streams", "3000", "--connections", "1", "--duration", "1s", "--warmup", "200ms"];
+    check_nothing_lost(&flags);
+}
+
+#[test]
+fn every_payload_size_comes_back_on_both_contracts() {
+    for (contract, largest) in [("echo", "4194299"), ("chat", "4194291")] {
+        for payload in ["0", "1", "7", "1000", "1MiB", largest] {
+            let flags = [
+                "--contract",
+                contract,
+                "--payload",
+                payload,
+                "--streams",
+                "2",
+                "--in-flight",
+                "2",
+                "--messages",
+                "20",
+                "--warmup",
+                "0s",
+            ];
+            check_nothing_lost(&flags);
+        }
+    }
+}
+
+#[test]
+fn several_shards_share_the_streams_and_add_up() {
+    let flags = [
+        "--streams",
+        "30",
+        "--connections",
+        "5",
+        "--shards",
+        "3",
+        "--duration",
+        "1200ms",
+        "--warmup",
+        "0s",
+    ];
+    let record = check_nothing_lost(&flags);
+    assert_eq!(number(&record, "/scenario/shards"), 3);
+    assert_eq!(record["measured"]["echoes_per_stream"].as_array().unwrap().len(), 30);
+    assert_eq!(number(&record, "/measured/connect/count"), 5);
+    for lifecycle in ["response_headers", "first_message", "half_close"] {
+        assert_eq!(number(&record, &format!("/measured/{lifecycle}/count")), 30, "{lifecycle}");
+    }
+    let seconds = record["measured"]["seconds"].as_array().unwrap();
+    let in_seconds: u64 = seconds.iter().map(|second| number(second, "/messages_received")).sum();
+    assert_eq!(in_seconds, number(&record, "/measured/messages_received"));
+}
+
+#[test]
+fn an_open_loop_sends_as_many_as_its_schedule_holds() {
+    let flags = ["--streams", "20", "--rate", "5000", "--duration", "1s", "--warmup", "300ms"];
+    let record = check_nothing_lost(&flags);
+    let due = number(&record, "/measured/messages_due");
+    // Each stream's count is rounded by its phase, up or down by one.
+    assert!((4_980..=5_020).contains(&due), "{due} messages were due");
+    for time in ["response_time", "send_lag", "flow_wait"] {
+        assert_eq!(number(&record, &format!("/measured/{time}/count")), due, "{time}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Whole-system tests: the real loadgen program against real servers, good ones and bad ones.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod coordinated_omission;
+mod counts;
+mod misbehaving;
+mod readme;
+mod record;
+mod support;
+mod usage;

@@ -1,0 +1,227 @@
+//! Servers that are slow, wrong, rude or gone: loadgen says so, counts it, and ends.
+
+use std::time::{Duration, Instant};
+
+use bidi_echo::proto::echo::EchoMessage;
+use futures_util::{StreamExt, stream};
+use rustix::process::Signal;
+use serde_json::Value;
+use tonic::Status;
+
+use crate::support::{Behaviour, Running, ServerProcess, behaving, number, parsed, record};
+
+const SHORT: [&str; 8] =
+    ["--streams", "4", "--messages", "400", "--warmup", "0s", "--drain-limit", "500ms"];
+
+#[track_caller]
+fn record_of(behaviour: Behaviour, flags: &[&str]) -> Value {
+    let server = behaving(behaviour);
+    let args = [&["--target", &server.target, "--duration", "3s"], &SHORT[..], flags].concat();
+    let (exit, record) = record(&args);
+    assert_eq!(exit, 1, "{record:#}");
+    record
+}
+
+fn damaged(message: EchoMessage) -> EchoMessage {
+    let mut payload = message.payload.to_vec();
+    payload[0] ^= 0x80;
+    payload.push(1);
+    EchoMessage { payload: payload.into() }
+}
+
+#[test]
+fn damaged_echoes_are_counted_as_wrong() {
+    let record = record_of(
+        |inbound| {
+            Box::pin(async {
+                let replies = inbound.map(|message| message.map(damaged));
+                Ok(Box::pin(replies) as _)
+            })
+        },
+        &[],
+    );
+    assert_eq!(number(&record, "/measured/wrong/corrupt"), 400);
+    assert_eq!(number(&record, "/measured/messages_wrong"), 400);
+}
+
+#[test]
+fn repeated_echoes_are_counted_as_wrong() {
+    let record = record_of(
+        |inbound| {
+            Box::pin(async {
+                let replies = inbound.flat_map(|message| stream::iter([message.clone(), message]));
+                Ok(Box::pin(replies) as _)
+            })
+        },
+        &["--in-flight", "4"],
+    );
+    let wrong =
+        number(&record, "/measured/wrong/duplicated") + number(&record, "/measured/wrong/unasked");
+    assert_eq!(wrong, 400);
+    assert_eq!(number(&record, "/measured/messages_received"), 400);
+}
+
+#[test]
+fn skipped_echoes_are_lost_and_those_after_them_early() {
+    let record = record_of(
+        |inbound| {
+            Box::pin(async {
+                let every_tenth_is_missing =
+                    inbound.enumerate().filter(|(index, _)| std::future::ready(index % 10 != 3));
+                let replies = every_tenth_is_missing.map(|(_, message)| message);
+                Ok(Box::pin(replies) as _)
+            })
+        },
+        &["--in-flight", "4"],
+    );
+    assert_eq!(number(&record, "/measured/messages_lost"), 40);
+    assert_eq!(number(&record, "/measured/wrong/early"), 40);
+    assert_eq!(number(&record, "/measured/messages_received"), 360);
+}
+
+#[test]
+fn swapped_echoes_are_noticed() {
+    let record = record_of(
+        |inbound| {
+            Box::pin(async {
+                let replies = inbound.chunks(2).flat_map(|mut pair| {
+                    pair.reverse();
+                    stream::iter(pair)
+                });
+                Ok(Box::pin(replies) as _)
+            })
+        },
+        &["--in-flight", "4"],
+    );
+    // Of each pair the second came early, which made the first, when it came, a stranger.
+    assert_eq!(number(&record, "/measured/wrong/early"), 200);
+    assert_eq!(number(&record, "/measured/messages_lost"), 200);
+    assert_eq!(number(&record, "/measured/messages_wrong"), 400);
+}
+
+#[test]
+fn a_server_that_swallows_everything_loses_everything_and_loadgen_ends() {
+    let begin = Instant::now();
+    let record = record_of(
+        |inbound| {
+            Box::pin(async {
+                let nothing = inbound.filter_map(|_| async { None });
+                Ok(Box::pin(nothing.chain(stream::pending())) as _)
+            })
+        },
+        &[],
+    );
+    assert!(begin.elapsed() < Duration::from_secs(20));
+    assert_eq!(number(&record, "/measured/messages_received"), 0);
+    assert_eq!(
+        number(&record, "/measured/messages_lost"),
+        number(&record, "/measured/messages_due")
+    );
+    assert_eq!(number(&record, "/measured/streams_unfinished"), 4);
+}
+
+#[test]
+fn a_status_in_mid_stream_is_counted_and_told_once() {
+    let record = record_of(
+        |inbound| {
+            Box::pin(async {
+                let replies = inbound.take(10).chain(stream::once(async {
+                    Err(Status::resource_exhausted("ten is enough"))
+                }));
+                Ok(Box::pin(replies) as _)
+            })
+        },
+        &[],
+    );
+    assert_eq!(number(&record, "/measured/statuses/RESOURCE_EXHAUSTED"), 4);
+    assert_eq!(number(&record, "/measured/messages_received"), 40);
+    let failure = record["measured"]["first_failure"].as_str().unwrap();
+    assert!(failure.ends_with("ended with RESOURCE_EXHAUSTED: ten is enough"), "{failure}");
+    assert_eq!(record["measured"]["stopped_early"], true);
+}
+
+#[test]
+fn a_server_that_ends_its_streams_with_ok_too_early_has_failed() {
+    let record = record_of(|inbound| Box::pin(async { Ok(Box::pin(inbound.take(10)) as _) }), &[]);
+    assert_eq!(number(&record, "/measured/statuses/OK"), 4);
+    assert_eq!(number(&record, "/measured/messages_received"), 40);
+    let failure = record["measured"]["first_failure"].as_str().unwrap();
+    assert!(failure.ends_with("ended it with OK before it had echoed all"), "{failure}");
+}
+
+#[test]
+fn a_server_that_refuses_every_stream_is_one_clear_line() {
+    let server = behaving(|_| Box::pin(async { Err(Status::permission_denied("not you")) }));
+    let output = crate::support::loadgen(&["--target", &server.target]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let last = stderr.lines().last().unwrap();
+    assert!(
+        last.starts_with("loadgen: ") && last.ends_with("PERMISSION_DENIED: not you"),
+        "{stderr}"
+    );
+}
+
+/// As Ballerina does, and others (grpc/grpc-rust#515): a client that waits for them never begins.
+#[test]
+fn headers_that_come_with_the_first_message_only_are_no_reason_to_hang() {
+    let server = behaving(|mut inbound| {
+        Box::pin(async move {
+            let first = inbound.next().await;
+            Ok(Box::pin(stream::iter(first).chain(inbound)) as _)
+        })
+    });
+    let flags = ["--target", &server.target, "--duration", "3s"];
+    let (exit, record) = record(&[&flags, &SHORT[..]].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    assert_eq!(number(&record, "/measured/messages_received"), 400);
+    let warnings = record["warnings"].as_array().unwrap();
+    assert!(warnings.iter().any(|warning| warning["kind"] == "late_headers"), "{warnings:?}");
+}
+
+#[test]
+fn a_server_that_dies_leaves_the_figures_until_then() {
+    let server = ServerProcess::start();
+    let flags = [
+        "--target",
+        &server.target,
+        "--streams",
+        "50",
+        "--warmup",
+        "0s",
+        "--duration",
+        "60s",
+        "--json",
+        "-",
+    ];
+    let mut running = Running::start(&flags);
+    running.wait_for("  2 %");
+    let killed = Instant::now();
+    server.signal(Signal::KILL);
+    let (exit, record) = parsed(&running.finish());
+    assert!(killed.elapsed() < Duration::from_secs(15), "took {:?}", killed.elapsed());
+    assert_eq!(exit, 1);
+    assert!(number(&record, "/measured/messages_received") > 0);
+    assert_eq!(record["measured"]["stopped_early"], true);
+    assert!(number(&record, "/measured/window_ns") < 30_000_000_000);
+    let failure = record["measured"]["first_failure"].as_str().unwrap();
+    assert!(failure.contains("UN"), "{failure}");
+}
+
+#[test]
+fn ctrl_c_ends_in_order_and_marks_the_record() {
+    for load in [&["--in-flight", "2"][..], &["--rate", "2000"]] {
+        let server = ServerProcess::start();
+        let flags =
+            ["--target", &server.target, "--warmup", "0s", "--duration", "60s", "--json", "-"];
+        let mut running = Running::start(&[&flags, load].concat());
+        running.wait_for("  2 %");
+        running.signal(Signal::INT);
+        let (exit, record) = parsed(&running.finish());
+        assert_eq!(exit, 0, "{record:#}");
+        assert_eq!(record["measured"]["stopped_early"], true);
+        assert_eq!(number(&record, "/measured/messages_lost"), 0);
+        assert!(number(&record, "/measured/messages_received") > 0);
+        assert!(number(&record, "/measured/window_ns") < 30_000_000_000);
+    }
+}

@@ -1,0 +1,112 @@
+//! The record: its schema, its keys, and what must not be in it.
+
+use loadgen::record::RunRecord;
+use serde_json::Value;
+
+use crate::support::{ServerProcess, loadgen, number, record};
+
+fn real_record(flags: &[&str]) -> Value {
+    let server = ServerProcess::start();
+    let pid = server.pid();
+    let usual = [
+        "--target",
+        &server.target,
+        "--server-pid",
+        &pid,
+        "--streams",
+        "10",
+        "--duration",
+        "1s",
+        "--warmup",
+        "100ms",
+        "--seed",
+        "42",
+        "--header",
+        "x-run=test",
+    ];
+    let (exit, record) = record(&[&usual, flags].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    record
+}
+
+#[test]
+fn real_records_obey_the_committed_schema() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../results/run.schema.json");
+    let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    for flags in [&["--in-flight", "2"][..], &["--rate", "2000", "--arrivals", "poisson"]] {
+        let record = real_record(flags);
+        let errors: Vec<_> =
+            validator.iter_errors(&record).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?}");
+        let mut damaged = record.clone();
+        damaged["measured"].as_object_mut().unwrap().remove("messages_sent");
+        assert!(!validator.is_valid(&damaged), "a schema that takes everything proves nothing");
+    }
+}
+
+#[test]
+fn a_record_reads_back_as_what_was_written() {
+    let record = real_record(&["--rate", "2000"]);
+    let read: RunRecord = serde_json::from_value(record.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&read).unwrap(), record);
+    assert_eq!(read.measured.service_time.count(), read.measured.messages_received);
+}
+
+#[test]
+fn the_keys_that_others_rely_on_are_there() {
+    let record = real_record(&["--rate", "2000"]);
+    for key in [
+        "messages_sent",
+        "messages_received",
+        "messages_lost",
+        "messages_wrong",
+        "service_time/p99_ns",
+        "response_time/p99_ns",
+        "server/cpu_user_ns",
+        "server/cpu_system_ns",
+        "server/rss_bytes_max",
+        "loadgen/cpu_user_ns",
+        "loadgen/cpu_system_ns",
+        "loadgen/rss_bytes_max",
+    ] {
+        number(&record, &format!("/measured/{key}"));
+    }
+    assert!(record["measured"]["throughput_messages_per_s"].as_f64().unwrap() > 1_500.0);
+    assert_eq!(number(&record, "/scenario/seed"), 42);
+    assert_eq!(record["scenario"]["headers"]["x-run"], "test");
+    assert_eq!(number(&record, "/schema_version"), 1);
+}
+
+#[test]
+fn a_record_names_neither_host_nor_user_nor_folder() {
+    let text = real_record(&[]).to_string();
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let folder = env!("CARGO_MANIFEST_DIR").to_owned();
+    let home = std::env::var("HOME").unwrap_or_default();
+    for private in [host, folder, home].iter().filter(|private| private.len() > 4) {
+        assert!(!text.contains(private.as_str()), "{private} is in the record");
+    }
+}
+
+#[test]
+fn a_record_goes_to_its_file_and_the_table_to_stdout() {
+    let server = ServerProcess::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.json");
+    let flags = [
+        "--target",
+        &server.target,
+        "--messages",
+        "100",
+        "--warmup",
+        "0s",
+        "--json",
+        path.to_str().unwrap(),
+    ];
+    let output = loadgen(&flags);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("100 sent"));
+    let record: RunRecord = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(record.measured.messages_sent, 100);
+}

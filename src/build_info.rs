@@ -1,0 +1,24 @@
+//! Which build this is, as noted by the build script.
+//!
+//! A record that cannot say what was built proves nothing, so both binaries print these.
+
+/// Git commit (12 hex digits, `-dirty` when sources differed from it), or `unknown`.
+pub const REVISION: &str = env!("BIDI_ECHO_REVISION");
+
+/// Optimisation level of this crate: `0` to `3`, `s` or `z`.
+pub const OPT_LEVEL: &str = env!("BIDI_ECHO_OPT_LEVEL");
+
+/// `rustc --version` of the compiler that built this crate.
+pub const RUSTC: &str = env!("BIDI_ECHO_RUSTC");
+
+/// Version of the package.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Whether debug assertions were compiled in; figures taken with them are not worth publishing.
+pub const DEBUG_ASSERTIONS: bool = cfg!(debug_assertions);
+
+/// Value of the `server` header of every response: product, version and revision.
+///
+/// The load generator reads the revision from it, to warn when it measures another build.
+pub const SERVER_HEADER: &str =
+    concat!("bidi-echo/", env!("CARGO_PKG_VERSION"), " (", env!("BIDI_ECHO_REVISION"), ")");

@@ -1,0 +1,461 @@
+//! What can be set: [`Args`] is what was typed, [`Config`] is what it means.
+//!
+//! Every flag of the server is declared here and nowhere else. `Config::try_from(args)` rejects
+//! what is wrong, with the value and the cure; past it nothing is checked again.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Parser, ValueEnum};
+
+use crate::error::Error;
+
+/// Smallest connection window that HTTP/2 allows: it starts there and only grows (RFC 9113, 6.9.2).
+pub const CONNECTION_FLOW_WINDOW_BYTES_MIN: u32 = 65_535;
+
+/// Largest flow-control window (RFC 9113, 6.9.1).
+pub const FLOW_WINDOW_BYTES_MAX: u32 = (1 << 31) - 1;
+
+/// Port of the seed system; loopback, because a server without TLS is not put on the network unasked.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9090);
+
+/// Largest message in either direction unless set: the seed's (and gRPC's) 4 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Largest header list unless set: the seed's 8 KiB, counted as RFC 9113, 6.5.2 does.
+pub const HEADER_LIST_BYTES_MAX: u32 = 8 << 10;
+
+/// Flow-control window of a stream unless set: hyper's default for servers.
+pub const STREAM_FLOW_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Flow-control window of a connection unless set.
+///
+/// h2 answers a connection with GOAWAY when its unread DATA frames below 256 bytes use up a budget
+/// of half this window (each takes 256 less its length): 16 MiB lets 33,000 unread tiny messages
+/// through, where hyper's 1 MiB gives up at 2,115.
+pub const CONNECTION_FLOW_WINDOW_BYTES: u32 = 16 << 20;
+
+/// Streams that a connection may have open at once, unless set.
+pub const MAX_CONCURRENT_STREAMS: u32 = 4_096;
+
+/// Time to answer a keepalive ping, unless set: gRPC's default in every implementation.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a drain may take, unless set.
+pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// gRPC bidirectional echo server: `Chat/chat` and `echo.v1.Echo/Bidi`.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "bidi-echo", version, long_version = LONG_VERSION)]
+pub struct Args {
+    /// Address to listen on; port 0 takes a free one and logs it
+    #[arg(long, env = "BIDI_ECHO_LISTEN", value_name = "ADDRESS", default_value_t = LISTEN)]
+    pub listen: SocketAddr,
+
+    /// Worker threads [default: one per core]
+    #[arg(long, env = "BIDI_ECHO_THREADS", value_name = "N")]
+    pub threads: Option<usize>,
+
+    /// What carries the streams
+    #[arg(long, env = "BIDI_ECHO_TRANSPORT", value_enum, default_value_t = Transport::Tonic)]
+    pub transport: Transport,
+
+    /// Streams that one connection may have open at once
+    #[arg(long, env = "BIDI_ECHO_MAX_CONCURRENT_STREAMS", value_name = "N",
+          default_value_t = MAX_CONCURRENT_STREAMS)]
+    pub max_concurrent_streams: u32,
+
+    /// Largest message that a client may send; a larger one ends its stream with RESOURCE_EXHAUSTED
+    #[arg(long, env = "BIDI_ECHO_INBOUND_MESSAGE_BYTES_MAX", value_name = "SIZE",
+          default_value_t = ByteSize(MESSAGE_BYTES_MAX as u64))]
+    pub inbound_message_bytes_max: ByteSize,
+
+    /// Largest reply; a larger one ends its stream with RESOURCE_EXHAUSTED
+    #[arg(long, env = "BIDI_ECHO_OUTBOUND_MESSAGE_BYTES_MAX", value_name = "SIZE",
+          default_value_t = ByteSize(MESSAGE_BYTES_MAX as u64))]
+    pub outbound_message_bytes_max: ByteSize,
+
+    /// Largest header list of a request, names + values + 32 each
+    #[arg(long, env = "BIDI_ECHO_HEADER_LIST_BYTES_MAX", value_name = "SIZE",
+          default_value_t = ByteSize(HEADER_LIST_BYTES_MAX.into()))]
+    pub header_list_bytes_max: ByteSize,
+
+    /// HTTP/2 flow-control window of a stream
+    #[arg(long, env = "BIDI_ECHO_STREAM_FLOW_WINDOW_BYTES", value_name = "SIZE",
+          default_value_t = ByteSize(STREAM_FLOW_WINDOW_BYTES.into()))]
+    pub stream_flow_window_bytes: ByteSize,
+
+    /// HTTP/2 flow-control window of a connection
+    #[arg(long, env = "BIDI_ECHO_CONNECTION_FLOW_WINDOW_BYTES", value_name = "SIZE",
+          default_value_t = ByteSize(CONNECTION_FLOW_WINDOW_BYTES.into()))]
+    pub connection_flow_window_bytes: ByteSize,
+
+    /// Ping a connection that often, to notice peers that vanished [default: never]
+    #[arg(long, env = "BIDI_ECHO_KEEPALIVE_INTERVAL", value_name = "TIME")]
+    pub keepalive_interval: Option<humantime::Duration>,
+
+    /// Close a connection whose keepalive ping is not answered within this time
+    #[arg(long, env = "BIDI_ECHO_KEEPALIVE_TIMEOUT", value_name = "TIME",
+          default_value_t = KEEPALIVE_TIMEOUT.into())]
+    pub keepalive_timeout: humantime::Duration,
+
+    /// Send GOAWAY to a connection of this age, so that clients spread anew [default: never]
+    #[arg(long, env = "BIDI_ECHO_CONNECTION_AGE_MAX", value_name = "TIME")]
+    pub connection_age_max: Option<humantime::Duration>,
+
+    /// Cut a connection off this long after its GOAWAY for age [default: when its streams end]
+    #[arg(long, env = "BIDI_ECHO_CONNECTION_AGE_GRACE", value_name = "TIME")]
+    pub connection_age_grace: Option<humantime::Duration>,
+
+    /// From SIGTERM or SIGINT to exit, at most: streams finish, the rest ends with UNAVAILABLE
+    #[arg(long, env = "BIDI_ECHO_DRAIN_LIMIT", value_name = "TIME",
+          default_value_t = DRAIN_LIMIT.into())]
+    pub drain_limit: humantime::Duration,
+
+    /// Offer server reflection (v1 and v1alpha)
+    #[arg(long, env = "BIDI_ECHO_REFLECTION")]
+    pub reflection: bool,
+
+    /// Least severe level that is logged, to stderr
+    #[arg(long, env = "BIDI_ECHO_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// Shape of a log line
+    #[arg(long, env = "BIDI_ECHO_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Serve Prometheus metrics at http://ADDRESS/metrics [default: off]
+    #[arg(long, env = "BIDI_ECHO_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("BIDI_ECHO_REVISION"),
+    ", opt-level ",
+    env!("BIDI_ECHO_OPT_LEVEL"),
+    ")"
+);
+
+/// What carries HTTP/2 between the socket and the services.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Transport {
+    /// tonic's own, on hyper and h2.
+    Tonic,
+}
+
+impl Transport {
+    /// The name as typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Tonic => "tonic",
+        }
+    }
+}
+
+/// Least severe level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// Shape of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Fields as `name=value`, for people.
+    Text,
+    /// One JSON object a line, for collectors.
+    Json,
+}
+
+/// What a server does, resolved and checked; [`Config::default`] is what no flags mean.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// What carries the streams.
+    pub transport: Transport,
+    /// Streams per connection, at least 1.
+    pub max_concurrent_streams: u32,
+    /// Largest message in, in bytes, without the 5-byte prefix.
+    pub inbound_message_bytes_max: usize,
+    /// Largest message out, in bytes, without the 5-byte prefix.
+    pub outbound_message_bytes_max: usize,
+    /// Largest header list, in bytes as RFC 9113, 6.5.2 counts.
+    pub header_list_bytes_max: u32,
+    /// Stream flow-control window, in bytes, 1 to [`FLOW_WINDOW_BYTES_MAX`].
+    pub stream_flow_window_bytes: u32,
+    /// Connection flow-control window, in bytes, [`CONNECTION_FLOW_WINDOW_BYTES_MIN`] to
+    /// [`FLOW_WINDOW_BYTES_MAX`].
+    pub connection_flow_window_bytes: u32,
+    /// Ping interval and time to answer; `None` is never.
+    pub keepalive: Option<Keepalive>,
+    /// Connection age limit; `None` is never.
+    pub connection_age: Option<ConnectionAge>,
+    /// From the shutdown signal to the return of `serve`, at most.
+    pub drain_limit: Duration,
+    /// Whether reflection is offered.
+    pub reflection: bool,
+    /// Where the metrics page listens, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// HTTP/2 keepalive pings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Time between pings.
+    pub interval: Duration,
+    /// Time to answer one.
+    pub timeout: Duration,
+}
+
+/// How old a connection may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionAge {
+    /// Age at which GOAWAY leaves.
+    pub max: Duration,
+    /// Time from GOAWAY to cut-off; `None` waits for the streams to end.
+    pub grace: Option<Duration>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            transport: Transport::Tonic,
+            max_concurrent_streams: MAX_CONCURRENT_STREAMS,
+            inbound_message_bytes_max: MESSAGE_BYTES_MAX,
+            outbound_message_bytes_max: MESSAGE_BYTES_MAX,
+            header_list_bytes_max: HEADER_LIST_BYTES_MAX,
+            stream_flow_window_bytes: STREAM_FLOW_WINDOW_BYTES,
+            connection_flow_window_bytes: CONNECTION_FLOW_WINDOW_BYTES,
+            keepalive: None,
+            connection_age: None,
+            drain_limit: DRAIN_LIMIT,
+            reflection: false,
+            metrics_listen: None,
+        }
+    }
+}
+
+impl TryFrom<&Args> for Config {
+    type Error = Error;
+
+    fn try_from(args: &Args) -> Result<Self, Error> {
+        if args.threads == Some(0) {
+            return Err(wrong("--threads", 0, "need at least 1 worker thread"));
+        }
+        if args.max_concurrent_streams == 0 {
+            return Err(wrong(
+                "--max-concurrent-streams",
+                0,
+                "no stream could ever open; pass at least 1",
+            ));
+        }
+        if args.metrics_listen.is_some_and(|metrics| metrics.port() != 0 && metrics == args.listen)
+        {
+            return Err(wrong(
+                "--metrics-listen",
+                args.listen,
+                "is the gRPC address; pass another port",
+            ));
+        }
+        Ok(Config {
+            transport: args.transport,
+            max_concurrent_streams: args.max_concurrent_streams,
+            inbound_message_bytes_max: message_limit(
+                "--inbound-message-bytes-max",
+                args.inbound_message_bytes_max,
+            )?,
+            outbound_message_bytes_max: message_limit(
+                "--outbound-message-bytes-max",
+                args.outbound_message_bytes_max,
+            )?,
+            header_list_bytes_max: size_within(
+                "--header-list-bytes-max",
+                args.header_list_bytes_max,
+                HEADER_LIST_BYTES_LEAST..=u32::MAX,
+            )?,
+            stream_flow_window_bytes: size_within(
+                "--stream-flow-window-bytes",
+                args.stream_flow_window_bytes,
+                1..=FLOW_WINDOW_BYTES_MAX,
+            )?,
+            connection_flow_window_bytes: size_within(
+                "--connection-flow-window-bytes",
+                args.connection_flow_window_bytes,
+                CONNECTION_FLOW_WINDOW_BYTES_MIN..=FLOW_WINDOW_BYTES_MAX,
+            )?,
+            keepalive: keepalive(args)?,
+            connection_age: connection_age(args)?,
+            drain_limit: args.drain_limit.into(),
+            reflection: args.reflection,
+            metrics_listen: args.metrics_listen,
+        })
+    }
+}
+
+/// Below this no gRPC request fits: its seven usual fields alone count some 400 bytes.
+const HEADER_LIST_BYTES_LEAST: u32 = 512;
+
+fn wrong(flag: &'static str, value: impl ToString, cure: impl Into<String>) -> Error {
+    Error::Config { flag, value: value.to_string(), cure: cure.into() }
+}
+
+fn size_within(
+    flag: &'static str,
+    size: ByteSize,
+    range: std::ops::RangeInclusive<u32>,
+) -> Result<u32, Error> {
+    u32::try_from(size.as_u64()).ok().filter(|bytes| range.contains(bytes)).ok_or_else(|| {
+        let (low, high) = (range.start(), range.end());
+        wrong(flag, size, format!("pass a size from {low} to {high} bytes"))
+    })
+}
+
+/// A message's length travels in 32 bits, so no limit beyond that can be kept.
+fn message_limit(flag: &'static str, size: ByteSize) -> Result<usize, Error> {
+    size_within(flag, size, 1..=u32::MAX).map(|bytes| bytes as usize)
+}
+
+fn keepalive(args: &Args) -> Result<Option<Keepalive>, Error> {
+    let Some(interval) = args.keepalive_interval else {
+        return Ok(None);
+    };
+    if interval.is_zero() {
+        return Err(wrong(
+            "--keepalive-interval",
+            "0s",
+            "would ping without pause; leave it out to turn pings off",
+        ));
+    }
+    if args.keepalive_timeout.is_zero() {
+        return Err(wrong(
+            "--keepalive-timeout",
+            "0s",
+            "no peer answers at once; pass a time such as 20s",
+        ));
+    }
+    Ok(Some(Keepalive { interval: interval.into(), timeout: args.keepalive_timeout.into() }))
+}
+
+fn connection_age(args: &Args) -> Result<Option<ConnectionAge>, Error> {
+    match (args.connection_age_max, args.connection_age_grace) {
+        (Some(max), _) if max.is_zero() => Err(wrong(
+            "--connection-age-max",
+            "0s",
+            "would refuse every connection; leave it out for no limit",
+        )),
+        (Some(max), grace) => {
+            Ok(Some(ConnectionAge { max: max.into(), grace: grace.map(Into::into) }))
+        }
+        (None, Some(grace)) => Err(wrong(
+            "--connection-age-grace",
+            grace,
+            "has no age to follow; pass --connection-age-max too",
+        )),
+        (None, None) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, Error> {
+        let args =
+            Args::try_parse_from(std::iter::once(&"bidi-echo").chain(flags)).expect("parses");
+        Config::try_from(&args)
+    }
+
+    #[test]
+    fn no_flags_mean_the_documented_defaults() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config, Config::default());
+        assert_eq!(config.inbound_message_bytes_max, 4 * 1024 * 1024);
+        assert_eq!(config.outbound_message_bytes_max, 4 * 1024 * 1024);
+        assert_eq!(config.header_list_bytes_max, 8 * 1024);
+        assert_eq!(config.max_concurrent_streams, 4_096);
+        assert_eq!(config.keepalive, None);
+        assert_eq!(config.connection_age, None);
+        assert!(!config.reflection);
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_its_cure() {
+        let check = |flags: &[&str], expected: &str| {
+            let message = config(flags).expect_err("must be rejected").to_string();
+            assert_eq!(message, expected);
+        };
+        check(&["--threads", "0"], "--threads 0: need at least 1 worker thread");
+        check(
+            &["--max-concurrent-streams", "0"],
+            "--max-concurrent-streams 0: no stream could ever open; pass at least 1",
+        );
+        check(
+            &["--connection-flow-window-bytes", "1KiB"],
+            "--connection-flow-window-bytes 1.0 KiB: pass a size from 65535 to 2147483647 bytes",
+        );
+        check(
+            &["--stream-flow-window-bytes", "3GiB"],
+            "--stream-flow-window-bytes 3.0 GiB: pass a size from 1 to 2147483647 bytes",
+        );
+        check(
+            &["--header-list-bytes-max", "1"],
+            "--header-list-bytes-max 1 B: pass a size from 512 to 4294967295 bytes",
+        );
+        check(
+            &["--keepalive-interval", "0s"],
+            "--keepalive-interval 0s: would ping without pause; leave it out to turn pings off",
+        );
+        check(
+            &["--connection-age-grace", "5s"],
+            "--connection-age-grace 5s: has no age to follow; pass --connection-age-max too",
+        );
+        check(
+            &["--listen", "127.0.0.1:9000", "--metrics-listen", "127.0.0.1:9000"],
+            "--metrics-listen 127.0.0.1:9000: is the gRPC address; pass another port",
+        );
+    }
+
+    #[test]
+    fn times_and_sizes_are_typed_as_people_write_them() {
+        let config = config(&[
+            "--drain-limit",
+            "1500ms",
+            "--inbound-message-bytes-max",
+            "64KiB",
+            "--connection-age-max",
+            "1h",
+            "--connection-age-grace",
+            "30s",
+            "--keepalive-interval",
+            "1m",
+        ])
+        .unwrap();
+        assert_eq!(config.drain_limit, Duration::from_millis(1_500));
+        assert_eq!(config.inbound_message_bytes_max, 65_536);
+        let age =
+            ConnectionAge { max: Duration::from_secs(3_600), grace: Some(Duration::from_secs(30)) };
+        assert_eq!(config.connection_age, Some(age));
+        let keepalive =
+            Keepalive { interval: Duration::from_secs(60), timeout: Duration::from_secs(20) };
+        assert_eq!(config.keepalive, Some(keepalive));
+    }
+
+    #[test]
+    fn every_flag_has_its_environment_variable() {
+        use clap::CommandFactory;
+        for arg in Args::command().get_arguments().filter(|arg| arg.get_long() != Some("help")) {
+            let Some(long) = arg.get_long() else { continue };
+            let expected = format!("BIDI_ECHO_{}", long.replace('-', "_").to_uppercase());
+            let env = arg.get_env().map(|name| name.to_string_lossy().into_owned());
+            assert_eq!(env, Some(expected), "--{long}");
+        }
+    }
+}

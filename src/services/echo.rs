@@ -1,0 +1,40 @@
+//! `echo.v1.Echo/Bidi`: each message back, unchanged and in order.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status, Streaming};
+
+use super::replies::{Limits, Replies};
+use crate::proto::echo::{EchoMessage, echo_server};
+use crate::stats::Stats;
+
+/// The benchmark contract.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    stats: Arc<Stats>,
+    limits: Limits,
+}
+
+impl Echo {
+    pub(crate) fn new(stats: Arc<Stats>, limits: Limits) -> Self {
+        Echo { stats, limits }
+    }
+}
+
+#[tonic::async_trait]
+impl echo_server::Echo for Echo {
+    type BidiStream = Replies<EchoMessage, fn(EchoMessage) -> EchoMessage>;
+
+    async fn bidi(
+        &self,
+        request: Request<Streaming<EchoMessage>>,
+    ) -> Result<Response<Self::BidiStream>, Status> {
+        let inbound = request.into_inner();
+        let replies = Replies::new(inbound, unchanged as _, self.stats.clone(), self.limits);
+        Ok(Response::new(replies))
+    }
+}
+
+fn unchanged(message: EchoMessage) -> EchoMessage {
+    message
+}

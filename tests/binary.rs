@@ -1,0 +1,177 @@
+//! The binary from outside: flags and environment, log, metrics page, and too few descriptors.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use support::binary::{Binary, PATH, command};
+use support::until;
+use support::wire::{Client, ECHO, Status, echo_message, frame};
+
+#[tokio::test]
+async fn flags_come_from_the_environment_too() {
+    let mut server = command();
+    server
+        .env("BIDI_ECHO_LISTEN", "127.0.0.1:0")
+        .env("BIDI_ECHO_THREADS", "1")
+        .env("BIDI_ECHO_INBOUND_MESSAGE_BYTES_MAX", "1KiB")
+        .env("BIDI_ECHO_MAX_CONCURRENT_STREAMS", "3")
+        .env("BIDI_ECHO_DRAIN_LIMIT", "200ms")
+        .env("BIDI_ECHO_METRICS_LISTEN", "127.0.0.1:0")
+        .env("BIDI_ECHO_REFLECTION", "true");
+    let server = Binary::from_command(server);
+    let client = Client::connect(server.address).await;
+    assert_eq!(client.echo(&[7; 1_000]).await, [7; 1_000][..]);
+    assert_eq!(client.max_concurrent_streams(), 3);
+    let mut call = client.open(ECHO).await;
+    call.send(frame(&echo_message(&[7; 1_024])));
+    assert_eq!(call.end().await.code, 8);
+    let mut reflection =
+        client.open("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo").await;
+    reflection.half_close();
+    assert_eq!(reflection.end().await, Status::ok());
+    assert!(metrics(server.address_after("metrics"), "/metrics").is_ok());
+    // Held open: only the limit ends it.
+    let _held = client.open(ECHO).await;
+    server.signal(Signal::TERM);
+    assert_eq!(server.exit().await.status.code(), Some(0));
+}
+
+#[test]
+fn a_flag_beats_its_environment_variable() {
+    let mut server = command();
+    server.env("BIDI_ECHO_LISTEN", "nonsense").env("BIDI_ECHO_LOG_FORMAT", "json");
+    server.args(["--listen", "127.0.0.1:0", "--log-format", "text"]);
+    let server = Binary::from_command(server);
+    assert_ne!(server.address.port(), 0);
+}
+
+#[test]
+fn bad_usage_is_named_and_ends_with_exit_code_2() {
+    let check = |flags: &[&str], expected: &str| {
+        let ended = command().args(flags).output().unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{flags:?}");
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert!(stderr.contains(expected), "{flags:?}: {stderr}");
+        assert!(ended.stdout.is_empty());
+    };
+    check(&["--no-such-flag"], "unexpected argument '--no-such-flag'");
+    check(&["--drain-limit", "soon"], "invalid value 'soon' for '--drain-limit <TIME>'");
+    check(&["--threads", "0"], "bidi-echo: --threads 0: need at least 1 worker thread\n");
+}
+
+#[tokio::test]
+async fn a_json_log_is_one_object_a_line() {
+    let server = Binary::start(&["--log-format", "json"]);
+    server.signal(Signal::TERM);
+    server.line(|line| line.contains("draining"));
+    let log = server.log();
+    assert!(log.len() >= 2, "{log:#?}");
+    for line in &log {
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(event["level"].is_string() && event["message"].is_string(), "{line}");
+    }
+    assert_eq!(server.exit().await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_metrics_page_equals_what_was_sent() {
+    let server = Binary::start(&["--metrics-listen", "127.0.0.1:0"]);
+    let page = server.address_after("metrics");
+    let client = Client::connect(server.address).await;
+    for _ in 0..3 {
+        client.echo(b"12345678").await;
+    }
+    let mut bad = client.open("/no.such.Service/Method").await;
+    bad.half_close();
+    assert_eq!(bad.end().await.code, 12);
+    let mut reset = client.open(ECHO).await;
+    reset.send(frame(&echo_message(b"12")));
+    assert_eq!(reset.echoed().await, b"12"[..]);
+    reset.reset();
+    let mut open = client.open(ECHO).await;
+    open.head().await;
+
+    let expected = [
+        ("connections_accepted_total", 1),
+        ("connections_open", 1),
+        ("streams_open", 1),
+        ("streams_finished_total{status=\"OK\"}", 3),
+        ("streams_finished_total{status=\"UNIMPLEMENTED\"}", 1),
+        ("streams_finished_total{status=\"CANCELLED\"}", 1),
+        ("messages_in_total", 4),
+        ("messages_out_total", 4),
+        ("message_in_bytes_total", 3 * 10 + 4),
+        ("message_out_bytes_total", 3 * 10 + 4),
+    ]
+    .map(|(name, value)| (format!("bidi_echo_{name}"), value));
+    let mut shown = HashMap::new();
+    // A client sees its stream's end a moment before the server has counted it.
+    until("the page shows what was sent", async || {
+        shown = values(&metrics(page, "/metrics").unwrap());
+        expected.iter().all(|(name, value)| shown.get(name) == Some(value))
+    })
+    .await;
+    assert_eq!(shown.len(), expected.len(), "{shown:#?}");
+    drop((bad, open, client));
+    until("the connection is counted as closed", async || {
+        values(&metrics(page, "/metrics").unwrap())["bidi_echo_connections_open"] == 0
+    })
+    .await;
+}
+
+#[test]
+fn there_is_nothing_but_the_metrics_page() {
+    let server = Binary::start(&["--metrics-listen", "127.0.0.1:0"]);
+    let address = server.address_after("metrics");
+    assert!(metrics(address, "/metrics").is_ok());
+    for path in ["/", "/metrics/", "/admin"] {
+        assert_eq!(metrics(address, path).unwrap_err(), "HTTP/1.1 404 Not Found");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_descriptors_waits_for_some_and_accepts_again() {
+    // The binary raises the soft limit to the hard one; `ulimit -n` lowers both.
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -n 32; exec \"$0\" --listen 127.0.0.1:0", PATH]);
+    let server = Binary::from_command(shell);
+    let crowd: Vec<TcpStream> =
+        (0..64).map(|_| TcpStream::connect(server.address).unwrap()).collect();
+    server.line(|line| line.contains("cannot accept connections"));
+
+    let (start, ticks) = (Instant::now(), server.cpu_ticks());
+    // Not a wait for something: the span over which CPU time is measured.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = server.cpu_ticks() - ticks;
+    assert!(used <= 20, "spins: {used} ticks of 10 ms in {:?}", start.elapsed());
+
+    drop(crowd);
+    let client = Client::connect(server.address).await;
+    assert_eq!(client.echo(b"back").await, b"back"[..]);
+    let warnings = server.log().iter().filter(|line| line.contains("cannot accept")).count();
+    assert_eq!(warnings, 1, "{:#?}", server.log());
+}
+
+/// The body of `GET path`; Err: the status line, if it is not 200.
+fn metrics(address: SocketAddr, path: &str) -> Result<String, String> {
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut response = String::new();
+    tcp.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    let status = head.lines().next().unwrap();
+    if status == "HTTP/1.1 200 OK" { Ok(body.to_owned()) } else { Err(status.to_owned()) }
+}
+
+fn values(page: &str) -> HashMap<String, u64> {
+    let lines = page.lines().filter(|line| !line.starts_with('#'));
+    let pairs = lines.map(|line| line.rsplit_once(' ').unwrap());
+    pairs.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect()
+}
