@@ -341,9 +341,9 @@ impl<'a> Screen<'a> {
     fn show(&mut self, progress: &Progress) {
         let text = match progress {
             Progress::Phase(Phase::Connect) => {
-                let Scenario { streams, connections, shards, .. } = self.scenario;
-                format!("connecting: {streams} streams, {connections} connections, {shards} shards")
+                format!("connecting: {}", report::spread(self.scenario))
             }
+            Progress::Phase(Phase::WarmUp { .. }) if self.scenario.warmup_ns == Nanos(0) => return,
             Progress::Phase(Phase::WarmUp { .. }) => {
                 format!("warming up for {}", self.scenario.warmup_ns)
             }

@@ -198,9 +198,9 @@ impl Flight {
         Lost { unsent: self.lost.unsent + unsent, unanswered: self.lost.unanswered + unanswered }
     }
 
-    /// Messages that are due and wait for the transport.
-    pub(crate) fn backlog(&self) -> usize {
-        self.due.len()
+    /// Messages that are due and not echoed.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.due.len() + self.sent.len()
     }
 
     fn wake_if_there_is_room(&mut self) {
@@ -264,7 +264,7 @@ mod tests {
         assert!(queue(&mut flight, 100));
         assert!(!queue(&mut flight, 101), "the last one of the quota");
         assert!(!queue(&mut flight, 102));
-        assert_eq!(flight.backlog(), 3);
+        assert_eq!(flight.outstanding(), 3);
     }
 
     #[test]

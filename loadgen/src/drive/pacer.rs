@@ -21,16 +21,19 @@ const GRAIN: Nanos = Nanos(20_000);
 /// Messages released before the shard's other tasks get a turn, when the pacer is behind.
 const RELEASED_PER_TURN: usize = 256;
 
-/// Messages that may wait on the streams of one shard: 24 bytes each.
-const BACKLOG_MAX: usize = 8_000_000;
+/// Messages that the streams of one shard may have outstanding, together: 32 bytes each.
+///
+/// A server that stalls for good must not fill the memory; 8 million are 8 s at a million per second.
+const OUTSTANDING_MAX: usize = 8_000_000;
 
 /// Why a pacer stopped before its schedules did.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PacerError {
     #[error(
-        "{backlog} messages wait on one stream alone: the server does not keep up; lower --rate or bound the load with --in-flight and a closed loop"
+        "{outstanding} messages of one stream are due and not echoed: the server does not keep up; \
+         pass a lower --rate"
     )]
-    Backlog { backlog: usize },
+    Outstanding { outstanding: usize },
     #[error("cannot set a timer: {0}")]
     Timer(#[from] io::Error),
 }
@@ -49,7 +52,7 @@ pub(crate) async fn pace(
     clock: Clock,
 ) -> Result<(), PacerError> {
     let mut timer = Timer::new()?;
-    let backlog_max = BACKLOG_MAX / streams.len().max(1);
+    let outstanding_max = OUTSTANDING_MAX / streams.len().max(1);
     let mut next: BinaryHeap<_> = streams
         .iter_mut()
         .enumerate()
@@ -65,12 +68,12 @@ pub(crate) async fn pace(
         }
         next.pop();
         let stream = &mut streams[index];
-        let (goes_on, backlog) = {
+        let (goes_on, outstanding) = {
             let mut flight = stream.flight.lock();
-            (flight.queue(intended, now), flight.backlog())
+            (flight.queue(intended, now), flight.outstanding())
         };
-        if backlog > backlog_max {
-            return Err(PacerError::Backlog { backlog });
+        if outstanding > outstanding_max {
+            return Err(PacerError::Outstanding { outstanding });
         }
         if let (true, Some(following)) = (goes_on, stream.schedule.next()) {
             next.push(Reverse((load_begin + following, index)));
@@ -81,4 +84,55 @@ pub(crate) async fn pace(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::flight::Pull;
+    use super::super::timeline::Timeline;
+    use super::*;
+    use crate::scenario::{Arrivals, Load};
+    use crate::units::MessagesPerSecond;
+
+    fn paced(streams: usize, rate: f64, window_end: Nanos) -> Vec<Paced> {
+        let timeline = Arc::new(Timeline::unknown());
+        timeline.set(Nanos(0), Nanos(0), window_end);
+        let rate_messages_per_s = MessagesPerSecond(rate);
+        let arrivals = Arrivals::Uniform;
+        let load = Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max: None };
+        let stream = |stream| Paced {
+            schedule: Schedule::new(arrivals, rate, 1, stream),
+            flight: Shared::new(Flight::new(timeline.clone(), &load, u64::MAX)),
+        };
+        (0..streams).map(stream).collect()
+    }
+
+    #[tokio::test]
+    async fn every_message_is_released_at_its_time_or_after_it_and_never_before() {
+        let window_end = Nanos(50_000_000);
+        let streams = paced(3, 1_000.0, window_end);
+        let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
+        pace(streams, Nanos(0), Clock::start()).await.unwrap();
+        for flight in flights {
+            let mut flight = flight.lock();
+            let mut released = 0;
+            while let Pull::Message(_) = flight.pull(|| Nanos(0)) {
+                let sent = flight.land().unwrap();
+                assert!(sent.queued >= sent.intended, "{sent:?}");
+                assert!(sent.intended < window_end);
+                released += 1;
+            }
+            assert_eq!(released, 50);
+            assert_eq!(flight.pull(|| Nanos(0)), Pull::End, "the schedule is over");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_messages_pile_up_ends_the_pacing() {
+        let streams = paced(OUTSTANDING_MAX / 100, 1e9, Nanos::NEVER);
+        let error = pace(streams, Nanos(0), Clock::start()).await.unwrap_err();
+        assert!(matches!(error, PacerError::Outstanding { outstanding: 101 }), "{error}");
+    }
 }

@@ -6,4 +6,4 @@ mod table;
 
 pub use self::live::{Live, LiveLine};
 pub use self::markdown::markdown;
-pub use self::table::table;
+pub use self::table::{spread, table};

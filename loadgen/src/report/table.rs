@@ -29,7 +29,7 @@ pub fn table(record: &RunRecord) -> String {
         ),
     );
     line("server", &server(record));
-    line("scenario", &spread(scenario));
+    line("scenario", &what(scenario));
     line("load", &load(scenario));
     line("phases", &phases(scenario, measured));
     line("", &"");
@@ -83,18 +83,22 @@ fn server(record: &RunRecord) -> String {
     format!("{origin}{}, {product}{transport}", server.target)
 }
 
-fn spread(scenario: &Scenario) -> String {
+fn what(scenario: &Scenario) -> String {
     let contract = match scenario.contract {
         ContractName::Echo => "echo.v1.Echo/Bidi",
         ContractName::Chat => "Chat/chat",
     };
+    let Scenario { payload_bytes, seed, .. } = scenario;
+    format!("{contract}, {}, payload {payload_bytes} bytes, seed {seed}", spread(scenario))
+}
+
+/// How the streams are spread: `1000 streams on 10 connections, 1 shard`.
+pub fn spread(scenario: &Scenario) -> String {
     format!(
-        "{contract}, {} on {}, {}, payload {} bytes, seed {}",
+        "{} on {}, {}",
         plural(scenario.streams, "stream"),
         plural(scenario.connections, "connection"),
         plural(scenario.shards, "shard"),
-        scenario.payload_bytes,
-        scenario.seed,
     )
 }
 
