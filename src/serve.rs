@@ -29,9 +29,10 @@ use crate::stats::{Snapshot, Stats};
 
 /// The end of the drain limit is kept for sending what was taken: a third of it, at most this.
 ///
-/// A third, because what one busy connection may have on its way (tonic's clients grant 5 MiB) took
-/// up to 120 ms to leave two saturated cores; a tenth of 300 ms lost echoes in every third drain.
-const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
+/// What was taken leaves as fast as the client reads: a client that grants 5 MiB of window and has
+/// half a saturated core to itself was seen to take some 100 ms. A tenth of a limit of 300 ms lost
+/// echoes on two saturated cores; a third of it did so only beside other programs.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// The end of the flush time is kept for cutting off, which connections notice when they are polled:
 /// a tenth of the limit, at most this.
