@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use clap::{Parser, ValueEnum};
 
 use crate::error::Error;
@@ -114,7 +115,7 @@ pub struct Args {
     pub drain_limit: humantime::Duration,
 
     /// Offer server reflection (v1 and v1alpha)
-    #[arg(long, env = "BIDI_ECHO_REFLECTION")]
+    #[arg(long, env = "BIDI_ECHO_REFLECTION", value_parser = BoolishValueParser::new())]
     pub reflection: bool,
 
     /// Least severe level that is logged, to stderr

@@ -18,7 +18,7 @@ pub enum Error {
         cure: String,
     },
     /// The listening address could not be bound.
-    #[error("cannot bind {address}: {source}; stop what listens there or pass another {flag}")]
+    #[error("cannot bind {address}: {source}; {}pass another {flag}", cure(source))]
     Bind {
         /// The address that was tried.
         address: SocketAddr,
@@ -47,5 +47,13 @@ impl Error {
             Error::Config { .. } => 2,
             _ => 1,
         }
+    }
+}
+
+/// What helps besides another address.
+fn cure(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => "stop what listens there or ",
+        _ => "",
     }
 }

@@ -23,6 +23,9 @@ const STREAMS_PER_CONNECTION: usize = 100;
 /// Largest message that loadgen sends or takes: gRPC's usual limit.
 pub const MESSAGE_BYTES_MAX: usize = bidi_echo::config::MESSAGE_BYTES_MAX;
 
+/// `name` of every message that loadgen sends to `Chat/chat`.
+pub(crate) const CHAT_NAME: &str = "load";
+
 /// Measures one scenario against one server.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -220,10 +223,10 @@ fn usage(flag: &'static str, value: impl ToString, cure: impl Into<String>) -> U
 }
 
 /// What a scenario is resolved against.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Surroundings {
-    /// Cores of this machine.
-    pub cores: usize,
+    /// Cores that this process may use, by their numbers.
+    pub cpus: Vec<usize>,
     /// Streams that the server allows on one connection, if it says.
     pub streams_per_connection_max: Option<u32>,
     /// Where an unset seed comes from.
@@ -232,15 +235,18 @@ pub struct Surroundings {
 
 impl Scenario {
     /// Resolves what was typed. Err: what cannot be run, with the cure.
-    pub fn resolve(args: &RunArgs, surroundings: Surroundings) -> Result<Scenario, UsageError> {
+    pub fn resolve(args: &RunArgs, surroundings: &Surroundings) -> Result<Scenario, UsageError> {
         let streams = args.streams.get();
         let connections = connections(args, surroundings)?;
-        let shards = args.shards.map_or((surroundings.cores / 2).max(1), NonZeroUsize::get);
-        if let Some(cpu) = args.cpus.iter().find(|cpu| **cpu >= surroundings.cores) {
+        let shards = args.shards.map_or((surroundings.cpus.len() / 2).max(1), NonZeroUsize::get);
+        if let Some(cpu) = args.cpus.iter().find(|cpu| !surroundings.cpus.contains(cpu)) {
             return Err(usage(
                 "--cpus",
                 cpu,
-                format!("this machine has cores 0 to {}", surroundings.cores - 1),
+                format!(
+                    "this process may use the cores {:?}; pass some of them",
+                    surroundings.cpus
+                ),
             ));
         }
         Ok(Scenario {
@@ -261,7 +267,7 @@ impl Scenario {
     }
 }
 
-fn connections(args: &RunArgs, surroundings: Surroundings) -> Result<usize, UsageError> {
+fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, UsageError> {
     let streams = args.streams.get();
     let limit = surroundings.streams_per_connection_max.map_or(usize::MAX, |limit| limit as usize);
     if limit == 0 {
@@ -311,7 +317,7 @@ fn load(args: &RunArgs) -> Load {
 fn encoding_bytes_max(contract: ContractName) -> usize {
     match contract {
         ContractName::Echo => 5,
-        ContractName::Chat => 5 + 2 + crate::drive::CHAT_NAME.len() + 2,
+        ContractName::Chat => 5 + 2 + CHAT_NAME.len() + 2,
     }
 }
 
@@ -361,9 +367,9 @@ mod tests {
             Typed::try_parse_from(std::iter::once(&"loadgen").chain(flags)).expect("parses");
         let mut run = typed.run;
         run.duration_was_typed = flags.contains(&"--duration");
-        let surroundings =
-            Surroundings { cores: 4, streams_per_connection_max: limit, fresh_seed: 7 };
-        Scenario::resolve(&run, surroundings)
+        let cpus = vec![0, 1, 2, 5];
+        let surroundings = Surroundings { cpus, streams_per_connection_max: limit, fresh_seed: 7 };
+        Scenario::resolve(&run, &surroundings)
     }
 
     #[test]
@@ -399,7 +405,11 @@ mod tests {
             None,
             "--connections 3: there are only 2 streams to carry; pass at most that",
         );
-        check(&["--cpus", "0,4"], None, "--cpus 4: this machine has cores 0 to 3");
+        check(
+            &["--cpus", "0,4"],
+            None,
+            "--cpus 4: this process may use the cores [0, 1, 2, 5]; pass some of them",
+        );
         check(
             &["--payload", "4MiB"],
             None,

@@ -73,7 +73,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             .map_err(|error| usage("--json", path.display(), error.to_string()))?;
     }
     let target = Target::choose(args).await?;
-    let scenario = Scenario::resolve(args, surroundings(&target))?;
+    let scenario = Scenario::resolve(args, &surroundings(&target))?;
     eprintln!("loadgen: {}", target.describe());
     let mut watched = Processes::of(args, &target)?;
     let started_at = provenance::now();
@@ -149,7 +149,7 @@ fn surroundings(target: &Target) -> Surroundings {
     // Below 2^53, so that a JSON reader with floats only repeats it exactly.
     let fresh_seed = Nanos::from(since_epoch).0 & ((1 << 53) - 1);
     Surroundings {
-        cores: provenance::cores(),
+        cpus: provenance::cpus(),
         streams_per_connection_max: target.peer.streams_per_connection_max,
         fresh_seed,
     }

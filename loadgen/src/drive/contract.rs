@@ -4,9 +4,7 @@ use bidi_echo::proto::chat::ChatMessage;
 use bidi_echo::proto::echo::EchoMessage;
 
 use super::payload::Alphabet;
-
-/// `name` of every [`ChatMessage`] that loadgen sends.
-pub(crate) const CHAT_NAME: &str = "load";
+use crate::scenario::CHAT_NAME;
 
 /// A bidirectional method that sends each payload back, somehow wrapped.
 pub(crate) trait Contract: Send + Sync + 'static {

@@ -62,6 +62,8 @@ pub(crate) struct Flight {
     pub(crate) status: Option<Code>,
     /// Messages of the measurement that can no longer be echoed.
     lost: Lost,
+    /// Messages of the measurement that became due.
+    pub(crate) counted: u64,
     /// Echoes of the measurement.
     pub(crate) echoes: u64,
 }
@@ -95,6 +97,7 @@ impl Flight {
             half_closed: None,
             status: None,
             lost: Lost::default(),
+            counted: 0,
             echoes: 0,
         }
     }
@@ -113,6 +116,7 @@ impl Flight {
             return false;
         }
         self.quota -= u64::from(counts);
+        self.counted += u64::from(counts);
         if self.status.is_some() {
             self.lost.unsent += u64::from(counts);
         } else {

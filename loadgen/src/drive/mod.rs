@@ -24,7 +24,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::clock::Clock;
-pub(crate) use self::contract::CHAT_NAME;
 use self::contract::{Chat, Echo};
 use self::flight::Lost;
 use self::recorder::{Interval, Seen};
@@ -250,6 +249,7 @@ impl Shards {
         let mut lost = Lost::default();
         let mut streams_unfinished = 0;
         let mut echoes = BTreeMap::new();
+        let mut unfinished = BTreeMap::new();
         let all_ended_at = self.done.iter().map(|figures| figures.ended_early_at).max().flatten();
         let all_early = self.done.iter().all(|figures| figures.ended_early_at.is_some());
         for figures in std::mem::take(&mut self.done) {
@@ -258,6 +258,7 @@ impl Shards {
             lost.unanswered += figures.lost.unanswered;
             streams_unfinished += figures.streams_unfinished;
             echoes.extend(figures.echoes);
+            unfinished.extend(figures.unfinished_schedules);
         }
         let window_end = match all_ended_at {
             // With --messages the window is as long as its messages took.
@@ -265,6 +266,7 @@ impl Shards {
             Some(ended) if all_early => ended.min(self.timeline.window_end()),
             _ => self.timeline.window_end(),
         };
+        lost.unsent += self.never_released(&unfinished, window_end);
         let window = window_end.since(self.timeline.window_begin());
         let messages_done = self.scenario.messages_max.is_some_and(|max| seen.received >= max);
         let product = seen.product.take();
@@ -307,6 +309,25 @@ impl Shards {
             messages_per_server_cpu_s: None,
         };
         (measured, product)
+    }
+}
+
+impl Shards {
+    /// Messages that were due until `window_end`, but that no pacer came to release: `counted` says
+    /// how many each stream released.
+    fn never_released(&self, counted: &BTreeMap<usize, u64>, window_end: Nanos) -> u64 {
+        let (load_begin, window_begin) = (self.timeline.load_begin(), self.timeline.window_begin());
+        let due = |stream: usize| {
+            let schedule = self.scenario.schedule(stream).into_iter().flatten();
+            let in_window = schedule
+                .map(|at| load_begin + at)
+                .take_while(|at| *at < window_end)
+                .filter(|at| *at >= window_begin);
+            // A quota that is beyond this machine's numbers is none.
+            let quota = usize::try_from(self.scenario.quota(stream)).unwrap_or(usize::MAX);
+            in_window.take(quota).count() as u64
+        };
+        counted.iter().map(|(stream, counted)| due(*stream).saturating_sub(*counted)).sum()
     }
 }
 

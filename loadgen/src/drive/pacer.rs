@@ -21,16 +21,19 @@ const GRAIN: Nanos = Nanos(20_000);
 /// Messages released before the shard's other tasks get a turn, when the pacer is behind.
 const RELEASED_PER_TURN: usize = 256;
 
-/// Messages that the streams of one shard may have outstanding, together: 32 bytes each.
+/// Messages that the streams of one shard may have outstanding, all together: 32 bytes each.
 ///
 /// A server that stalls for good must not fill the memory; 8 million are 8 s at a million per second.
-const OUTSTANDING_MAX: usize = 8_000_000;
+pub(crate) const OUTSTANDING_MAX: usize = 8_000_000;
+
+/// Messages released between two looks at what is outstanding, which walks all streams.
+const RELEASED_PER_LOOK: usize = 1 << 16;
 
 /// Why a pacer stopped before its schedules did.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PacerError {
     #[error(
-        "{outstanding} messages of one stream are due and not echoed: the server does not keep up; \
+        "{outstanding} messages are due and not echoed: the server does not keep up; \
          pass a lower --rate"
     )]
     Outstanding { outstanding: usize },
@@ -45,43 +48,51 @@ pub(crate) struct Paced {
     pub(crate) flight: Shared<Flight>,
 }
 
-/// Releases every message of `streams` at `load_begin` plus its intended time, until none is left.
+/// Releases every message of `streams` at `load_begin` plus its intended time, until the window of
+/// their timeline ends. Err: more than `outstanding_max` are due and not echoed.
 pub(crate) async fn pace(
     mut streams: Vec<Paced>,
     load_begin: Nanos,
     clock: Clock,
+    outstanding_max: usize,
 ) -> Result<(), PacerError> {
     let mut timer = Timer::new()?;
-    let outstanding_max = OUTSTANDING_MAX / streams.len().max(1);
     let mut next: BinaryHeap<_> = streams
         .iter_mut()
         .enumerate()
         .filter_map(|(index, stream)| Some(Reverse((load_begin + stream.schedule.next()?, index))))
         .collect();
-    let mut released = 0;
+    let (mut released, mut released_in_turn) = (0_usize, 0);
     while let Some(Reverse((intended, index))) = next.peek().copied() {
         let now = clock.now();
         if intended > now {
             timer.wait(intended.since(now).max(GRAIN)).await?;
-            released = 0;
+            released_in_turn = 0;
             continue;
         }
         next.pop();
         let stream = &mut streams[index];
-        let (goes_on, outstanding) = {
-            let mut flight = stream.flight.lock();
-            (flight.queue(intended, now), flight.outstanding())
-        };
-        if outstanding > outstanding_max {
-            return Err(PacerError::Outstanding { outstanding });
-        }
+        let goes_on = stream.flight.lock().queue(intended, now);
         if let (true, Some(following)) = (goes_on, stream.schedule.next()) {
             next.push(Reverse((load_begin + following, index)));
         }
         released += 1;
-        if released % RELEASED_PER_TURN == 0 {
+        if released.is_multiple_of(RELEASED_PER_LOOK) {
+            look(&streams, outstanding_max)?;
+        }
+        released_in_turn += 1;
+        if released_in_turn == RELEASED_PER_TURN {
+            released_in_turn = 0;
             tokio::task::yield_now().await;
         }
+    }
+    Ok(())
+}
+
+fn look(streams: &[Paced], outstanding_max: usize) -> Result<(), PacerError> {
+    let outstanding = streams.iter().map(|stream| stream.flight.lock().outstanding()).sum();
+    if outstanding > outstanding_max {
+        return Err(PacerError::Outstanding { outstanding });
     }
     Ok(())
 }
@@ -114,7 +125,7 @@ mod tests {
         let window_end = Nanos(50_000_000);
         let streams = paced(3, 1_000.0, window_end);
         let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
-        pace(streams, Nanos(0), Clock::start()).await.unwrap();
+        pace(streams, Nanos(0), Clock::start(), usize::MAX).await.unwrap();
         for flight in flights {
             let mut flight = flight.lock();
             let mut released = 0;
@@ -130,9 +141,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_whose_messages_pile_up_ends_the_pacing() {
-        let streams = paced(OUTSTANDING_MAX / 100, 1e9, Nanos::NEVER);
-        let error = pace(streams, Nanos(0), Clock::start()).await.unwrap_err();
-        assert!(matches!(error, PacerError::Outstanding { outstanding: 101 }), "{error}");
+    async fn messages_that_pile_up_end_the_pacing() {
+        let streams = paced(100, 1e9, Nanos::NEVER);
+        let error = pace(streams, Nanos(0), Clock::start(), 100_000).await.unwrap_err();
+        let PacerError::Outstanding { outstanding } = error else { panic!("{error}") };
+        assert_eq!(outstanding, 2 * RELEASED_PER_LOOK);
     }
 }

@@ -7,7 +7,7 @@
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::scenario::Arrivals;
+use crate::scenario::{Arrivals, Load, Scenario};
 use crate::units::Nanos;
 
 /// The intended send times of one stream, without end.
@@ -38,6 +38,22 @@ impl Schedule {
             Arrivals::Poisson => Gaps::Poisson { random, at_ns: 0.0 },
         };
         Schedule { gap_mean_ns, gaps }
+    }
+}
+
+impl Scenario {
+    /// The schedule of stream number `stream`; a closed loop has none.
+    pub(crate) fn schedule(&self, stream: usize) -> Option<Schedule> {
+        let Load::OpenLoop { rate_messages_per_s, arrivals, .. } = self.load else { return None };
+        let rate = rate_messages_per_s.0 / self.streams as f64;
+        Some(Schedule::new(arrivals, rate, self.seed, stream))
+    }
+
+    /// Messages of the measurement that stream number `stream` may send: its part of `--messages`.
+    pub(crate) fn quota(&self, stream: usize) -> u64 {
+        let Some(messages) = self.messages_max else { return u64::MAX };
+        let streams = self.streams as u64;
+        messages / streams + u64::from((stream as u64) < messages % streams)
     }
 }
 

@@ -10,17 +10,16 @@ use std::thread;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
 use super::clock::Clock;
 use super::contract::Contract;
 use super::flight::{Flight, Lost};
-use super::pacer::{Paced, pace};
+use super::pacer::{OUTSTANDING_MAX, Paced, PacerError, pace};
 use super::payload::{Payloads, filler};
 use super::recorder::{Interval, Recorder, Seen};
-use super::schedule::Schedule;
 use super::stream::{self, Call, Shared};
 use super::timeline::Timeline;
 use super::{DriveError, FLOW_WINDOW_BYTES};
@@ -81,6 +80,9 @@ pub(crate) struct Figures {
     pub(crate) streams_unfinished: u64,
     /// Echoes of the measurement by stream number.
     pub(crate) echoes: BTreeMap<usize, u64>,
+    /// By stream number, the messages of the measurement that became due, where the pacer could not
+    /// release all that its schedules hold; else empty.
+    pub(crate) unfinished_schedules: BTreeMap<usize, u64>,
     /// When the last stream ended, if all did before the window was over.
     pub(crate) ended_early_at: Option<Nanos>,
 }
@@ -108,7 +110,6 @@ pub(crate) fn spawn<C: Contract>(
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
 fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
     use rustix::thread::{CpuSet, sched_setaffinity};
     let cpus = &plan.scenario.cpus;
@@ -121,20 +122,14 @@ fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
     sched_setaffinity(None, &only).map_err(|source| DriveError::Pin { cpu, source: source.into() })
 }
 
-#[cfg(not(target_os = "linux"))]
-fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
-    match plan.scenario.cpus.first() {
-        None => Ok(()),
-        Some(&cpu) => Err(DriveError::Pin { cpu, source: std::io::ErrorKind::Unsupported.into() }),
-    }
-}
-
 struct Shard<C> {
     plan: Plan,
     events: mpsc::UnboundedSender<Event>,
     recorder: Shared<Recorder>,
     flights: BTreeMap<usize, Shared<Flight>>,
     calls: JoinSet<()>,
+    pacer: JoinSet<Result<(), PacerError>>,
+    paced_to_the_end: bool,
     contract: std::marker::PhantomData<C>,
 }
 
@@ -143,7 +138,16 @@ impl<C: Contract> Shard<C> {
         let open_loop = matches!(plan.scenario.load, Load::OpenLoop { .. });
         let recorder = Shared::new(Recorder::new(plan.timeline.clone(), open_loop));
         let contract = std::marker::PhantomData;
-        Shard { plan, events, recorder, flights: BTreeMap::new(), calls: JoinSet::new(), contract }
+        Shard {
+            plan,
+            events,
+            recorder,
+            flights: BTreeMap::new(),
+            calls: JoinSet::new(),
+            pacer: JoinSet::new(),
+            paced_to_the_end: !open_loop,
+            contract,
+        }
     }
 
     async fn run(mut self, mut commands: watch::Receiver<Command>) -> Result<Figures, DriveError> {
@@ -198,7 +202,7 @@ impl<C: Contract> Shard<C> {
         let mut progress = opened.subscribe();
         for (connection, channel) in channels {
             for stream in (*connection..scenario.streams).step_by(scenario.connections) {
-                let quota = quota(&scenario, stream);
+                let quota = scenario.quota(stream);
                 let flight = Flight::new(self.plan.timeline.clone(), &scenario.load, quota);
                 let flight = Shared::new(flight);
                 self.flights.insert(stream, flight.clone());
@@ -236,7 +240,7 @@ impl<C: Contract> Shard<C> {
     ) -> Result<Option<Nanos>, DriveError> {
         let Plan { clock, timeline, .. } = self.plan.clone();
         sleep_until(clock.instant(timeline.load_begin())).await;
-        let mut pacer = self.begin();
+        self.begin();
         let mut ticks = self.ticks();
         let window_end = sleep_until(clock.instant(timeline.window_end()));
         tokio::pin!(window_end);
@@ -246,9 +250,8 @@ impl<C: Contract> Shard<C> {
                 changed = commands.wait_for(|command| *command == Command::End) => {
                     return changed.map(|_| None).map_err(|_| DriveError::Abandoned);
                 }
-                Some(paced) = pacer.join_next() => {
-                    if let Err(error) = paced.expect("the pacer does not panic") {
-                        self.recorder.lock().failed(|| error.to_string());
+                Some(paced) = self.pacer.join_next() => {
+                    if !self.paced(paced.expect("the pacer does not panic")) {
                         return Ok(Some(clock.now()));
                     }
                 }
@@ -262,9 +265,8 @@ impl<C: Contract> Shard<C> {
     }
 
     /// Makes the first messages due; in open loop, starts the pacer.
-    fn begin(&mut self) -> JoinSet<Result<(), super::pacer::PacerError>> {
+    fn begin(&mut self) {
         let Plan { clock, timeline, scenario, .. } = &self.plan;
-        let mut pacer = JoinSet::new();
         match scenario.load {
             Load::ClosedLoop { in_flight_max } => {
                 for flight in self.flights.values() {
@@ -277,48 +279,63 @@ impl<C: Contract> Shard<C> {
                     }
                 }
             }
-            Load::OpenLoop { rate_messages_per_s, arrivals, .. } => {
-                let rate = rate_messages_per_s.0 / scenario.streams as f64;
+            Load::OpenLoop { .. } => {
                 let paced = self.flights.iter().map(|(stream, flight)| Paced {
-                    schedule: Schedule::new(arrivals, rate, scenario.seed, *stream),
+                    schedule: scenario.schedule(*stream).expect("an open loop has schedules"),
                     flight: flight.clone(),
                 });
-                pacer.spawn(pace(paced.collect(), timeline.load_begin(), *clock));
+                let load_begin = timeline.load_begin();
+                self.pacer.spawn(pace(paced.collect(), load_begin, *clock, OUTSTANDING_MAX));
             }
         }
-        pacer
     }
 
-    /// Half-closes and waits for the echoes and statuses that are still to come.
+    /// Notes how the pacer ended; says whether it released all.
+    fn paced(&mut self, ended: Result<(), PacerError>) -> bool {
+        self.paced_to_the_end = ended.is_ok();
+        if let Err(error) = ended {
+            self.recorder.lock().failed(|| error.to_string());
+        }
+        self.paced_to_the_end
+    }
+
+    /// Sends what is still due, half-closes, and waits for the echoes and statuses to come.
     async fn drain(&mut self) {
         let clock = self.plan.clock;
         let deadline = clock.instant(clock.now() + self.plan.scenario.drain_limit_ns);
-        self.flights.values().for_each(|flight| flight.lock().finish());
         let mut ticks = self.ticks();
         let over = sleep_until(deadline);
         tokio::pin!(over);
+        let mut finished = false;
         loop {
+            // A pacer that is behind goes on: what was due in the window is sent late, not forgotten.
+            if self.pacer.is_empty() && !finished {
+                self.flights.values().for_each(|flight| flight.lock().finish());
+                finished = true;
+            }
             tokio::select! {
                 ended = self.calls.join_next() => match ended {
                     Some(ended) => ended.expect("a stream's task does not panic"),
                     None => return,
                 },
+                Some(paced) = self.pacer.join_next() => {
+                    self.paced(paced.expect("the pacer does not panic"));
+                }
                 () = &mut over => break,
                 _ = ticks.tick() => self.tick(),
             }
         }
+        self.pacer.shutdown().await;
         self.calls.shutdown().await;
     }
 
     /// Ticks at the seconds of the window.
     fn ticks(&self) -> tokio::time::Interval {
-        let begin = self.plan.clock.instant(self.plan.timeline.window_begin());
-        let second = Nanos::SECOND.as_duration();
-        let mut first = begin + second;
-        while first < Instant::now() {
-            first += second;
-        }
-        let mut ticks = interval_at(first, second);
+        let clock = self.plan.clock;
+        let begin = self.plan.timeline.window_begin();
+        let seconds = clock.now().since(begin).0 / Nanos::SECOND.0 + 1;
+        let first = clock.instant(begin + Nanos(seconds * Nanos::SECOND.0));
+        let mut ticks = interval_at(first, Nanos::SECOND.as_duration());
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         ticks
     }
@@ -335,6 +352,7 @@ impl<C: Contract> Shard<C> {
             lost: Lost::default(),
             streams_unfinished: 0,
             echoes: BTreeMap::new(),
+            unfinished_schedules: BTreeMap::new(),
             ended_early_at,
         };
         for (stream, flight) in &self.flights {
@@ -344,21 +362,15 @@ impl<C: Contract> Shard<C> {
             figures.lost.unanswered += lost.unanswered;
             figures.streams_unfinished += u64::from(flight.status.is_none());
             figures.echoes.insert(*stream, flight.echoes);
+            if !self.paced_to_the_end {
+                figures.unfinished_schedules.insert(*stream, flight.counted);
+            }
         }
         let (intervals, seen) = self.recorder.lock().take_rest();
         let _ = self.events.send(Event::Intervals(intervals));
         figures.seen = seen;
         figures
     }
-}
-
-/// This stream's part of `--messages`.
-fn quota(scenario: &Scenario, stream: usize) -> u64 {
-    let Some(messages) = scenario.messages_max else {
-        return u64::MAX;
-    };
-    let streams = scenario.streams as u64;
-    messages / streams + u64::from((stream as u64) < messages % streams)
 }
 
 fn metadata(scenario: &Scenario) -> MetadataMap {

@@ -5,8 +5,9 @@
 //! status in the flight. The wire carries nothing for loadgen's sake: instants wait in the flight,
 //! because gRPC keeps the order within a stream.
 //!
-//! Per message: one allocation (the payload), two clock reads, and two uncontended locks, because
-//! tonic wants the sending half to be `Send`. All of it runs on the shard's thread.
+//! Per message: one allocation (the payload), two clock reads, and three locks that never wait,
+//! because tonic wants the sending half to be `Send` and all of it runs on the shard's thread; the
+//! pacer of an open loop adds one of each.
 
 use std::marker::PhantomData;
 use std::pin::Pin;

@@ -1,7 +1,7 @@
 //! A timer that is exact to some microseconds, for the pacer.
 //!
-//! tokio's timers are good to a millisecond, which would be the send lag of every message. On Linux
-//! a timerfd wakes the shard's event loop instead; elsewhere tokio's timer has to do.
+//! tokio's timers are good to a millisecond, which would be the send lag of every message. A timerfd
+//! wakes the shard's event loop instead.
 
 use std::io;
 
@@ -10,15 +10,12 @@ use crate::units::Nanos;
 /// Waits for lengths of time.
 #[derive(Debug)]
 pub(crate) struct Timer {
-    #[cfg(target_os = "linux")]
     fd: std::os::fd::OwnedFd,
     /// The same timerfd, as the only type of tokio that waits for any descriptor without `unsafe`:
     /// it polls and reads, and a timerfd can be polled and read like a pipe (timerfd_create(2)).
-    #[cfg(target_os = "linux")]
     expirations: tokio::net::unix::pipe::Receiver,
 }
 
-#[cfg(target_os = "linux")]
 impl Timer {
     /// Must be called inside the runtime that waits.
     pub(crate) fn new() -> io::Result<Self> {
@@ -44,18 +41,6 @@ impl Timer {
         // and saves the read that would find that out.
         let count_bytes = self.expirations.read(&mut [0; 16]).await?;
         debug_assert_eq!(count_bytes, 8);
-        Ok(())
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-impl Timer {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Timer {})
-    }
-
-    pub(crate) async fn wait(&mut self, time: Nanos) -> io::Result<()> {
-        tokio::time::sleep(time.as_duration()).await;
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use bidi_echo::build_info;
+use rustix::thread::CpuSet;
 
 use crate::record::{Build, Host};
 
@@ -19,7 +20,7 @@ pub fn build() -> Build {
 
 /// This machine.
 pub fn host() -> Host {
-    Host { cpu_model: cpu_model(), cores: cores(), kernel: kernel() }
+    Host { cpu_model: cpu_model(), cores: cpus().len(), kernel: kernel() }
 }
 
 /// UTC now, as RFC 3339 with seconds.
@@ -27,9 +28,10 @@ pub fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
-/// Cores that this process may use; 1 if the system does not say.
-pub fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Cores that this process may use, by their numbers; none if the system does not say.
+pub fn cpus() -> Vec<usize> {
+    let allowed = rustix::thread::sched_getaffinity(None);
+    allowed.map_or(Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 
 fn cpu_model() -> String {

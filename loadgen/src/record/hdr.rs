@@ -171,6 +171,10 @@ impl JsonSchema for Hdr {
         WrittenHdr::schema_name()
     }
 
+    fn schema_id() -> Cow<'static, str> {
+        WrittenHdr::schema_id()
+    }
+
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         WrittenHdr::json_schema(generator)
     }

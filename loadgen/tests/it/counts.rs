@@ -127,3 +127,30 @@ fn an_open_loop_sends_as_many_as_its_schedule_holds() {
         assert_eq!(number(&record, &format!("/measured/{time}/count")), due, "{time}");
     }
 }
+
+/// The generator's own fault, but its messages were due: they are sent late, or they are lost.
+#[test]
+fn a_rate_beyond_its_power_forgets_no_message_that_was_due() {
+    let server = echo_server(Config::default());
+    for drain_limit in ["20s", "10ms"] {
+        let flags = [
+            "--target",
+            &server.target,
+            "--streams",
+            "10",
+            "--rate",
+            "2M",
+            "--duration",
+            "300ms",
+            "--warmup",
+            "0s",
+            "--drain-limit",
+            drain_limit,
+        ];
+        let (_, record) = record(&flags);
+        let due = number(&record, "/measured/messages_due");
+        assert!((599_990..=600_010).contains(&due), "{due} were due, {drain_limit}");
+        let received = number(&record, "/measured/messages_received");
+        assert_eq!(due - received, number(&record, "/measured/messages_lost"));
+    }
+}
