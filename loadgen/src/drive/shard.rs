@@ -257,7 +257,11 @@ impl<C: Contract> Shard<C> {
                 }
                 ended = self.calls.join_next() => match ended {
                     Some(ended) => ended.expect("a stream's task does not panic"),
-                    None => return Ok(Some(clock.now())),
+                    // Streams notice the window's end by themselves, and may do so before the timer.
+                    None => {
+                        let now = clock.now();
+                        return Ok((now < timeline.window_end()).then_some(now));
+                    }
                 },
                 _ = ticks.tick() => self.tick(),
             }

@@ -19,6 +19,7 @@ fn check_nothing_lost(args: &[&str]) -> Value {
     assert_eq!(histogram, received, "every echo of the measurement is in the histogram");
     let per_stream = record["measured"]["echoes_per_stream"].as_array().unwrap();
     assert_eq!(per_stream.iter().map(|echoes| echoes.as_u64().unwrap()).sum::<u64>(), received);
+    assert_eq!(record["measured"]["stopped_early"], false);
     let summary = server.stop();
     assert_eq!(summary.stats.messages_in, summary.stats.messages_out);
     assert_eq!(summary.stats.connections_open, 0);
@@ -58,6 +59,11 @@ fn fewer_messages_than_streams_leave_the_rest_empty() {
 fn five_thousand_messages_in_flight_on_one_stream_lose_nothing() {
     let flags = ["--streams", "1", "--in-flight", "5000", "--duration", "1s", "--warmup", "200ms"];
     check_nothing_lost(&flags);
+}
+
+#[test]
+fn a_lone_stream_that_is_done_at_once_has_not_stopped_early() {
+    check_nothing_lost(&["--streams", "1", "--duration", "300ms", "--warmup", "0s"]);
 }
 
 #[test]
