@@ -110,3 +110,23 @@ fn a_record_goes_to_its_file_and_the_table_to_stdout() {
     let record: RunRecord = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(record.measured.messages_sent, 100);
 }
+
+#[test]
+fn every_published_record_can_be_read() {
+    let results = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../results");
+    let mut records = 0;
+    for folder in results.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+        if !folder.is_dir() {
+            continue;
+        }
+        for file in folder.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+            if file.extension().is_some_and(|extension| extension == "json") {
+                let record = loadgen::record::read(&file);
+                let record = record.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+                assert!(!record.provenance.loadgen.revision.ends_with("-dirty"), "{file:?}");
+                records += 1;
+            }
+        }
+    }
+    assert!(records > 0);
+}
