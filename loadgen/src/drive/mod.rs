@@ -1,7 +1,7 @@
 //! The measured core: connects, warms up, measures, drains. No file, no process, no printing.
 //!
 //! In: a [`Scenario`], a target, and a future that asks for an early end. Out: [`Measured`], and
-//! [`Progress`] on the way. Shards do the work, each on a thread of its own ([`shard`]); this module
+//! [`Progress`] on the way. Shards do the work, each on a thread of its own (`shard`); this module
 //! tells them when, and adds up what they saw.
 
 mod clock;

@@ -35,7 +35,7 @@ pub fn write(record: &RunRecord, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads a record that [`write`] wrote.
+/// Reads a record that [`write()`] wrote.
 pub fn read(path: &Path) -> io::Result<RunRecord> {
     let record: RunRecord = serde_json::from_slice(&fs::read(path)?)?;
     if record.schema_version != SCHEMA_VERSION {
