@@ -17,8 +17,27 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Whether debug assertions were compiled in; figures taken with them are not worth publishing.
 pub const DEBUG_ASSERTIONS: bool = cfg!(debug_assertions);
 
-/// Value of the `server` header of every response: product, version and revision.
+/// Value of the `server` header of every response: product, version, revision and how it was built.
 ///
-/// The load generator reads the revision from it, to warn when it measures another build.
-pub const SERVER_HEADER: &str =
-    concat!("bidi-echo/", env!("CARGO_PKG_VERSION"), " (", env!("BIDI_ECHO_REVISION"), ")");
+/// The load generator compares it with its own, to warn when it measures another build.
+pub const SERVER_HEADER: &str = if DEBUG_ASSERTIONS {
+    concat!(
+        "bidi-echo/",
+        env!("CARGO_PKG_VERSION"),
+        " (",
+        env!("BIDI_ECHO_REVISION"),
+        "; opt-level ",
+        env!("BIDI_ECHO_OPT_LEVEL"),
+        "; debug assertions on)"
+    )
+} else {
+    concat!(
+        "bidi-echo/",
+        env!("CARGO_PKG_VERSION"),
+        " (",
+        env!("BIDI_ECHO_REVISION"),
+        "; opt-level ",
+        env!("BIDI_ECHO_OPT_LEVEL"),
+        "; debug assertions off)"
+    )
+};

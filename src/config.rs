@@ -248,8 +248,10 @@ impl TryFrom<&Args> for Config {
     type Error = Error;
 
     fn try_from(args: &Args) -> Result<Self, Error> {
-        if args.threads == Some(0) {
-            return Err(wrong("--threads", 0, "need at least 1 worker thread"));
+        if let Some(threads) = args.threads.filter(|threads| !(1..=THREADS_MAX).contains(threads)) {
+            let cure =
+                format!("need 1 to {THREADS_MAX} worker threads; more than cores seldom help");
+            return Err(wrong("--threads", threads, cure));
         }
         if args.max_concurrent_streams == 0 {
             return Err(wrong(
@@ -300,6 +302,9 @@ impl TryFrom<&Args> for Config {
         })
     }
 }
+
+/// Beyond any machine's cores; a slip of the finger must not ask the system for a million threads.
+const THREADS_MAX: usize = 1_024;
 
 /// Below this no gRPC request fits: its seven usual fields alone count some 400 bytes.
 const HEADER_LIST_BYTES_LEAST: u32 = 512;
@@ -393,7 +398,10 @@ mod tests {
             let message = config(flags).expect_err("must be rejected").to_string();
             assert_eq!(message, expected);
         };
-        check(&["--threads", "0"], "--threads 0: need at least 1 worker thread");
+        for threads in ["0", "1025"] {
+            let cure = "need 1 to 1024 worker threads; more than cores seldom help";
+            check(&["--threads", threads], &format!("--threads {threads}: {cure}"));
+        }
         check(
             &["--max-concurrent-streams", "0"],
             "--max-concurrent-streams 0: no stream could ever open; pass at least 1",

@@ -1,5 +1,6 @@
 //! The server's binary: allocator, flags, logging, listener, serve, exit code.
 
+use std::io::Write;
 use std::process::{ExitCode, exit};
 
 use bidi_echo::config::{Args, Config};
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("bidi-echo: {error}");
+            let _ = writeln!(std::io::stderr(), "bidi-echo: {error}");
             ExitCode::from(error.exit_code())
         }
     }
@@ -61,7 +62,8 @@ async fn listen_and_serve(args: &Args, config: Config) -> Result<(), Error> {
         tokio::spawn(exit_at_the_next(signals));
     })
     .await?;
-    println!("{summary}");
+    // A stdout that is gone changes nothing about how the server ended.
+    let _ = writeln!(std::io::stdout(), "{summary}");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! loadgen's binary: allocator, one verb, the error chain printed once, exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -7,7 +8,8 @@ static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     loadgen::cmd::main().unwrap_or_else(|error| {
-        eprintln!("loadgen: {error:#}");
+        // A stderr that is gone changes nothing about the exit code.
+        let _ = writeln!(std::io::stderr(), "loadgen: {error:#}");
         ExitCode::FAILURE
     })
 }

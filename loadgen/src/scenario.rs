@@ -249,6 +249,16 @@ impl Scenario {
                 ),
             ));
         }
+        let headers: BTreeMap<_, _> =
+            args.headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
+        if headers.len() < args.headers.len() {
+            let keys: Vec<_> = args.headers.iter().map(|header| header.key.as_str()).collect();
+            return Err(usage(
+                "--header",
+                keys.join(", "),
+                "a key stands there twice; pass each once",
+            ));
+        }
         Ok(Scenario {
             contract: args.contract,
             streams,
@@ -262,7 +272,7 @@ impl Scenario {
             messages_max: messages(args)?,
             drain_limit_ns: args.drain_limit,
             seed: args.seed.unwrap_or(surroundings.fresh_seed),
-            headers: args.headers.iter().map(|h| (h.key.clone(), h.value.clone())).collect(),
+            headers,
         })
     }
 }

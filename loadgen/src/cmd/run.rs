@@ -33,10 +33,17 @@ const BUSY_SHARE_MAX: f64 = 0.95;
 
 const BAD_USAGE: u8 = 2;
 
+/// A line to stderr, which may be gone: a run does not end for that.
+macro_rules! tell {
+    ($($line:tt)*) => {
+        _ = writeln!(io::stderr(), $($line)*)
+    };
+}
+
 /// Measures what `args` say. The exit code is 0, 1 or 2, as [`super::main`] tells.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = bidi_echo::serve::raise_open_files_limit() {
-        eprintln!("loadgen: cannot raise the limit of open files: {error}");
+        tell!("loadgen: cannot raise the limit of open files: {error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(measure(args)) {
@@ -45,7 +52,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(u8::from(!is_well(&record.measured))))
         }
         Err(error) if is_bad_usage(&error) => {
-            eprintln!("loadgen: {error:#}");
+            tell!("loadgen: {error:#}");
             Ok(ExitCode::from(BAD_USAGE))
         }
         Err(error) => Err(error),
@@ -58,9 +65,10 @@ fn is_bad_usage(error: &anyhow::Error) -> bool {
         || matches!(probe, Some(ProbeError::NotATarget { .. } | ProbeError::Tls { .. }))
 }
 
-/// Nothing lost, nothing wrong, every stream ended with OK.
+/// Something measured, nothing lost, nothing wrong, every stream ended with OK.
 fn is_well(measured: &Measured) -> bool {
-    measured.messages_lost == 0
+    measured.messages_due > 0
+        && measured.messages_lost == 0
         && measured.messages_wrong == 0
         && measured.streams_unfinished == 0
         && measured.first_failure.is_none()
@@ -74,7 +82,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     }
     let target = Target::choose(args).await?;
     let scenario = Scenario::resolve(args, &surroundings(&target))?;
-    eprintln!("loadgen: {}", target.describe());
+    tell!("loadgen: {}", target.describe());
     let mut watched = Processes::of(args, &target)?;
     let started_at = provenance::now();
     let mut screen = Screen::new(&scenario);
@@ -138,7 +146,7 @@ async fn interrupted() {
     }
     tokio::spawn(async {
         if ctrl_c().await.is_ok() {
-            eprintln!("loadgen: second Ctrl-C: ending without figures");
+            tell!("loadgen: second Ctrl-C: ending without figures");
             exit(1);
         }
     });
@@ -210,9 +218,19 @@ impl Target {
         self.uri.authority().map_or(String::new(), ToString::to_string)
     }
 
+    /// The address without a name: a record tells nobody's hosts.
+    fn recorded_address(&self) -> String {
+        let host = self.uri.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok() {
+            return self.address();
+        }
+        format!("(a named host):{}", self.uri.port_u16().unwrap_or(80))
+    }
+
     fn server(&self, product: Option<String>) -> Server {
         let transport = self.embedded.as_ref().map(|_| Transport::Tonic.name().to_owned());
-        Server { origin: self.origin, target: self.address(), product, transport }
+        Server { origin: self.origin, target: self.recorded_address(), product, transport }
     }
 
     async fn stop(self) {
@@ -234,7 +252,11 @@ impl Processes {
     fn of(args: &RunArgs, target: &Target) -> Result<Self, UsageError> {
         let embedded = target.embedded.as_ref().and_then(EmbeddedServer::pid);
         let server = match (embedded, args.server_pid) {
-            (Some(pid), _) => Watched::of(pid),
+            (Some(_), Some(pid)) => {
+                let cure = "loadgen started the server itself and knows its process; leave it out";
+                return Err(usage("--server-pid", pid, cure.to_owned()));
+            }
+            (Some(pid), None) => Watched::of(pid),
             (None, None) => None,
             (None, Some(pid)) => Some(Watched::of(pid).ok_or_else(|| {
                 usage("--server-pid", pid, "no such process here; pass the server's".to_owned())
@@ -291,7 +313,7 @@ fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
     if let Some(message) = busy(scenario, measured) {
         warn(WarningKind::LoadgenBusy, message);
     }
-    if measured.server.is_none() {
+    if measured.server.is_none() && provenance.server.origin != Origin::Embedded {
         let message =
             "the server's CPU time and memory are not known; pass --server-pid".to_owned();
         warn(WarningKind::ServerUsageUnknown, message);
@@ -354,6 +376,7 @@ impl<'a> Screen<'a> {
             }
             // What arrives in the drain is counted, but it is no second of the measurement.
             Progress::Second { .. } if self.draining => return,
+            Progress::Second { second, .. } if self.is_past_the_end(second.second) => return,
             Progress::Second { second, failed } => {
                 self.live.line(self.scenario, second, *failed).to_string()
             }
@@ -367,6 +390,10 @@ impl<'a> Screen<'a> {
         };
     }
 
+    fn is_past_the_end(&self, second: u64) -> bool {
+        self.scenario.duration_ns.is_some_and(|duration| second * Nanos::SECOND.0 >= duration.0)
+    }
+
     fn clear(&self) {
         if self.is_terminal {
             let _ = write!(io::stderr(), "\r\x1b[2K");
@@ -374,20 +401,20 @@ impl<'a> Screen<'a> {
     }
 }
 
-/// The table, and the record where it is wanted.
+/// The record where it is wanted, and the table.
 fn show(record: &RunRecord, args: &RunArgs) -> anyhow::Result<()> {
     let table = report::table(record);
+    let mut stdout = io::stdout().lock();
     if args.json == Some(PathBuf::from("-")) {
-        eprint!("{table}");
-        let mut stdout = io::stdout().lock();
+        tell!("{}", table.trim_end());
         serde_json::to_writer_pretty(&mut stdout, record).context("cannot write to stdout")?;
         return writeln!(stdout).context("cannot write to stdout");
     }
-    // Before the file is written: whatever happens to that, the figures have been seen.
-    print!("{table}");
-    match file(args) {
-        Some(path) => record::write(record, path)
-            .with_context(|| format!("cannot write the record to {}", path.display())),
-        None => Ok(()),
-    }
+    // Each is tried, whatever became of the other: the run is not to be had again.
+    let written = file(args).map_or(Ok(()), |path| {
+        record::write(record, path)
+            .with_context(|| format!("cannot write the record to {}", path.display()))
+    });
+    stdout.write_all(table.as_bytes()).context("cannot write to stdout")?;
+    written
 }

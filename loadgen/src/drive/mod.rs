@@ -56,8 +56,8 @@ pub enum DriveError {
     Connect { connection: usize, connections: usize, source: tonic::transport::Error },
     #[error("no stream could be opened: {failure}")]
     NoStream { failure: String },
-    #[error("cannot pin a shard to core {cpu}: {source}; pass cores that this process may use")]
-    Pin { cpu: usize, source: io::Error },
+    #[error("cannot pin a shard to core {cpu}: {error}; pass cores that this process may use")]
+    Pin { cpu: usize, error: io::Error },
     #[error("cannot start a shard: {0}")]
     Runtime(io::Error),
     #[error("a shard's thread ended without a word; that is a bug in loadgen")]

@@ -11,12 +11,16 @@ use super::clock::Clock;
 use super::flight::Flight;
 use super::schedule::Schedule;
 use super::stream::Shared;
+use super::timeline::Timeline;
 use super::timer::Timer;
 use crate::units::Nanos;
 
 /// Shortest wait: messages due within it leave together, a little late rather than each with two
 /// system calls of its own. Their lag is recorded as such.
 const GRAIN: Nanos = Nanos(20_000);
+
+/// Longest wait: Ctrl-C may have moved the window's end meanwhile.
+const NAP_MAX: Nanos = Nanos(50_000_000);
 
 /// Messages released before the shard's other tasks get a turn, when the pacer is behind.
 const RELEASED_PER_TURN: usize = 256;
@@ -48,14 +52,15 @@ pub(crate) struct Paced {
     pub(crate) flight: Shared<Flight>,
 }
 
-/// Releases every message of `streams` at `load_begin` plus its intended time, until the window of
-/// their timeline ends. Err: more than `outstanding_max` are due and not echoed.
+/// Releases every message of `streams` at its intended time after the load's begin, until none is left
+/// in the window. Err: more than `outstanding_max` are due and not echoed.
 pub(crate) async fn pace(
     mut streams: Vec<Paced>,
-    load_begin: Nanos,
+    timeline: &Timeline,
     clock: Clock,
     outstanding_max: usize,
 ) -> Result<(), PacerError> {
+    let load_begin = timeline.load_begin();
     let mut timer = Timer::new()?;
     let mut next: BinaryHeap<_> = streams
         .iter_mut()
@@ -65,8 +70,11 @@ pub(crate) async fn pace(
     let (mut released, mut released_in_turn) = (0_usize, 0);
     while let Some(Reverse((intended, index))) = next.peek().copied() {
         let now = clock.now();
+        if intended >= timeline.window_end() {
+            break;
+        }
         if intended > now {
-            timer.wait(intended.since(now).max(GRAIN)).await?;
+            timer.wait(intended.since(now).clamp(GRAIN, NAP_MAX)).await?;
             released_in_turn = 0;
             continue;
         }
@@ -102,12 +110,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::super::flight::Pull;
-    use super::super::timeline::Timeline;
     use super::*;
     use crate::scenario::{Arrivals, Load};
     use crate::units::MessagesPerSecond;
 
-    fn paced(streams: usize, rate: f64, window_end: Nanos) -> Vec<Paced> {
+    fn paced(streams: usize, rate: f64, window_end: Nanos) -> (Vec<Paced>, Arc<Timeline>) {
         let timeline = Arc::new(Timeline::unknown());
         timeline.set(Nanos(0), Nanos(0), window_end);
         let rate_messages_per_s = MessagesPerSecond(rate);
@@ -117,15 +124,15 @@ mod tests {
             schedule: Schedule::new(arrivals, rate, 1, stream),
             flight: Shared::new(Flight::new(timeline.clone(), &load, u64::MAX)),
         };
-        (0..streams).map(stream).collect()
+        ((0..streams).map(stream).collect(), timeline.clone())
     }
 
     #[tokio::test]
     async fn every_message_is_released_at_its_time_or_after_it_and_never_before() {
         let window_end = Nanos(50_000_000);
-        let streams = paced(3, 1_000.0, window_end);
+        let (streams, timeline) = paced(3, 1_000.0, window_end);
         let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
-        pace(streams, Nanos(0), Clock::start(), usize::MAX).await.unwrap();
+        pace(streams, &timeline, Clock::start(), usize::MAX).await.unwrap();
         for flight in flights {
             let mut flight = flight.lock();
             let mut released = 0;
@@ -136,14 +143,27 @@ mod tests {
                 released += 1;
             }
             assert_eq!(released, 50);
-            assert_eq!(flight.pull(|| Nanos(0)), Pull::End, "the schedule is over");
         }
     }
 
     #[tokio::test]
+    async fn gaps_beyond_the_window_are_not_waited_for() {
+        let (streams, timeline) = paced(3, 0.001, Nanos(1_000_000));
+        pace(streams, &timeline, Clock::start(), usize::MAX).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_moved_is_noticed() {
+        let (streams, timeline) = paced(3, 0.001, Nanos::NEVER);
+        let pacing = pace(streams, &timeline, Clock::start(), usize::MAX);
+        let (paced, ()) = tokio::join!(pacing, async { timeline.end_by(Nanos(1)) });
+        paced.unwrap();
+    }
+
+    #[tokio::test]
     async fn messages_that_pile_up_end_the_pacing() {
-        let streams = paced(100, 1e9, Nanos::NEVER);
-        let error = pace(streams, Nanos(0), Clock::start(), 100_000).await.unwrap_err();
+        let (streams, timeline) = paced(100, 1e9, Nanos::NEVER);
+        let error = pace(streams, &timeline, Clock::start(), 100_000).await.unwrap_err();
         let PacerError::Outstanding { outstanding } = error else { panic!("{error}") };
         assert_eq!(outstanding, 2 * RELEASED_PER_LOOK);
     }

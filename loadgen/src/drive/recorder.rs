@@ -108,12 +108,13 @@ impl Recorder {
 
     /// A stream ended.
     pub(crate) fn ended(&mut self, stream: usize, status: &Status) {
-        *self.seen.statuses.entry(code_name(status.code())).or_default() += 1;
-        if status.code() != Code::Ok {
+        let code = code_of(status);
+        *self.seen.statuses.entry(code_name(code)).or_default() += 1;
+        if code != Code::Ok {
             self.failed(|| {
                 let cause = std::error::Error::source(status)
                     .map_or(String::new(), |cause| format!(" ({})", innermost(cause)));
-                let code = code_name(status.code());
+                let code = code_name(code);
                 format!("stream {stream} ended with {code}: {}{cause}", status.message())
             });
         }
@@ -150,6 +151,15 @@ impl Recorder {
         let mut rest = self.take_finished();
         rest.push(std::mem::take(&mut self.interval));
         (rest, std::mem::take(&mut self.seen))
+    }
+}
+
+/// A connection that broke is UNAVAILABLE (grpc/grpc, doc/statuscodes.md); tonic says UNKNOWN, but
+/// with a cause, which a status from the wire never has.
+fn code_of(status: &Status) -> Code {
+    match std::error::Error::source(status) {
+        Some(_) if status.code() == Code::Unknown => Code::Unavailable,
+        _ => status.code(),
     }
 }
 

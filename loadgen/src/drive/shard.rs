@@ -119,7 +119,7 @@ fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
     let cpu = cpus[plan.shard % cpus.len()];
     let mut only = CpuSet::new();
     only.set(cpu);
-    sched_setaffinity(None, &only).map_err(|source| DriveError::Pin { cpu, source: source.into() })
+    sched_setaffinity(None, &only).map_err(|source| DriveError::Pin { cpu, error: source.into() })
 }
 
 struct Shard<C> {
@@ -288,8 +288,9 @@ impl<C: Contract> Shard<C> {
                     schedule: scenario.schedule(*stream).expect("an open loop has schedules"),
                     flight: flight.clone(),
                 });
-                let load_begin = timeline.load_begin();
-                self.pacer.spawn(pace(paced.collect(), load_begin, *clock, OUTSTANDING_MAX));
+                let (paced, timeline, clock) = (paced.collect(), timeline.clone(), *clock);
+                self.pacer
+                    .spawn(async move { pace(paced, &timeline, clock, OUTSTANDING_MAX).await });
             }
         }
     }
@@ -369,6 +370,13 @@ impl<C: Contract> Shard<C> {
             if !self.paced_to_the_end {
                 figures.unfinished_schedules.insert(*stream, flight.counted);
             }
+        }
+        let unfinished = figures.streams_unfinished;
+        if unfinished > 0 {
+            let limit = self.plan.scenario.drain_limit_ns;
+            self.recorder.lock().failed(|| {
+                format!("{unfinished} streams had not ended {limit} after the measurement: the server does not answer")
+            });
         }
         let (intervals, seen) = self.recorder.lock().take_rest();
         let _ = self.events.send(Event::Intervals(intervals));

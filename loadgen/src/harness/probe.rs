@@ -49,9 +49,9 @@ pub enum ProbeError {
     #[error("{target}: loadgen speaks HTTP/2 without TLS only; pass http://HOST:PORT")]
     Tls { target: String },
     #[error(
-        "cannot connect to {target}: {source}; start a server there, or leave --target out for an embedded one"
+        "cannot connect to {target}: {error}; start a server there, or leave --target out for an embedded one"
     )]
-    Connect { target: String, source: std::io::Error },
+    Connect { target: String, error: std::io::Error },
     #[error("{target} does not accept connections within {PATIENCE:?}; is the address right?")]
     ConnectTimeout { target: String },
     #[error("{target} speaks TLS: loadgen measures HTTP/2 without TLS; pass a plaintext port")]
@@ -75,7 +75,8 @@ pub fn parse(target: &str) -> Result<http::Uri, ProbeError> {
     if uri.scheme_str() == Some("https") {
         return Err(ProbeError::Tls { target: target.to_owned() });
     }
-    let plain = uri.scheme_str() == Some("http") && uri.host().is_some();
+    let nobody = !uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    let plain = uri.scheme_str() == Some("http") && uri.host().is_some() && nobody;
     let bare = uri.path_and_query().is_none_or(|path| path == "/");
     if plain && bare { Ok(uri) } else { Err(wrong()) }
 }
@@ -90,8 +91,8 @@ pub async fn look(target: &http::Uri) -> Result<Peer, ProbeError> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut tcp = match timeout(PATIENCE, TcpStream::connect((host, port))).await {
         Ok(Ok(tcp)) => tcp,
-        Ok(Err(source)) => {
-            return Err(ProbeError::Connect { target: name, source });
+        Ok(Err(error)) => {
+            return Err(ProbeError::Connect { target: name, error });
         }
         Err(_) => return Err(ProbeError::ConnectTimeout { target: name }),
     };
@@ -215,7 +216,14 @@ mod tests {
         for good in ["http://127.0.0.1:9090", "http://localhost:1/", "http://[::1]:9090"] {
             parse(good).unwrap();
         }
-        for wrong in ["127.0.0.1:9090", "ftp://a:1", "http://a:1/path", "", "http://"] {
+        for wrong in [
+            "127.0.0.1:9090",
+            "ftp://a:1",
+            "http://a:1/path",
+            "http://me:secret@a:1",
+            "",
+            "http://",
+        ] {
             assert!(matches!(parse(wrong), Err(ProbeError::NotATarget { .. })), "{wrong}");
         }
         assert!(matches!(parse("https://a:1"), Err(ProbeError::Tls { .. })));

@@ -74,7 +74,22 @@ impl Hdr {
 
     /// The value that `percent` of all values do not exceed.
     pub fn percentile(&self, percent: f64) -> Nanos {
-        Nanos(self.0.value_at_quantile(percent / 100.0))
+        Nanos(self.0.value_at_quantile(self.quantile(percent)))
+    }
+
+    /// The quantile whose rank is exactly that of `percent`, to a thousandth of a percent.
+    ///
+    /// 99.9 / 100 is a little more than 0.999 in a float, which would name the next sample.
+    fn quantile(&self, percent: f64) -> f64 {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a percentage in thousandths is at most 100,000"
+        )]
+        let thousandths = (percent * 1_000.0).round() as u128;
+        let rank = (u128::from(self.count()) * thousandths).div_ceil(100_000).max(1);
+        // Half a sample below the rank: rounded up, whatever the float lost, it is the rank.
+        (rank as f64 - 0.5) / self.count().max(1) as f64
     }
 
     /// The percentile, if enough samples lie beyond it to mean something.
@@ -203,6 +218,19 @@ mod tests {
         assert_eq!(of(1..=1_000).percentile_if_supported(99.0), Some(Nanos(990)));
         assert!(of(1..=100_000).percentile_if_supported(99.99).is_some());
         assert!(of(1..=99_999).percentile_if_supported(99.99).is_none());
+    }
+
+    #[test]
+    fn a_percentile_is_the_sample_of_its_rank() {
+        let hdr = of(1..=1_000);
+        let check = |percent, expected| assert_eq!(hdr.percentile(percent), Nanos(expected));
+        check(50.0, 500);
+        check(90.0, 900);
+        check(99.0, 990);
+        check(99.9, 999);
+        check(99.99, 1_000);
+        check(100.0, 1_000);
+        assert_eq!(Hdr::default().percentile(99.9), Nanos(0));
     }
 
     #[test]

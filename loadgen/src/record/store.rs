@@ -17,7 +17,8 @@ pub fn check_writable(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    tempfile::NamedTempFile::new_in(folder_of(path)).map(drop)
+    // The kind only: the rest of the error names the temporary file.
+    tempfile::NamedTempFile::new_in(folder_of(path)).map(drop).map_err(|error| error.kind().into())
 }
 
 /// Writes `record` to `path` as indented JSON; a crash or a full disk leaves the older file whole.

@@ -25,7 +25,7 @@ pub fn table(record: &RunRecord) -> String {
             build.version,
             build.revision,
             build.opt_level,
-            if build.debug_assertions { ", debug assertions on" } else { "" },
+            if build.debug_assertions { ", debug assertions on" } else { ", debug assertions off" },
         ),
     );
     line("server", &server(record));

@@ -9,7 +9,8 @@ use crate::support::{echo_server, number, record};
 fn check_nothing_lost(args: &[&str]) -> Value {
     let server = echo_server(Config::default());
     let (exit, record) = record(&[&["--target", &server.target], args].concat());
-    assert_eq!(exit, 0, "{record:#}");
+    let failure = &record["measured"]["first_failure"];
+    assert_eq!(exit, 0, "{failure}, {}", record["measured"]["statuses"]);
     for count in ["messages_lost", "messages_wrong", "streams_unfinished"] {
         assert_eq!(number(&record, &format!("/measured/{count}")), 0, "{count}");
     }
@@ -132,6 +133,12 @@ fn an_open_loop_sends_as_many_as_its_schedule_holds() {
     for time in ["response_time", "send_lag", "flow_wait"] {
         assert_eq!(number(&record, &format!("/measured/{time}/count")), due, "{time}");
     }
+}
+
+#[test]
+fn a_gap_longer_than_the_run_is_not_waited_for() {
+    let flags = ["--streams", "50", "--rate", "20", "--duration", "500ms", "--warmup", "0s"];
+    check_nothing_lost(&[&flags[..], &["--drain-limit", "1s"]].concat());
 }
 
 /// The generator's own fault, but its messages were due: they are sent late, or they are lost.
