@@ -62,7 +62,10 @@ fn bad_usage_is_named_and_ends_with_exit_code_2() {
     };
     check(&["--no-such-flag"], "unexpected argument '--no-such-flag'");
     check(&["--drain-limit", "soon"], "invalid value 'soon' for '--drain-limit <TIME>'");
-    check(&["--threads", "0"], "bidi-echo: --threads 0: need 1 to 1024 worker threads; more than cores seldom help\n");
+    check(
+        &["--threads", "0"],
+        "bidi-echo: --threads 0: need 1 to 1024 worker threads; more than cores seldom help\n",
+    );
 }
 
 #[tokio::test]
