@@ -1,31 +1,25 @@
 //! Takes connections from the listener and lends them to the transport.
 //!
-//! In: a listener and a [`Drain`]. Out: a stream of [`Connection`]s with `TCP_NODELAY` set. An
-//! accept that fails for lack of descriptors is waited out, not spun on. A [`Connection`] reads and
-//! writes as its socket does: it defers nothing and copies nothing, so what is measured is tonic.
+//! In: a listener and a [`Drain`]. Out: a stream of [`Connection`]s with `TCP_NODELAY` set. A
+//! [`Connection`] reads and writes as its socket does: it defers nothing and copies nothing, so what
+//! is measured is tonic.
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
-use tracing::warn;
 
 use crate::config::ConnectionAge;
 use crate::drain::{Drain, Watcher};
+use crate::listen::Listener;
 use crate::stats::{OpenConnection, Stats};
-
-/// Time between two tries while the process or the system is out of descriptors.
-const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
-
-/// Failures to accept that are closer together belong to one outage.
-const OUTAGE_GAP_MIN: Duration = Duration::from_secs(10);
 
 /// How long a closed connection is read on, so that what the client still sends does not make the
 /// kernel answer with RST, which would destroy echoes on their way (RFC 9112, 9.6, for HTTP/1).
@@ -45,47 +39,12 @@ impl Acceptor {
         self,
         listener: TcpListener,
     ) -> impl Stream<Item = Result<Connection, io::Error>> {
-        let state = (listener, self, Outage::default());
-        stream::unfold(state, |(listener, acceptor, mut outage)| async move {
-            let tcp = loop {
-                match listener.accept().await {
-                    Ok((tcp, _)) => break tcp,
-                    Err(error) if is_of_one_connection(&error) => {}
-                    Err(error) => {
-                        if outage.begins(Instant::now()) {
-                            warn!(%error, "cannot accept connections; trying again until it works");
-                        }
-                        sleep(ACCEPT_BACK_OFF).await;
-                    }
-                }
-            };
-            // Fails only for a socket that is dead already; reading it will say so.
-            let _ = tcp.set_nodelay(true);
-            let connection = Connection::new(tcp, &acceptor);
-            Some((Ok(connection), (listener, acceptor, outage)))
+        let state = (Listener::new(listener), self);
+        stream::unfold(state, |(mut listener, acceptor)| async move {
+            let connection = Connection::new(listener.accept().await, &acceptor);
+            Some((Ok(connection), (listener, acceptor)))
         })
     }
-}
-
-/// When accepting last failed: a crowd that takes every descriptor as it becomes free is one outage,
-/// and is logged once, though connections are accepted in between.
-#[derive(Debug, Default)]
-struct Outage {
-    last_failure: Option<Instant>,
-}
-
-impl Outage {
-    /// Notes a failure at `now`; says whether it is the first in [`OUTAGE_GAP_MIN`].
-    fn begins(&mut self, now: Instant) -> bool {
-        let before = self.last_failure.replace(now);
-        before.is_none_or(|before| now.duration_since(before) >= OUTAGE_GAP_MIN)
-    }
-}
-
-/// The client gave up before it was accepted: nothing is wrong with the listener.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
 /// A socket that is counted while open, ends when cut off, and lingers when it is shut down.
@@ -207,6 +166,8 @@ impl Connected for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
+
     use futures_util::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -231,16 +192,6 @@ mod tests {
         assert_eq!(acceptor.stats.snapshot().connections_open, 1);
         drop(connection);
         assert_eq!(acceptor.stats.snapshot().connections_open, 0);
-    }
-
-    #[test]
-    fn failures_that_follow_closely_are_one_outage() {
-        let mut outage = Outage::default();
-        let start = Instant::now();
-        assert!(outage.begins(start));
-        assert!(!outage.begins(start + OUTAGE_GAP_MIN / 2));
-        assert!(!outage.begins(start + OUTAGE_GAP_MIN));
-        assert!(outage.begins(start + OUTAGE_GAP_MIN * 2));
     }
 
     #[tokio::test]

@@ -143,6 +143,8 @@ const LONG_VERSION: &str = concat!(
 /// What carries HTTP/2 between the socket and the services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Transport {
+    /// Ours: all streams of a connection live inside its task.
+    Inline,
     /// tonic's own, on hyper and h2.
     Tonic,
 }
@@ -151,6 +153,7 @@ impl Transport {
     /// The name as typed.
     pub fn name(self) -> &'static str {
         match self {
+            Transport::Inline => "inline",
             Transport::Tonic => "tonic",
         }
     }

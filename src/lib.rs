@@ -26,9 +26,11 @@ pub mod config;
 pub mod error;
 pub mod proto;
 pub mod serve;
+pub mod transport;
 
 mod accept;
 mod drain;
+mod listen;
 pub mod logging;
 mod metrics;
 mod services;

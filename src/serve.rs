@@ -9,14 +9,15 @@
 //! 4. right before the limit, connections that are still there are cut off
 
 use std::fmt;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
-use tokio::time::timeout;
+use tokio::sync::watch;
 use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tower_layer::Layer;
 use tracing::info;
 
 use crate::accept::Acceptor;
@@ -24,23 +25,11 @@ use crate::config::{Config, Transport};
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::metrics;
-use crate::services::{self, policy::PolicyLayer};
-use crate::stats::{Snapshot, Stats};
-
-/// The end of the drain limit is kept for sending what was taken: a third of it, at most this.
-///
-/// What was taken leaves as fast as the client reads: a client that grants 5 MiB of window and has
-/// half a saturated core to itself was seen to take some 100 ms. A tenth of a limit of 300 ms lost
-/// echoes on two saturated cores; a third of it did so only beside other programs.
-const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// The end of the flush time is kept for cutting off, which connections notice when they are polled:
-/// a tenth of the limit, at most this.
-const CUT_OFF_TIME_MAX: Duration = Duration::from_millis(50);
-
-/// How long after the limit a connection that was cut off is still waited for: only a machine that
-/// is too busy to poll it needs any of this.
-const OVERTIME_MAX: Duration = Duration::from_millis(250);
+use crate::services;
+use crate::services::guard::GuardLayer;
+use crate::services::policy::PolicyLayer;
+use crate::stats::{OpenConnection, Snapshot, Stats};
+use crate::transport;
 
 /// Serves until `shutdown` resolves, then drains.
 ///
@@ -56,17 +45,20 @@ pub async fn serve(
     let drain = Drain::default();
     let _metrics = serve_metrics(&config, stats.clone()).await?;
     let (serving, is_serving) = watch::channel(true);
-    let (stop_accepting, told_to_stop) = oneshot::channel();
-    let transport = match config.transport {
-        Transport::Tonic => {
-            serve_tonic(listener, &config, &stats, &drain, is_serving, told_to_stop)
+    let carried = async {
+        match config.transport {
+            Transport::Inline => {
+                serve_inline(listener, &config, &stats, &drain, is_serving).await;
+                Ok::<(), Error>(())
+            }
+            Transport::Tonic => serve_tonic(listener, &config, &stats, &drain, is_serving).await,
         }
     };
     // A stream's task may outlive its connection by a moment; until then it is not fully counted.
     let mut over = pin!(async {
-        transport.await?;
+        carried.await?;
         drain.stop_reading.unwatched().await;
-        Ok(())
+        Ok::<(), Error>(())
     });
 
     tokio::select! {
@@ -81,8 +73,8 @@ pub async fn serve(
     // Fails when nobody listens any more: then there is nobody to tell.
     let _ = serving.send(false);
     drop(serving);
-    let _ = stop_accepting.send(());
-    finish(over, &config, &drain).await?;
+    drain.leave.set();
+    drain.run_down(over, config.drain_limit).await.unwrap_or(Ok(()))?;
     Ok(Summary {
         transport: config.transport,
         drained_in: asked_to_stop.elapsed(),
@@ -90,24 +82,48 @@ pub async fn serve(
     })
 }
 
-/// Waits until all is over by itself, then by what the latches of `drain` do to it.
-async fn finish(
-    mut over: Pin<&mut impl Future<Output = Result<(), Error>>>,
+/// Our own transport, with the same windows and limits as tonic's.
+async fn serve_inline(
+    listener: TcpListener,
     config: &Config,
+    stats: &Arc<Stats>,
     drain: &Drain,
-) -> Result<(), Error> {
-    let limit = config.drain_limit;
-    let flush_time = (limit / 3).min(FLUSH_TIME_MAX);
-    let cut_off_time = (limit / 10).min(CUT_OFF_TIME_MAX);
-    if let Ok(ended) = timeout(limit - flush_time, &mut over).await {
-        return ended;
+    is_serving: watch::Receiver<bool>,
+) {
+    let limits = transport_limits(config);
+    info!(connection_bytes_max = limits.connection_bytes_max(), "bound of a connection's memory");
+    let policy = PolicyLayer { stats: stats.clone(), drain: drain.clone() };
+    let guard = GuardLayer { message_bytes_max: config.inbound_message_bytes_max };
+    let service = policy.layer(guard.layer(services::routes(config, stats, is_serving)));
+    let counted = stats.clone();
+    let server = transport::Server::new(limits).extensions(move |tcp| {
+        let mut extensions = http::Extensions::new();
+        extensions.insert(tcp.connect_info());
+        // Counts the connection as open until it, and every request of it, is gone.
+        extensions.insert(Arc::new(OpenConnection::new(counted.clone())));
+        extensions
+    });
+    server.accept(listener, service, drain).await;
+}
+
+fn transport_limits(config: &Config) -> transport::Limits {
+    let default = transport::Limits::default();
+    let stream_flow_window_bytes_max = config.stream_flow_window_bytes;
+    transport::Limits {
+        max_concurrent_streams: config.max_concurrent_streams,
+        header_list_bytes_max: config.header_list_bytes_max,
+        stream_flow_window_bytes: default
+            .stream_flow_window_bytes
+            .min(stream_flow_window_bytes_max),
+        stream_flow_window_bytes_max,
+        connection_flow_window_bytes: config.connection_flow_window_bytes,
+        keepalive: config.keepalive.map(|keepalive| transport::Keepalive {
+            interval: keepalive.interval,
+            timeout: keepalive.timeout,
+        }),
+        age: config.connection_age.map(|age| transport::Age { max: age.max, grace: age.grace }),
+        ..default
     }
-    drain.stop_reading.set();
-    if let Ok(ended) = timeout(flush_time - cut_off_time, &mut over).await {
-        return ended;
-    }
-    drain.cut_off.set();
-    timeout(cut_off_time + OVERTIME_MAX, over).await.unwrap_or(Ok(()))
 }
 
 /// tonic's server with its public settings: multi-threaded when the runtime is, no scheduler trick.
@@ -117,7 +133,6 @@ async fn serve_tonic(
     stats: &Arc<Stats>,
     drain: &Drain,
     is_serving: watch::Receiver<bool>,
-    told_to_stop: oneshot::Receiver<()>,
 ) -> Result<(), Error> {
     let acceptor =
         Acceptor { drain: drain.clone(), stats: stats.clone(), age: config.connection_age };
@@ -139,8 +154,7 @@ async fn serve_tonic(
         .layer(PolicyLayer { stats: stats.clone(), drain: drain.clone() })
         .add_routes(services::routes(config, stats, is_serving))
         .serve_with_incoming_shutdown(acceptor.accept(listener), async {
-            // An error means that `serve` was dropped, which ends this future too.
-            let _ = told_to_stop.await;
+            drain.leave.watch().wait().await;
         })
         .await
         .map_err(Error::from)

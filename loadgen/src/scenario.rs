@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bidi_echo::config::Transport;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
@@ -41,6 +42,14 @@ pub struct RunArgs {
     /// What is called: echo.v1.Echo/Bidi or Chat/chat
     #[arg(long, value_enum, default_value_t = ContractName::Echo)]
     pub contract: ContractName,
+
+    /// Transport of an embedded server [default: the server's own]
+    #[arg(long, value_enum)]
+    pub transport: Option<Transport>,
+
+    /// HTTP/2 client that carries the streams
+    #[arg(long, value_enum, default_value_t = ClientName::Inline)]
+    pub client: ClientName,
 
     /// Concurrent bidirectional streams
     #[arg(long, value_name = "N", default_value = "100")]
@@ -145,6 +154,23 @@ pub enum ContractName {
     Chat,
 }
 
+/// Which client carries the streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientName {
+    /// Ours: streams live inside their connection's task.
+    Inline,
+    /// tonic's, on hyper and h2.
+    Tonic,
+}
+
+impl ClientName {
+    /// The only one there was when records did not say.
+    fn first() -> Self {
+        ClientName::Tonic
+    }
+}
+
 /// Gaps between the messages of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -180,6 +206,9 @@ pub enum Load {
 pub struct Scenario {
     /// Which service is called.
     pub contract: ContractName,
+    /// Which client carries the streams; records without it are of tonic's.
+    #[serde(default = "ClientName::first")]
+    pub client: ClientName,
     /// Concurrent streams, over all connections.
     pub streams: usize,
     /// HTTP/2 connections; stream i is on connection i modulo this.
@@ -261,6 +290,7 @@ impl Scenario {
         }
         Ok(Scenario {
             contract: args.contract,
+            client: args.client,
             streams,
             connections,
             shards: shards.min(connections),

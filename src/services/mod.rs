@@ -6,6 +6,7 @@
 
 mod chat;
 mod echo;
+pub(crate) mod guard;
 mod health;
 pub(crate) mod policy;
 mod replies;

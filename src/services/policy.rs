@@ -45,9 +45,9 @@ pub(crate) struct Policy<S> {
 
 type Answer<E> = Pin<Box<dyn Future<Output = Result<Response<Observed>, E>> + Send>>;
 
-impl<S> tower_service::Service<Request<Body>> for Policy<S>
+impl<S, B> tower_service::Service<Request<B>> for Policy<S>
 where
-    S: tower_service::Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: tower_service::Service<Request<B>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
 {
     type Response = Response<Observed>;
@@ -58,7 +58,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<B>) -> Self::Future {
         let stream = OpenStream::new(self.layer.stats.clone());
         if let Some(refusal) = refuse(request.method(), request.headers()) {
             return Box::pin(async move { Ok(observe(refusal, stream, None)) });

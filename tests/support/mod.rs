@@ -4,7 +4,9 @@
 #![allow(unreachable_pub, reason = "a module of each test binary, not a crate")]
 
 pub mod binary;
+pub mod hpack;
 pub mod http2;
+pub mod peer;
 pub mod wire;
 
 use std::future::Future;

@@ -2,9 +2,11 @@
 
 mod report;
 mod run;
+mod suite;
 
 use std::process::ExitCode;
 
+use bidi_echo::config::{Config, Transport};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use crate::harness;
@@ -28,11 +30,17 @@ const LONG_VERSION: &str = bidi_echo::build_info::SERVER_HEADER;
 enum Verb {
     /// Measure one scenario against one server (what is done without a verb)
     Run(Box<RunArgs>),
+    /// Compare servers: scenarios x servers, interleaved, with a table of ratios
+    Suite(suite::SuiteArgs),
     /// Print records as a Markdown table
     Report(report::ReportArgs),
     /// Be the embedded server of another loadgen
     #[command(name = harness::server::VERB, hide = true)]
-    EmbeddedServer,
+    EmbeddedServer {
+        /// What carries the streams
+        #[arg(long, value_enum, default_value_t = Config::default().transport)]
+        transport: Transport,
+    },
 }
 
 /// Parses the command line and does what it says.
@@ -50,10 +58,11 @@ pub fn main() -> anyhow::Result<ExitCode> {
     };
     let cli = Cli::from_arg_matches(&matches)?;
     let mut args = match cli.verb {
-        Some(Verb::EmbeddedServer) => {
-            harness::server::serve_until_stdin_ends()?;
+        Some(Verb::EmbeddedServer { transport }) => {
+            harness::server::serve_until_stdin_ends(transport)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Some(Verb::Suite(args)) => return suite::run(&args),
         Some(Verb::Report(args)) => return report::run(&args),
         Some(Verb::Run(args)) => *args,
         None => cli.run,

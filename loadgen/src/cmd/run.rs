@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bidi_echo::build_info;
-use bidi_echo::config::{LISTEN, Transport};
+use bidi_echo::config::{Config, LISTEN, Transport};
 use tokio::signal::ctrl_c;
 
 use crate::drive::{self, Phase, Progress};
@@ -171,6 +171,8 @@ struct Target {
     peer: Peer,
     embedded: Option<EmbeddedServer>,
     note: Option<String>,
+    /// Of an embedded server; others do not say.
+    transport: Transport,
 }
 
 impl Target {
@@ -185,19 +187,27 @@ impl Target {
             }
             looked => looked,
         };
+        let transport = args.transport.unwrap_or(Config::default().transport);
         match found {
-            Ok(peer) => Ok(Target { origin, uri, peer, embedded: None, note: None }),
+            Ok(peer) => {
+                if let Some(transport) = args.transport {
+                    let cure = "the server runs already; start it with that transport, or give --transport to an embedded one";
+                    return Err(usage("--transport", transport.name(), cure.to_owned()).into());
+                }
+                Ok(Target { origin, uri, peer, embedded: None, note: None, transport })
+            }
             Err(error) if origin == Origin::Target => Err(error.into()),
-            Err(ProbeError::Connect { .. }) => Self::embed(None).await,
-            Err(error) => Self::embed(Some(error.to_string())).await,
+            Err(ProbeError::Connect { .. }) => Self::embed(transport, None).await,
+            Err(error) => Self::embed(transport, Some(error.to_string())).await,
         }
     }
 
-    async fn embed(note: Option<String>) -> anyhow::Result<Self> {
-        let embedded = EmbeddedServer::start().await?;
+    async fn embed(transport: Transport, note: Option<String>) -> anyhow::Result<Self> {
+        let embedded = EmbeddedServer::start(transport).await?;
         let uri = probe::parse(&format!("http://{}", embedded.address()))?;
         let peer = probe::look(&uri).await?;
-        Ok(Target { origin: Origin::Embedded, uri, peer, embedded: Some(embedded), note })
+        let origin = Origin::Embedded;
+        Ok(Target { origin, uri, peer, embedded: Some(embedded), note, transport })
     }
 
     fn describe(&self) -> String {
@@ -229,7 +239,7 @@ impl Target {
     }
 
     fn server(&self, product: Option<String>) -> Server {
-        let transport = self.embedded.as_ref().map(|_| Transport::Tonic.name().to_owned());
+        let transport = self.embedded.as_ref().map(|_| self.transport.name().to_owned());
         Server { origin: self.origin, target: self.recorded_address(), product, transport }
     }
 

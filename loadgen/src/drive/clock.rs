@@ -23,6 +23,11 @@ impl Clock {
         Nanos::from(self.origin.elapsed())
     }
 
+    /// What this clock showed at `instant`; zero before it began.
+    pub(crate) fn at(&self, instant: Instant) -> Nanos {
+        Nanos::from(instant.saturating_duration_since(self.origin))
+    }
+
     /// The tokio instant at which this clock shows `at`.
     pub(crate) fn instant(&self, at: Nanos) -> tokio::time::Instant {
         (self.origin + at.as_duration()).into()

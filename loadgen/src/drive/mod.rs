@@ -7,6 +7,7 @@
 mod clock;
 mod contract;
 mod flight;
+mod inline;
 mod pacer;
 mod payload;
 mod recorder;
@@ -53,7 +54,11 @@ const HEAD_START: Nanos = Nanos(20_000_000);
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum DriveError {
     #[error("cannot open connection {connection} of {connections}")]
-    Connect { connection: usize, connections: usize, source: tonic::transport::Error },
+    Connect {
+        connection: usize,
+        connections: usize,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     #[error("no stream could be opened: {failure}")]
     NoStream { failure: String },
     #[error("cannot pin a shard to core {cpu}: {error}; pass cores that this process may use")]
@@ -152,7 +157,7 @@ impl Shards {
             let plan = Plan {
                 shard,
                 scenario: scenario.clone(),
-                endpoint: shard::endpoint(target.clone()),
+                target: target.clone(),
                 timeline: timeline.clone(),
                 clock,
             };

@@ -61,12 +61,23 @@ impl Payloads {
         Payloads { alphabet, key, template: filler }
     }
 
+    /// Bytes of every payload.
+    pub(crate) fn bytes(&self) -> usize {
+        self.template.len()
+    }
+
     /// The payload of message number `sequence`.
     pub(crate) fn make(&self, sequence: u64) -> Vec<u8> {
-        let mut payload = self.template.to_vec();
-        let head_bytes = payload.len().min(HEAD_BYTES);
-        payload[..head_bytes].copy_from_slice(&self.head(sequence)[..head_bytes]);
+        let mut payload = Vec::with_capacity(self.bytes());
+        self.append(sequence, &mut payload);
         payload
+    }
+
+    /// Appends the payload of message number `sequence`.
+    pub(crate) fn append(&self, sequence: u64, out: &mut Vec<u8>) {
+        let head_bytes = self.bytes().min(HEAD_BYTES);
+        out.extend_from_slice(&self.head(sequence)[..head_bytes]);
+        out.extend_from_slice(&self.template[head_bytes..]);
     }
 
     /// What `echo` is, where message number `expected` is due.

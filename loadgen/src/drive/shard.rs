@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 
+use bidi_echo::transport::{Client, client_limits};
+use http::Request;
+use http::uri::PathAndQuery;
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
@@ -17,13 +21,14 @@ use tonic::transport::{Channel, Endpoint};
 use super::clock::Clock;
 use super::contract::Contract;
 use super::flight::{Flight, Lost};
+use super::inline::{InlineCall, Parts};
 use super::pacer::{OUTSTANDING_MAX, Paced, PacerError, pace};
 use super::payload::{Payloads, filler};
 use super::recorder::{Interval, Recorder, Seen};
 use super::stream::{self, Call, Shared};
 use super::timeline::Timeline;
 use super::{DriveError, FLOW_WINDOW_BYTES};
-use crate::scenario::{Load, Scenario};
+use crate::scenario::{ClientName, Load, Scenario};
 use crate::units::Nanos;
 
 /// Connections that a shard opens at the same time: below any usual backlog of a listener.
@@ -43,7 +48,7 @@ const HEADERS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 pub(crate) struct Plan {
     pub(crate) shard: usize,
     pub(crate) scenario: Arc<Scenario>,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) target: http::Uri,
     pub(crate) timeline: Arc<Timeline>,
     pub(crate) clock: Clock,
 }
@@ -130,6 +135,7 @@ struct Shard<C> {
     calls: JoinSet<()>,
     pacer: JoinSet<Result<(), PacerError>>,
     paced_to_the_end: bool,
+    filler: Option<Arc<[u8]>>,
     contract: std::marker::PhantomData<C>,
 }
 
@@ -146,13 +152,26 @@ impl<C: Contract> Shard<C> {
             calls: JoinSet::new(),
             pacer: JoinSet::new(),
             paced_to_the_end: !open_loop,
+            filler: None,
             contract,
         }
     }
 
     async fn run(mut self, mut commands: watch::Receiver<Command>) -> Result<Figures, DriveError> {
-        let channels = self.connect().await?;
-        self.open(&channels).await?;
+        let opened = Arc::new(watch::Sender::new(0));
+        match self.plan.scenario.client {
+            ClientName::Inline => {
+                for (connection, tcp) in self.connect(inline_connection).await? {
+                    self.open_inline(connection, tcp, &opened);
+                }
+            }
+            ClientName::Tonic => {
+                for (connection, channel) in self.connect(tonic_connection).await? {
+                    self.open_tonic(connection, &channel, &opened);
+                }
+            }
+        }
+        self.headers(&opened).await?;
         if commands.wait_for(|command| *command != Command::Open).await.is_err() {
             return Err(DriveError::Abandoned);
         }
@@ -162,62 +181,112 @@ impl<C: Contract> Shard<C> {
     }
 
     /// Opens this shard's connections, some at a time.
-    async fn connect(&self) -> Result<BTreeMap<usize, Channel>, DriveError> {
+    async fn connect<T, F>(
+        &self,
+        connect: impl Fn(http::Uri) -> F,
+    ) -> Result<BTreeMap<usize, T>, DriveError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
         let Scenario { connections, shards, .. } = *self.plan.scenario;
         let mut waiting = (self.plan.shard..connections).step_by(shards);
         let mut connecting = JoinSet::new();
-        let mut channels = BTreeMap::new();
+        let mut connected = BTreeMap::new();
         loop {
             while connecting.len() < CONNECTING_MAX {
                 let Some(connection) = waiting.next() else {
                     break;
                 };
-                let (endpoint, clock) = (self.plan.endpoint.clone(), self.plan.clock);
+                let (connecting_to, clock) = (connect(self.plan.target.clone()), self.plan.clock);
                 connecting.spawn(async move {
                     let began = clock.now();
-                    let channel = endpoint.connect_timeout(CONNECT_LIMIT).connect().await;
-                    (connection, channel, clock.now().since(began))
+                    (connection, connecting_to.await, clock.now().since(began))
                 });
             }
             let Some(joined) = connecting.join_next().await else {
-                return Ok(channels);
+                return Ok(connected);
             };
-            let (connection, channel, took) = joined.expect("connecting does not panic");
-            let channel = channel.map_err(|source| DriveError::Connect {
-                connection,
-                connections,
-                source,
-            })?;
+            let (connection, opened, took) = joined.expect("connecting does not panic");
+            let opened =
+                opened.map_err(|source| DriveError::Connect { connection, connections, source })?;
             self.recorder.lock().seen.connect.record(took);
-            channels.insert(connection, channel);
+            connected.insert(connection, opened);
         }
     }
 
-    /// Opens this shard's streams and waits for their response headers, as far as they come.
-    async fn open(&mut self, channels: &BTreeMap<usize, Channel>) -> Result<(), DriveError> {
+    /// The streams of a connection, each with what its client needs.
+    fn parts(&mut self, connection: usize, opened: &Arc<watch::Sender<usize>>) -> Vec<Parts> {
         let scenario = self.plan.scenario.clone();
-        let headers = metadata(&scenario);
-        let filler = filler(C::ALPHABET, scenario.payload_bytes, scenario.seed);
-        let opened = Arc::new(watch::Sender::new(0));
-        let mut progress = opened.subscribe();
-        for (connection, channel) in channels {
-            for stream in (*connection..scenario.streams).step_by(scenario.connections) {
+        let filler = self
+            .filler
+            .get_or_insert_with(|| filler(C::ALPHABET, scenario.payload_bytes, scenario.seed))
+            .clone();
+        (connection..scenario.streams)
+            .step_by(scenario.connections)
+            .map(|stream| {
                 let quota = scenario.quota(stream);
                 let flight = Flight::new(self.plan.timeline.clone(), &scenario.load, quota);
                 let flight = Shared::new(flight);
                 self.flights.insert(stream, flight.clone());
-                self.calls.spawn(stream::run::<C>(Call {
+                Parts {
                     stream,
-                    channel: channel.clone(),
-                    headers: headers.clone(),
                     payloads: Payloads::new(C::ALPHABET, filler.clone(), scenario.seed, stream),
                     flight,
                     recorder: self.recorder.clone(),
                     clock: self.plan.clock,
                     opened: opened.clone(),
-                }));
+                }
+            })
+            .collect()
+    }
+
+    /// Opens a connection's streams on the inline client; one task carries them all.
+    fn open_inline(
+        &mut self,
+        connection: usize,
+        tcp: TcpStream,
+        opened: &Arc<watch::Sender<usize>>,
+    ) {
+        let limits = client_limits(FLOW_WINDOW_BYTES.stream, FLOW_WINDOW_BYTES.connection);
+        let (client, carried) = Client::new(tcp, limits);
+        for parts in self.parts(connection, opened) {
+            let request = request::<C>(&self.plan.target, &self.plan.scenario);
+            if client.open(request, InlineCall::<C>::new(parts)).is_err() {
+                unreachable!("the connection is held by this task and has not been polled");
             }
         }
+        drop(client);
+        // How it ended, its streams were told.
+        self.calls.spawn(async move { _ = carried.await });
+    }
+
+    /// Opens a connection's streams on tonic's client, a task each.
+    fn open_tonic(
+        &mut self,
+        connection: usize,
+        channel: &Channel,
+        opened: &Arc<watch::Sender<usize>>,
+    ) {
+        let headers = metadata(&self.plan.scenario);
+        for parts in self.parts(connection, opened) {
+            let Parts { stream, payloads, flight, recorder, clock, opened } = parts;
+            self.calls.spawn(stream::run::<C>(Call {
+                stream,
+                channel: channel.clone(),
+                headers: headers.clone(),
+                payloads,
+                flight,
+                recorder,
+                clock,
+                opened,
+            }));
+        }
+    }
+
+    /// Waits for the response headers of this shard's streams, as far as they come.
+    async fn headers(&mut self, opened: &watch::Sender<usize>) -> Result<(), DriveError> {
+        let mut progress = opened.subscribe();
         let streams = self.flights.len();
         while *progress.borrow_and_update() < streams {
             if timeout(HEADERS_PATIENCE, progress.changed()).await.is_err() {
@@ -395,10 +464,39 @@ fn metadata(scenario: &Scenario) -> MetadataMap {
     metadata
 }
 
-/// The settings of every connection that loadgen opens.
-pub(crate) fn endpoint(target: http::Uri) -> Endpoint {
-    Endpoint::from(target)
+/// The head of every call on the inline client.
+fn request<C: Contract>(target: &http::Uri, scenario: &Scenario) -> Request<()> {
+    let mut parts = target.clone().into_parts();
+    parts.path_and_query = Some(PathAndQuery::from_static(C::PATH));
+    let uri = http::Uri::from_parts(parts).expect("a target has scheme and authority");
+    let user_agent = concat!("bidi-echo-loadgen/", env!("CARGO_PKG_VERSION"));
+    let mut request = Request::post(uri)
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .header("user-agent", user_agent);
+    for (key, value) in &scenario.headers {
+        request = request.header(key, value);
+    }
+    request.body(()).expect("checked when typed")
+}
+
+type Connected<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+async fn inline_connection(target: http::Uri) -> Connected<TcpStream> {
+    let host = target.host().unwrap_or_default();
+    // An IPv6 address stands in brackets in a URI, and without them everywhere else.
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let address = (host, target.port_u16().unwrap_or(80));
+    let tcp = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await??;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+async fn tonic_connection(target: http::Uri) -> Connected<Channel> {
+    let endpoint = Endpoint::from(target)
         .tcp_nodelay(true)
         .initial_stream_window_size(FLOW_WINDOW_BYTES.stream)
         .initial_connection_window_size(FLOW_WINDOW_BYTES.connection)
+        .connect_timeout(CONNECT_LIMIT);
+    Ok(endpoint.connect().await?)
 }

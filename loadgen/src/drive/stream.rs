@@ -1,4 +1,4 @@
-//! One bidirectional call: a sending half that the transport pulls from, a receiving half that
+//! One bidirectional call on tonic's client: a sending half that the transport pulls from, a receiving half that
 //! checks and records.
 //!
 //! In: the stream's [`Flight`], its [`Payloads`], a channel. Out: echoes in the [`Recorder`] and a
@@ -102,17 +102,26 @@ async fn open<C: Contract>(call: &Call) -> Result<Streaming<C::Reply>, Status> {
 
 fn end(call: &Call, status: Status) {
     let now = call.clock.now();
-    let mut flight = call.flight.lock();
-    let mut recorder = call.recorder.lock();
+    ended(call.stream, &status, now, &mut call.flight.lock(), &mut call.recorder.lock());
+}
+
+/// Notes how a stream ended, as either client learned of it.
+pub(crate) fn ended(
+    stream: usize,
+    status: &Status,
+    now: Nanos,
+    flight: &mut Flight,
+    recorder: &mut Recorder,
+) {
     if let (Some(half_closed), Code::Ok) = (flight.half_closed, status.code()) {
         recorder.seen.half_close.record(now.since(half_closed));
     }
     if status.code() == Code::Ok && (flight.half_closed.is_none() || flight.expected().is_some()) {
         recorder.failed(|| {
-            format!("stream {}: the server ended it with OK before it had echoed all", call.stream)
+            format!("stream {stream}: the server ended it with OK before it had echoed all")
         });
     }
-    recorder.ended(call.stream, &status);
+    recorder.ended(stream, status);
     flight.end(status.code());
 }
 
@@ -167,24 +176,40 @@ impl<C: Contract> Receiving<'_, C> {
     }
 
     fn take(&self, reply: &C::Reply, received: Nanos) {
-        let Call { flight, recorder, payloads, .. } = self.call;
-        let (mut flight, mut recorder) = (flight.lock(), recorder.lock());
+        let Call { flight, recorder, payloads, stream, .. } = self.call;
+        let echo = Echo { stream: *stream, payload: C::payload(reply), received };
+        echo.land(&mut flight.lock(), &mut recorder.lock(), payloads);
+    }
+}
+
+/// One echo, as either client hands it on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Echo<'a> {
+    pub(crate) stream: usize,
+    /// `None`: it is not wrapped as it must be.
+    pub(crate) payload: Option<&'a [u8]>,
+    pub(crate) received: Nanos,
+}
+
+impl Echo<'_> {
+    /// Checks and records the echo; in closed loop, makes the next message due.
+    pub(crate) fn land(self, flight: &mut Flight, recorder: &mut Recorder, payloads: &Payloads) {
+        let Echo { stream, payload, received } = self;
         let Some(expected) = flight.expected() else {
-            return recorder.wrong(|wrong| &mut wrong.unasked, self.call.stream);
+            return recorder.wrong(|wrong| &mut wrong.unasked, stream);
         };
-        let verdict =
-            C::payload(reply).map_or(Verdict::Corrupt, |payload| payloads.check(expected, payload));
+        let verdict = payload.map_or(Verdict::Corrupt, |payload| payloads.check(expected, payload));
         let mut answered = 1;
         match verdict {
             Verdict::Good => {}
-            Verdict::Corrupt => recorder.wrong(|wrong| &mut wrong.corrupt, self.call.stream),
+            Verdict::Corrupt => recorder.wrong(|wrong| &mut wrong.corrupt, stream),
             Verdict::OutOfOrder(sequence) => match flight.skip_to(sequence) {
                 Some(skipped) => {
-                    recorder.wrong(|wrong| &mut wrong.early, self.call.stream);
+                    recorder.wrong(|wrong| &mut wrong.early, stream);
                     answered += skipped;
                 }
                 // It answers nothing that is in flight, so nothing lands.
-                None => return recorder.wrong(|wrong| &mut wrong.duplicated, self.call.stream),
+                None => return recorder.wrong(|wrong| &mut wrong.duplicated, stream),
             },
         }
         if let Some(landed) = flight.land() {

@@ -2,6 +2,8 @@
 //!
 //! Starts and stops processes and reads `/proc`; never touches the measured core.
 
+pub mod child;
+pub mod peers;
 pub mod probe;
 pub mod provenance;
 pub mod server;

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-use bidi_echo::config::{Config, LogFormat, LogLevel};
+use bidi_echo::config::{Config, LogFormat, LogLevel, Transport};
 use bidi_echo::serve::serve;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
@@ -40,14 +40,15 @@ pub struct EmbeddedServer {
 pub struct StartError(io::Error);
 
 impl EmbeddedServer {
-    /// Starts the server and waits until it listens.
-    pub async fn start() -> Result<Self, StartError> {
-        Self::try_start().await.map_err(StartError)
+    /// Starts the server on this transport and waits until it listens.
+    pub async fn start(transport: Transport) -> Result<Self, StartError> {
+        Self::try_start(transport).await.map_err(StartError)
     }
 
-    async fn try_start() -> io::Result<Self> {
+    async fn try_start(transport: Transport) -> io::Result<Self> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.arg(VERB).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args([VERB, "--transport", transport.name()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // A group of its own: Ctrl-C is for loadgen, which then drains and stops the server.
         command.process_group(0);
         let mut child = Command::from(command).kill_on_drop(true).spawn()?;
@@ -83,7 +84,7 @@ impl EmbeddedServer {
 }
 
 /// The server's role: serves on a free loopback port until stdin ends.
-pub fn serve_until_stdin_ends() -> anyhow::Result<()> {
+pub fn serve_until_stdin_ends(transport: Transport) -> anyhow::Result<()> {
     bidi_echo::logging::init(LogLevel::Warn, LogFormat::Text);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -91,7 +92,7 @@ pub fn serve_until_stdin_ends() -> anyhow::Result<()> {
         let mut stdout = io::stdout();
         writeln!(stdout, "{}", listener.local_addr()?)?;
         stdout.flush()?;
-        let config = Config { drain_limit: DRAIN_LIMIT, ..Config::default() };
+        let config = Config { transport, drain_limit: DRAIN_LIMIT, ..Config::default() };
         serve(listener, config, stdin_ends()).await?;
         Ok(())
     })

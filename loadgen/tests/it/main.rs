@@ -6,5 +6,6 @@ mod counts;
 mod misbehaving;
 mod readme;
 mod record;
+mod suite;
 mod support;
 mod usage;

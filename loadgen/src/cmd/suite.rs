@@ -1,0 +1,459 @@
+//! `loadgen suite`: scenarios x servers, interleaved, each run a process of its own, and a report.
+//!
+//! In: a suite file. Out: a new folder with the file, the machine, one record per run, REPORT.md.
+//! Measures nothing itself: a run is `loadgen run` on cores of its own against a server that was
+//! started for it, so that no run inherits anything from another.
+
+mod plan;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use self::plan::{Plan, Run, ServerKind, SuiteScenario, SuiteServer};
+use crate::harness::child::Child;
+use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand, ServerProcess};
+use crate::harness::provenance;
+use crate::record::{self, RunRecord};
+use crate::report::{Compared, Comparison, Contender, Figures, Outcome};
+use crate::scenario::{ClientName, UsageError};
+use crate::units::{Count, Nanos};
+
+const BAD_USAGE: u8 = 2;
+
+/// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
+const RUN_OVERTIME_MAX: Duration = Duration::from_secs(30);
+
+/// A line to stderr, which may be gone: a suite does not end for that.
+macro_rules! tell {
+    ($($line:tt)*) => {
+        _ = writeln!(io::stderr(), $($line)*)
+    };
+}
+
+/// Compares servers: every scenario against every server, interleaved, with a table of ratios.
+#[derive(Clone, Debug, Args)]
+pub(super) struct SuiteArgs {
+    /// The suite (TOML), such as loadgen/suites/transport.toml
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Folder for records and report; must not exist yet [default: results/<date>-<suite>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// Run this scenario only; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only_scenario: Vec<String>,
+
+    /// Run this server only; may be repeated
+    #[arg(long, value_name = "NAME")]
+    only_server: Vec<String>,
+}
+
+/// Runs a suite. The exit code is 0, 1 or 2, as [`super::main`] tells.
+pub(super) fn run(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match Suite::read(args).and_then(|suite| runtime.block_on(suite.run())) {
+        Ok(well) => Ok(ExitCode::from(u8::from(!well))),
+        Err(error) if error.is::<UsageError>() => {
+            tell!("loadgen: {error:#}");
+            Ok(ExitCode::from(BAD_USAGE))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A suite that can be run, and the folder for what it gives.
+#[derive(Debug)]
+struct Suite {
+    name: String,
+    text: String,
+    plan: Plan,
+    out: PathBuf,
+    started_at: String,
+}
+
+impl Suite {
+    fn read(args: &SuiteArgs) -> anyhow::Result<Self> {
+        let file = args.file.display();
+        let text = std::fs::read_to_string(&args.file).map_err(|error| UsageError {
+            flag: "FILE",
+            value: file.to_string(),
+            cure: format!("{error}; pass a suite such as loadgen/suites/transport.toml"),
+        })?;
+        let folder = args.file.parent().unwrap_or(Path::new(""));
+        let mut plan = Plan::parse(&text, folder, &provenance::cpus())
+            .with_context(|| format!("the suite {file} cannot be run"))?;
+        plan.keep(&args.only_scenario, &args.only_server)?;
+        let name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let started_at = provenance::now();
+        let date = started_at.get(..10).unwrap_or_default();
+        let usual = || Path::new("results").join(format!("{date}-{name}"));
+        let out = args.out.clone().unwrap_or_else(usual);
+        Ok(Suite { name, text, plan, out, started_at })
+    }
+
+    /// Whether something was measured and every run went well.
+    async fn run(self) -> anyhow::Result<bool> {
+        self.begin_folder()?;
+        let mut results = Results::new(&self.plan);
+        let all = tokio::select! {
+            all = self.run_all(&mut results) => all.map(|()| true)?,
+            () = interrupted() => false,
+        };
+        if !all {
+            tell!("suite: interrupted; the report holds the runs until then");
+        }
+        let well = all && results.are_well();
+        let report = self.comparison(results, all).to_string();
+        self.write("REPORT.md", &report)?;
+        io::stdout().write_all(report.as_bytes()).context("cannot write to stdout")?;
+        tell!("suite: records and REPORT.md are in {}", self.out.display());
+        Ok(well)
+    }
+
+    fn begin_folder(&self) -> anyhow::Result<()> {
+        std::fs::create_dir(&self.out).map_err(|error| {
+            let cure = match error.kind() {
+                io::ErrorKind::AlreadyExists => "is there, and is never overwritten; pass another",
+                _ => "cannot be made; pass a new folder in one that is there and can be written",
+            };
+            let cure = format!("{cure} ({error})");
+            UsageError { flag: "--out", value: self.out.display().to_string(), cure }
+        })?;
+        self.write("suite.toml", &self.text)?;
+        self.write("host.txt", &self.host())
+    }
+
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.out.join(name);
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn host(&self) -> String {
+        let (host, build) = (provenance::host(), provenance::build());
+        let assertions = if build.debug_assertions { "on" } else { "off" };
+        format!(
+            "begun: {}\ncpu: {}\ncores: {}\nkernel: {}\nloadgen: {} ({}), opt-level {}, debug \
+             assertions {assertions}, {}\n",
+            self.started_at,
+            host.cpu_model,
+            host.cores,
+            host.kernel,
+            build.version,
+            build.revision,
+            build.opt_level,
+            build.rustc,
+        )
+    }
+
+    async fn run_all(&self, results: &mut Results) -> anyhow::Result<()> {
+        let commands = self.prepare(results).await?;
+        let runs = self.plan.runs();
+        tell!("suite: {} runs, about {}", runs.len(), self.time());
+        for (number, run) in (1..).zip(&runs) {
+            let Some(command) = &commands[run.server] else { continue };
+            if results.is_skipped(run.server) {
+                continue;
+            }
+            let file = self.file_of(*run);
+            match self.run_once(*run, command, results).await {
+                Ok(outcome) => {
+                    tell!("suite: {number} of {}: {file}: {}", runs.len(), in_short(&outcome));
+                    results.add(*run, outcome);
+                }
+                Err(error) => results.not_started(*run, &error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Builds what has to be built, before anything is measured.
+    async fn prepare(&self, results: &mut Results) -> anyhow::Result<Vec<Option<ServerCommand>>> {
+        let mut peers = None;
+        let mut commands = Vec::new();
+        for (place, server) in self.plan.servers.iter().enumerate() {
+            let command = match &server.kind {
+                ServerKind::Ours(transport) => {
+                    results.about[place] = format!("ours, transport {}", transport.name());
+                    Ok(ServerCommand::embedded(*transport)?)
+                }
+                ServerKind::Peer(name) => {
+                    let peers = match &mut peers {
+                        Some(peers) => peers,
+                        none => {
+                            let path = self.plan.peers.as_deref().expect("a plan with peers");
+                            none.insert(Peers::read(path)?)
+                        }
+                    };
+                    self.build(peers, name, &mut results.about[place]).await
+                }
+            };
+            if let Err(error) = &command {
+                results.skip(place, error);
+            }
+            commands.push(command.ok());
+        }
+        Ok(commands)
+    }
+
+    async fn build(
+        &self,
+        peers: &Peers,
+        name: &str,
+        about: &mut String,
+    ) -> Result<ServerCommand, PeerError> {
+        let peer = peers.find(name)?;
+        let payload = match peer.payload {
+            PeerPayload::Typed => "typed: each message decoded and encoded",
+            PeerPayload::Raw => "raw: bytes forwarded, no message decoded",
+        };
+        *about = format!("peer, {}; {payload}", peer.version);
+        tell!("suite: building {name}");
+        peers.build(peer).await
+    }
+
+    async fn run_once(
+        &self,
+        run: Run,
+        command: &ServerCommand,
+        results: &mut Results,
+    ) -> Result<Outcome, PeerError> {
+        let server = command.start(&self.plan.server_cpus).await?;
+        let driven = self.drive(run, &server, results).await;
+        let outcome = driven.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
+        match server.stop().await {
+            Ok(()) => Ok(outcome),
+            Err(error) => Ok(Outcome::Failed(format!("the server {error}"))),
+        }
+    }
+
+    /// `loadgen run` against the server, and the figures of its record.
+    async fn drive(
+        &self,
+        run: Run,
+        server: &ServerProcess,
+        results: &mut Results,
+    ) -> io::Result<Outcome> {
+        let path = self.out.join(self.file_of(run));
+        let command = self.run_command(run, server, &path)?;
+        let mut child = Child::start(command, &self.plan.loadgen_cpus)?;
+        let warmup = self.plan.servers[run.server].warmup;
+        let limit = (warmup + self.plan.duration).as_duration() + RUN_OVERTIME_MAX;
+        let status = child.wait(limit).await?;
+        let record = record::read(&path);
+        if !status.success() {
+            let why = record.map_or_else(|_| child.last_words(), |record| what_failed(&record));
+            return Ok(Outcome::Failed(format!("{status}: {why}")));
+        }
+        let record = record?;
+        let figures = Figures::of(&record, self.plan.scenarios[run.scenario].figure);
+        results.products[run.server] = record.provenance.server.product;
+        Ok(figures.map_or_else(
+            || Outcome::Failed("the server's CPU time is not known".to_owned()),
+            Outcome::Counted,
+        ))
+    }
+
+    fn run_command(&self, run: Run, server: &ServerProcess, json: &Path) -> io::Result<Command> {
+        let Plan { duration, loadgen_cpus, client, .. } = &self.plan;
+        let scenario = &self.plan.scenarios[run.scenario];
+        let warmup = self.plan.servers[run.server].warmup;
+        let cpus: Vec<_> = loadgen_cpus.iter().map(ToString::to_string).collect();
+        let mut command = Command::new(std::env::current_exe()?);
+        let mut flag = |name: &str, value: String| _ = command.arg(name).arg(value);
+        flag("run", format!("--target=http://{}", server.address()));
+        flag("--connections", scenario.connections.to_string());
+        flag("--streams", scenario.streams.to_string());
+        flag("--in-flight", scenario.in_flight.to_string());
+        flag("--payload", format!("{}B", scenario.payload.as_u64()));
+        flag("--warmup", format!("{}ns", warmup.0));
+        flag("--duration", format!("{}ns", duration.0));
+        flag("--cpus", cpus.join(","));
+        flag("--shards", loadgen_cpus.len().to_string());
+        // The same bytes for every server of a repetition.
+        flag("--seed", (run.repetition + 1).to_string());
+        if let Some(client) = client {
+            flag("--client", name_of(*client));
+        }
+        if let Some(pid) = server.pid() {
+            flag("--server-pid", pid.to_string());
+        }
+        command.arg("--json").arg(json);
+        Ok(command)
+    }
+
+    /// `<scenario>.<server>.<n>.json`, n from 1.
+    fn file_of(&self, run: Run) -> String {
+        let scenario = &self.plan.scenarios[run.scenario].name;
+        let server = &self.plan.servers[run.server].name;
+        format!("{scenario}.{server}.{}.json", run.repetition + 1)
+    }
+
+    fn time(&self) -> Nanos {
+        let Plan { repetitions, duration, scenarios, servers, .. } = &self.plan;
+        let round = servers.iter().fold(Nanos(0), |sum, server| sum + server.warmup + *duration);
+        Nanos(round.0 * (repetitions * scenarios.len()) as u64)
+    }
+
+    fn comparison(&self, results: Results, all: bool) -> Comparison {
+        let Results { contenders, about, products, .. } = results;
+        let mut appendix = "## Servers\n\n".to_owned();
+        for (place, server) in self.plan.servers.iter().enumerate() {
+            let product = products[place].as_deref().unwrap_or("says nothing of itself");
+            let SuiteServer { name, warmup, .. } = server;
+            let line = format!("- {name}: {}; {product}; warm-up {warmup}\n", about[place]);
+            appendix.push_str(&line);
+        }
+        appendix.push_str(&format!("\n## Host\n\n```text\n{}```\n", self.host()));
+        let scenarios = self.plan.scenarios.iter().zip(contenders);
+        let compared = |(scenario, servers): (&SuiteScenario, _)| Compared {
+            name: scenario.name.clone(),
+            load: load(scenario),
+            figure: scenario.figure,
+            servers,
+        };
+        Comparison {
+            preface: self.preface(all),
+            baseline: self.plan.baseline.clone(),
+            scenarios: scenarios.map(compared).collect(),
+            appendix,
+        }
+    }
+
+    fn preface(&self, all: bool) -> String {
+        let Plan { repetitions, duration, server_cpus, loadgen_cpus, client, .. } = &self.plan;
+        let date = self.started_at.get(..10).unwrap_or_default();
+        let mut text = format!("# Suite {}, {date}\n\n", self.name);
+        if !all {
+            text.push_str("**Interrupted: not all of it was run.**\n\n");
+        }
+        let client = client.map_or(String::new(), |it| format!(", client {}", name_of(it)));
+        writeln!(
+            text,
+            "Repetitions: {repetitions}, interleaved: a round of all scenarios and servers, then the \
+             next. Every run has a fresh server (cores {server_cpus:?}) and a fresh loadgen (cores \
+             {loadgen_cpus:?}{client}), measures for {duration} after the server's warm-up, and checks \
+             every echo. Closed loop. Medians, with min .. max; a ratio is the median of the ratios \
+             of runs in one repetition. The records lie beside this file; every term is in \
+             METHODOLOGY.md."
+        )
+        .expect("a String takes whatever is written");
+        text
+    }
+}
+
+/// What the runs gave so far.
+#[derive(Debug)]
+struct Results {
+    /// By scenario, then by server.
+    contenders: Vec<Vec<Contender>>,
+    /// What each server is.
+    about: Vec<String>,
+    /// What each server says of itself.
+    products: Vec<Option<String>>,
+}
+
+impl Results {
+    fn new(plan: &Plan) -> Self {
+        let fresh = |server: &SuiteServer| Contender {
+            name: server.name.clone(),
+            skipped: None,
+            runs: Vec::new(),
+        };
+        let servers: Vec<_> = plan.servers.iter().map(fresh).collect();
+        Results {
+            about: vec![String::new(); servers.len()],
+            products: vec![None; servers.len()],
+            contenders: vec![servers; plan.scenarios.len()],
+        }
+    }
+
+    fn add(&mut self, run: Run, outcome: Outcome) {
+        self.contenders[run.scenario][run.server].runs.push(outcome);
+    }
+
+    fn of(&self, server: usize) -> impl Iterator<Item = &Contender> {
+        self.contenders.iter().map(move |servers| &servers[server])
+    }
+
+    fn is_skipped(&self, server: usize) -> bool {
+        self.of(server).any(|contender| contender.skipped.is_some())
+    }
+
+    /// A server that never started is skipped; one that did not start again has failed a run.
+    fn not_started(&mut self, run: Run, error: &PeerError) {
+        if self.of(run.server).all(|contender| contender.runs.is_empty()) {
+            self.skip(run.server, error);
+        } else {
+            tell!("suite: {error}");
+            self.add(run, Outcome::Failed(error.to_string()));
+        }
+    }
+
+    fn skip(&mut self, server: usize, error: &PeerError) {
+        for servers in &mut self.contenders {
+            servers[server].skipped = Some(error.to_string());
+        }
+        let name = self.of(server).next().map_or("", |contender| contender.name.as_str());
+        tell!("suite: {name} skipped: {error}");
+    }
+
+    fn are_well(&self) -> bool {
+        let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);
+        let some = runs.clone().next().is_some();
+        some && runs.all(|run| matches!(run, Outcome::Counted(_)))
+    }
+}
+
+fn name_of(client: ClientName) -> String {
+    client.to_possible_value().map_or(String::new(), |name| name.get_name().to_owned())
+}
+
+fn in_short(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Counted(figures) => {
+            format!("{} messages/s, S p50 {}", Count(figures.messages_per_s), figures.service_p50)
+        }
+        Outcome::Failed(reason) => format!("failed: {reason}"),
+    }
+}
+
+fn what_failed(record: &RunRecord) -> String {
+    let measured = &record.measured;
+    let first = measured.first_failure.as_deref().map_or(String::new(), |why| format!("; {why}"));
+    format!(
+        "{} lost, {} wrong, {} streams unfinished{first}",
+        measured.messages_lost, measured.messages_wrong, measured.streams_unfinished
+    )
+}
+
+fn load(scenario: &SuiteScenario) -> String {
+    let SuiteScenario { connections, streams, in_flight, payload, .. } = scenario;
+    let streams = if streams % connections == 0 {
+        format!("{connections} x {} streams", streams / connections)
+    } else {
+        format!("{streams} streams on {connections} connections")
+    };
+    format!("{streams}, {in_flight} in flight, {payload}")
+}
+
+/// Ctrl-C or a polite request to end; the children are killed as their guards are dropped.
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

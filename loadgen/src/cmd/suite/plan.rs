@@ -1,0 +1,292 @@
+//! What a suite file says: [`Plan`], checked, and the order of its runs. Pure.
+
+use std::path::{Path, PathBuf};
+
+use bidi_echo::config::Transport;
+use bytesize::ByteSize;
+use clap::ValueEnum;
+use serde::Deserialize;
+
+use crate::report::Figure;
+use crate::scenario::{ClientName, UsageError};
+use crate::units::Nanos;
+
+/// A suite, checked; every time and number can be run.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub(super) repetitions: usize,
+    pub(super) warmup: Nanos,
+    pub(super) duration: Nanos,
+    pub(super) server_cpus: Vec<usize>,
+    pub(super) loadgen_cpus: Vec<usize>,
+    /// Server that the others are divided by.
+    pub(super) baseline: String,
+    /// `--client` of each run, if the file names one.
+    pub(super) client: Option<ClientName>,
+    /// peers.toml, if a server needs it.
+    pub(super) peers: Option<PathBuf>,
+    pub(super) scenarios: Vec<SuiteScenario>,
+    pub(super) servers: Vec<SuiteServer>,
+}
+
+/// One load, as `run` takes it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SuiteScenario {
+    pub(super) name: String,
+    pub(super) connections: usize,
+    /// Over all connections.
+    pub(super) streams: usize,
+    pub(super) in_flight: usize,
+    #[serde(deserialize_with = "parsed")]
+    pub(super) payload: ByteSize,
+    /// What is compared per server CPU-second.
+    pub(super) figure: Figure,
+}
+
+/// One server under comparison.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SuiteServer {
+    pub(super) name: String,
+    pub(super) kind: ServerKind,
+    pub(super) warmup: Nanos,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum ServerKind {
+    /// Our server, on this transport.
+    Ours(Transport),
+    /// A peer, by its name in peers.toml.
+    Peer(String),
+}
+
+/// One run, by the places of its scenario and server in the plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) repetition: usize,
+    pub(super) scenario: usize,
+    pub(super) server: usize,
+}
+
+impl Plan {
+    /// Reads a suite's text. `folder`: where the file lies, for the paths in it. `cpus`: the cores
+    /// that this process may use.
+    pub(super) fn parse(text: &str, folder: &Path, cpus: &[usize]) -> Result<Self, UsageError> {
+        let file: File = toml::from_str(text)
+            .map_err(|error| wrong("the text", "as TOML", error.to_string().trim_end()))?;
+        let Suite { repetitions, warmup, duration, baseline, .. } = file.suite.clone();
+        if repetitions == 0 {
+            return Err(wrong("repetitions", 0, "nothing would be measured; write at least 1"));
+        }
+        if duration == Nanos(0) {
+            return Err(wrong(
+                "duration",
+                "0s",
+                "nothing would be measured; write a time such as 3s",
+            ));
+        }
+        check_cpus(&file.suite, cpus)?;
+        check_names("scenario", file.scenario.iter().map(|scenario| scenario.name.as_str()))?;
+        check_names("server", file.server.iter().map(|server| server.name.as_str()))?;
+        file.scenario.iter().try_for_each(check_scenario)?;
+        if !file.server.iter().any(|server| server.name == baseline) {
+            return Err(wrong("baseline", baseline, "no [[server]] has this name; write one's"));
+        }
+        let servers: Result<Vec<_>, _> =
+            file.server.into_iter().map(|server| resolve(server, warmup)).collect();
+        let servers = servers?;
+        let peers = file.suite.peers.map(|path| folder.join(path));
+        let peer = servers.iter().find(|server| matches!(server.kind, ServerKind::Peer(_)));
+        if let (Some(peer), None) = (peer, &peers) {
+            let cure = "a peer stands in a peers.toml; write peers = \"PATH\" in [suite]";
+            return Err(wrong("peer", &peer.name, cure));
+        }
+        Ok(Plan {
+            repetitions,
+            warmup,
+            duration,
+            server_cpus: file.suite.server_cpus,
+            loadgen_cpus: file.suite.loadgen_cpus,
+            baseline,
+            client: file.suite.client,
+            peers,
+            scenarios: file.scenario,
+            servers,
+        })
+    }
+
+    /// Keeps the scenarios and servers that are named; an empty list keeps all.
+    pub(super) fn keep(
+        &mut self,
+        scenarios: &[String],
+        servers: &[String],
+    ) -> Result<(), UsageError> {
+        let known = self.scenarios.iter().map(|scenario| scenario.name.as_str());
+        check_known("--only-scenario", scenarios, &known.collect::<Vec<_>>())?;
+        let known = self.servers.iter().map(|server| server.name.as_str());
+        check_known("--only-server", servers, &known.collect::<Vec<_>>())?;
+        let kept = |names: &[String], name: &String| names.is_empty() || names.contains(name);
+        self.scenarios.retain(|scenario| kept(scenarios, &scenario.name));
+        self.servers.retain(|server| kept(servers, &server.name));
+        Ok(())
+    }
+
+    /// Every run in its order: a round of everything, then the next, so that what drifts in a
+    /// machine meets all servers alike.
+    pub(super) fn runs(&self) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for repetition in 0..self.repetitions {
+            for scenario in 0..self.scenarios.len() {
+                runs.extend((0..self.servers.len()).map(|server| Run {
+                    repetition,
+                    scenario,
+                    server,
+                }));
+            }
+        }
+        runs
+    }
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    suite: Suite,
+    scenario: Vec<SuiteScenario>,
+    server: Vec<ServerText>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Suite {
+    repetitions: usize,
+    #[serde(deserialize_with = "parsed")]
+    warmup: Nanos,
+    #[serde(deserialize_with = "parsed")]
+    duration: Nanos,
+    server_cpus: Vec<usize>,
+    loadgen_cpus: Vec<usize>,
+    baseline: String,
+    client: Option<ClientName>,
+    peers: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServerText {
+    name: String,
+    transport: Option<String>,
+    peer: Option<String>,
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    warmup: Option<Nanos>,
+}
+
+fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, UsageError> {
+    let ServerText { name, transport, peer, warmup } = server;
+    let kind = match (transport, peer) {
+        (Some(transport), None) => ServerKind::Ours(parse_transport(transport)?),
+        (None, Some(peer)) => ServerKind::Peer(peer),
+        _ => {
+            let cure = "need either a transport of ours or a peer, not both";
+            return Err(wrong("server", name, cure));
+        }
+    };
+    Ok(SuiteServer { name, kind, warmup: warmup.unwrap_or(usual_warmup) })
+}
+
+fn parse_transport(name: String) -> Result<Transport, UsageError> {
+    Transport::from_str(&name, false).map_err(|_| {
+        let known: Vec<_> = Transport::value_variants().iter().map(|it| it.name()).collect();
+        wrong("transport", name, format!("write one of {}", known.join(", ")))
+    })
+}
+
+fn wrong(key: &'static str, value: impl ToString, cure: impl Into<String>) -> UsageError {
+    UsageError { flag: key, value: value.to_string(), cure: cure.into() }
+}
+
+fn check_cpus(suite: &Suite, cpus: &[usize]) -> Result<(), UsageError> {
+    for (key, chosen) in
+        [("server_cpus", &suite.server_cpus), ("loadgen_cpus", &suite.loadgen_cpus)]
+    {
+        if chosen.is_empty() {
+            return Err(wrong(key, "[]", format!("need a core at least; write some of {cpus:?}")));
+        }
+        if let Some(cpu) = chosen.iter().find(|cpu| !cpus.contains(cpu)) {
+            let cure = format!("this process may use the cores {cpus:?}; write some of them");
+            return Err(wrong(key, cpu, cure));
+        }
+    }
+    match suite.loadgen_cpus.iter().find(|cpu| suite.server_cpus.contains(cpu)) {
+        None => Ok(()),
+        Some(both) => {
+            let cure = "is the server's too: each would measure the other; write another core";
+            Err(wrong("loadgen_cpus", both, cure))
+        }
+    }
+}
+
+/// Names become names of files.
+fn check_names<'a>(
+    key: &'static str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), UsageError> {
+    let mut seen = Vec::new();
+    for name in names {
+        let plain = |letter: u8| letter.is_ascii_alphanumeric() || b"-_".contains(&letter);
+        if name.is_empty() || !name.bytes().all(plain) {
+            let cure = "a name is part of a file's name; write letters, digits, - and _";
+            return Err(wrong(key, format!("{name:?}"), cure));
+        }
+        if seen.contains(&name) {
+            return Err(wrong(key, name, "stands there twice; give each a name of its own"));
+        }
+        seen.push(name);
+    }
+    if seen.is_empty() {
+        return Err(wrong(key, "(none)", format!("write at least one [[{key}]]")));
+    }
+    Ok(())
+}
+
+fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
+    let SuiteScenario { name, connections, streams, in_flight, .. } = scenario;
+    let at_least_1 = [("connections", connections), ("streams", streams), ("in_flight", in_flight)];
+    if let Some((key, _)) = at_least_1.into_iter().find(|(_, value)| **value == 0) {
+        return Err(wrong(key, format!("0 (scenario {name})"), "need at least 1"));
+    }
+    if connections > streams {
+        let value = format!("{connections} (scenario {name})");
+        let cure = format!("there are only {streams} streams to carry; write at most that");
+        return Err(wrong("connections", value, cure));
+    }
+    Ok(())
+}
+
+fn check_known(flag: &'static str, names: &[String], known: &[&str]) -> Result<(), UsageError> {
+    match names.iter().find(|name| !known.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(wrong(flag, name, format!("the suite has {}", known.join(", ")))),
+    }
+}
+
+/// A value that is written as on the command line: `3s`, `64KiB`.
+fn parsed<'de, D, T>(from: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(from)?;
+    text.parse().map_err(|error| serde::de::Error::custom(format!("{text:?}: {error}")))
+}
+
+fn parsed_if_any<'de, D, T>(from: D) -> Result<Option<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    parsed(from).map(Some)
+}
+
+#[cfg(test)]
+mod tests;

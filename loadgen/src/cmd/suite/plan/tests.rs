@@ -1,0 +1,139 @@
+use super::*;
+
+const SUITE: &str = r#"
+[suite]
+repetitions = 2
+warmup = "500ms"
+duration = "3s"
+server_cpus = [0]
+loadgen_cpus = [1]
+baseline = "tonic"
+client = "inline"
+peers = "../peers/peers.toml"
+
+[[scenario]]
+name = "one"
+connections = 1
+streams = 100
+in_flight = 1
+payload = "8B"
+figure = "messages"
+
+[[scenario]]
+name = "large"
+connections = 2
+streams = 8
+in_flight = 4
+payload = "64KiB"
+figure = "bytes"
+
+[[server]]
+name = "tonic"
+transport = "tonic"
+
+[[server]]
+name = "slow-starter"
+peer = "grpc-java"
+warmup = "8s"
+"#;
+
+fn parse(text: &str) -> Result<Plan, UsageError> {
+    Plan::parse(text, Path::new("suites"), &[0, 1, 2])
+}
+
+#[test]
+fn a_suite_is_read_with_its_times_sizes_and_paths() {
+    let plan = parse(SUITE).unwrap();
+    assert_eq!((plan.repetitions, plan.duration), (2, Nanos(3 * Nanos::SECOND.0)));
+    assert_eq!(plan.client, Some(ClientName::Inline));
+    assert_eq!(plan.peers.as_deref(), Some(Path::new("suites/../peers/peers.toml")));
+    assert_eq!(plan.scenarios[1].payload, ByteSize(65_536));
+    assert_eq!(plan.scenarios[1].figure, Figure::Bytes);
+    let [ours, peer] = &plan.servers[..] else { panic!("{:?}", plan.servers) };
+    assert_eq!(ours.kind, ServerKind::Ours(Transport::Tonic));
+    assert_eq!(ours.warmup, Nanos(Nanos::SECOND.0 / 2));
+    assert_eq!(peer.kind, ServerKind::Peer("grpc-java".to_owned()));
+    assert_eq!(peer.warmup, Nanos(8 * Nanos::SECOND.0));
+}
+
+#[test]
+fn what_cannot_be_run_is_named_with_its_cure() {
+    let check = |from: &str, to: &str, expected: &str| {
+        assert!(SUITE.contains(from), "{from}");
+        let error = parse(&SUITE.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+    };
+    check("repetitions = 2", "repetitions = 0", "repetitions 0: nothing would be measured");
+    check("duration = \"3s\"", "duration = \"0s\"", "duration 0s: nothing would be measured");
+    check("duration = \"3s\"", "duration = \"soon\"", "\"soon\"");
+    check("duration = \"3s\"", "duration = 3", "invalid type: integer `3`");
+    check("duration = \"3s\"", "", "missing field `duration`");
+    check("duration = \"3s\"", "lenght = \"3s\"", "unknown field `lenght`");
+    check("server_cpus = [0]", "server_cpus = []", "server_cpus []: need a core");
+    check("server_cpus = [0]", "server_cpus = [7]", "server_cpus 7: this process may use");
+    check("loadgen_cpus = [1]", "loadgen_cpus = [2, 0]", "loadgen_cpus 0: is the server's too");
+    check("baseline = \"tonic\"", "baseline = \"stock\"", "baseline stock: no [[server]]");
+    check(
+        "peers = \"../peers/peers.toml\"",
+        "",
+        "peer slow-starter: a peer stands in a peers.toml",
+    );
+    check("name = \"large\"", "name = \"one\"", "scenario one: stands there twice");
+    check("name = \"large\"", "name = \"a/b\"", "scenario \"a/b\": a name is part of");
+    check("connections = 1", "connections = 101", "connections 101 (scenario one): there are only");
+    check("in_flight = 1", "in_flight = 0", "in_flight 0 (scenario one): need at least 1");
+    check("streams = 100", "streams = -1", "invalid value: integer `-1`");
+    check("payload = \"8B\"", "payload = \"much\"", "\"much\"");
+    check("figure = \"bytes\"", "figure = \"beauty\"", "unknown variant `beauty`");
+    check("transport = \"tonic\"", "transport = \"tcp\"", "transport tcp: write one of");
+    check("client = \"inline\"", "client = \"curl\"", "unknown variant `curl`");
+    check("transport = \"tonic\"", "", "server tonic: need either");
+    check("peer = ", "transport = \"tonic\"\npeer = ", "server slow-starter: need either");
+    check("[[server]]", "[[servers]]", "unknown field `servers`");
+}
+
+#[test]
+fn runs_are_interleaved_with_the_repetition_outermost() {
+    let runs = parse(SUITE).unwrap().runs();
+    let order: Vec<_> = runs.iter().map(|run| (run.repetition, run.scenario, run.server)).collect();
+    let expected =
+        [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)];
+    assert_eq!(order, expected);
+}
+
+#[test]
+fn filters_keep_what_they_name_and_refuse_what_is_not_there() {
+    let only = |scenarios: &[&str], servers: &[&str]| {
+        let owned =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let mut plan = parse(SUITE).unwrap();
+        plan.keep(&owned(scenarios), &owned(servers))
+            .map(|()| (plan.scenarios.len(), plan.servers.len()))
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(only(&[], &[]), Ok((2, 2)));
+    assert_eq!(only(&["large"], &[]), Ok((1, 2)));
+    assert_eq!(only(&[], &["slow-starter"]), Ok((2, 1)));
+    let refused = "--only-scenario small: the suite has one, large";
+    assert_eq!(only(&["small"], &[]), Err(refused.to_owned()));
+}
+
+/// The suites that the project ships; their cores may not exist where this test runs.
+#[test]
+fn the_suites_of_the_project_can_be_read() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites");
+    let mut suites = 0;
+    for file in folder.read_dir().unwrap().map(|entry| entry.unwrap().path()) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let plan = Plan::parse(&text, &folder, &(0..64).collect::<Vec<_>>());
+        let plan = plan.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let peers = crate::harness::peers::Peers::read(&plan.peers.unwrap()).unwrap();
+        for server in plan.servers {
+            if let ServerKind::Peer(name) = server.kind {
+                peers.find(&name).unwrap();
+            }
+        }
+        suites += 1;
+    }
+    assert!(suites > 0);
+}

@@ -1,0 +1,218 @@
+//! One bidirectional call on the inline client: messages are written into the output and checked
+//! in the read buffer, in the connection's own task.
+//!
+//! In: the stream's [`Flight`], its [`Payloads`], callbacks of the connection. Out: the same as from
+//! tonic's client (`stream`): echoes in the [`Recorder`], a status in the flight. Per message: no
+//! allocation, no task; per DATA frame: two locks that never wait. Clocks are read once a turn:
+//! everything of a read was received, and everything of a write was pulled, at one instant.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Instant;
+
+use bidi_echo::transport::{BodyError, Exchange, Sending, grpc_code_of_http, grpc_code_of_reset};
+use http::{HeaderMap, StatusCode};
+use tokio::sync::watch;
+use tonic::{Code, Status};
+
+use super::clock::Clock;
+use super::contract::Contract;
+use super::flight::{Flight, Pull};
+use super::payload::Payloads;
+use super::recorder::Recorder;
+use super::stream::{Echo, Shared, ended};
+use crate::scenario::MESSAGE_BYTES_MAX;
+use crate::units::Nanos;
+
+/// Length of a message's prefix (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX_BYTES: usize = 5;
+
+/// Messages from here up leave as buffers of their own.
+const CHUNK_BYTES_MIN: usize = 4_096;
+
+/// One stream on the inline client.
+#[derive(Debug)]
+pub(crate) struct InlineCall<C> {
+    pub(crate) stream: usize,
+    pub(crate) payloads: Payloads,
+    pub(crate) flight: Shared<Flight>,
+    pub(crate) recorder: Shared<Recorder>,
+    pub(crate) clock: Clock,
+    /// Counts the streams whose response headers came, or that failed before.
+    pub(crate) opened: Arc<watch::Sender<usize>>,
+    opening: Nanos,
+    is_open: bool,
+    http_status: StatusCode,
+    /// A message that is not complete yet, with its prefix.
+    partial: Vec<u8>,
+    /// What was wrong with the replies' framing.
+    broken: Option<&'static str>,
+    contract: PhantomData<fn() -> C>,
+}
+
+/// What both clients of a stream share.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) stream: usize,
+    pub(crate) payloads: Payloads,
+    pub(crate) flight: Shared<Flight>,
+    pub(crate) recorder: Shared<Recorder>,
+    pub(crate) clock: Clock,
+    pub(crate) opened: Arc<watch::Sender<usize>>,
+}
+
+impl<C: Contract> InlineCall<C> {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { stream, payloads, flight, recorder, clock, opened } = parts;
+        InlineCall {
+            stream,
+            payloads,
+            flight,
+            recorder,
+            clock,
+            opened,
+            opening: clock.now(),
+            is_open: false,
+            http_status: StatusCode::OK,
+            partial: Vec::new(),
+            broken: None,
+            contract: PhantomData,
+        }
+    }
+
+    fn note_open(&mut self) {
+        if !std::mem::replace(&mut self.is_open, true) {
+            self.opened.send_modify(|opened| *opened += 1);
+        }
+    }
+
+    /// Takes the whole messages at the beginning of `bytes`. Out: how many bytes they are.
+    fn take(&mut self, bytes: &[u8], received: Nanos) -> usize {
+        let (mut flight, mut recorder) = (self.flight.lock(), self.recorder.lock());
+        let mut taken = 0;
+        while self.broken.is_none()
+            && let Some([compressed, length @ ..]) = bytes[taken..].first_chunk::<PREFIX_BYTES>()
+        {
+            let length = u32::from_be_bytes(*length) as usize;
+            if *compressed != 0 {
+                self.broken = Some("a compressed message, although no encoding was offered");
+            } else if length > MESSAGE_BYTES_MAX {
+                self.broken = Some("a message over 4 MiB");
+            }
+            let begin = taken + PREFIX_BYTES;
+            let Some(reply) = bytes.get(begin..begin + length) else { break };
+            let payload = C::payload_in(reply);
+            let echo = Echo { stream: self.stream, payload: payload.as_deref(), received };
+            echo.land(&mut flight, &mut recorder, &self.payloads);
+            taken = begin + length;
+        }
+        taken
+    }
+
+    /// The status that the end of a stream means.
+    fn status(&self, end: Result<&HeaderMap, &BodyError>) -> Status {
+        if let Some(broken) = self.broken {
+            return Status::internal(format!("the server sent {broken}"));
+        }
+        match end {
+            Ok(trailers) => match Status::from_header_map(trailers) {
+                Some(status) if status.code() == Code::Ok && !self.partial.is_empty() => {
+                    Status::internal("the server ended the stream within a message")
+                }
+                Some(status) => status,
+                None => Status::new(
+                    Code::from_i32(grpc_code_of_http(self.http_status)),
+                    format!("HTTP status {} and no grpc-status", self.http_status),
+                ),
+            },
+            Err(BodyError::Reset(code)) => {
+                let status = Code::from_i32(grpc_code_of_reset(*code));
+                Status::new(status, format!("the server reset the stream: {code}"))
+            }
+            Err(error) => Status::unavailable(error.to_string()),
+        }
+    }
+}
+
+impl<C: Contract> Exchange for InlineCall<C> {
+    fn head(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
+        self.http_status = status;
+        {
+            let mut recorder = self.recorder.lock();
+            recorder.seen.response_headers.record(self.clock.at(now).since(self.opening));
+            let product = headers.get("server").and_then(|value| value.to_str().ok());
+            if let (None, Some(product)) = (&recorder.seen.product, product) {
+                recorder.seen.product = Some(product.to_owned());
+            }
+        }
+        self.note_open();
+    }
+
+    fn data(&mut self, payload: &[u8], now: Instant) {
+        let received = self.clock.at(now);
+        if self.partial.is_empty() {
+            let taken = self.take(payload, received);
+            self.partial.extend_from_slice(&payload[taken..]);
+            return;
+        }
+        let mut partial = std::mem::take(&mut self.partial);
+        partial.extend_from_slice(payload);
+        let taken = self.take(&partial, received);
+        if taken < partial.len() {
+            partial.drain(..taken);
+            self.partial = partial;
+        }
+    }
+
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant) {
+        let status = self.status(end);
+        let (mut flight, mut recorder) = (self.flight.lock(), self.recorder.lock());
+        ended(self.stream, &status, self.clock.at(now), &mut flight, &mut recorder);
+        drop((flight, recorder));
+        self.note_open();
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        room: usize,
+        now: Instant,
+    ) -> Sending {
+        if self.broken.is_some() {
+            // The stream is of no use any more.
+            return Sending::End;
+        }
+        let pulled = self.clock.at(now);
+        let full = frame.len() + room;
+        let mut flight = self.flight.lock();
+        while frame.len() < full {
+            match flight.pull(|| pulled) {
+                Pull::Message(sequence) => {
+                    if self.payloads.bytes() >= CHUNK_BYTES_MIN {
+                        let mut chunk = Vec::with_capacity(self.payloads.bytes() + 64);
+                        append::<C>(&self.payloads, sequence, &mut chunk);
+                        return Sending::Chunk(chunk.into());
+                    }
+                    append::<C>(&self.payloads, sequence, frame);
+                }
+                Pull::Wait => {
+                    flight.wait(cx.waker());
+                    return Sending::Wait;
+                }
+                Pull::End => return Sending::End,
+            }
+        }
+        Sending::More
+    }
+}
+
+/// Appends a message with its prefix.
+fn append<C: Contract>(payloads: &Payloads, sequence: u64, out: &mut Vec<u8>) {
+    let at = out.len();
+    out.extend_from_slice(&[0; PREFIX_BYTES]);
+    C::append(payloads, sequence, out);
+    let length = u32::try_from(out.len() - at - PREFIX_BYTES).expect("payloads are at most 4 MiB");
+    out[at + 1..at + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+}

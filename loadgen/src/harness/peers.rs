@@ -1,0 +1,208 @@
+//! The servers that a suite compares: ours by its transport, others from `peers.toml`.
+//!
+//! In: a name. Out: a command that was checked and built, and from it a process that answers; or
+//! why there is none, in words for a report. A peer keeps to the embedded server's manners: it says
+//! its address as the first line of stdout, and ends when its stdin does.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use bidi_echo::config::Transport;
+use serde::Deserialize;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStdin, ChildStdout};
+use tokio::time::timeout;
+
+use super::child::Child;
+use super::probe::{self, ProbeError};
+use super::server;
+use crate::scenario::ContractName;
+
+/// Time to start or to stop; a JVM on a busy core takes seconds.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Time to find out whether a peer's tools are there.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// Time to build a peer, with the downloads of the first time.
+const BUILD_TIME_MAX: Duration = Duration::from_secs(900);
+
+/// What `peers.toml` says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peers {
+    #[serde(skip)]
+    path: PathBuf,
+    #[serde(rename = "peer")]
+    peers: Vec<Peer>,
+}
+
+/// One peer; its commands run in the folder of its name beside `peers.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Peer {
+    /// As suites name it; also its folder.
+    pub name: String,
+    /// Versions of what it stands for.
+    pub version: String,
+    /// Whether it decodes messages.
+    pub payload: PeerPayload,
+    /// What must be installed, for people.
+    pub requires: String,
+    /// Succeeds where `requires` holds.
+    check: Vec<String>,
+    /// Builds it; again and again at no cost.
+    build: Vec<String>,
+    /// Serves on a free loopback port.
+    run: Vec<String>,
+}
+
+/// What a peer does with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerPayload {
+    /// Decodes and encodes each.
+    Typed,
+    /// Forwards its bytes.
+    Raw,
+}
+
+/// Why a server cannot be compared.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum PeerError {
+    #[error("cannot read {path}: {error}")]
+    Unreadable { path: String, error: String },
+    #[error("peers.toml has no peer {name}; it has {known}")]
+    Unknown { name: String, known: String },
+    #[error("needs {0}")]
+    Requires(String),
+    #[error("its build failed ({command}): {reason}")]
+    Build { command: String, reason: String },
+    #[error("cannot start it ({command}): {reason}")]
+    Start { command: String, reason: String },
+    #[error(transparent)]
+    Silent(#[from] ProbeError),
+}
+
+impl Peers {
+    /// Reads `peers.toml`.
+    pub fn read(path: &Path) -> Result<Self, PeerError> {
+        let unreadable =
+            |error: String| PeerError::Unreadable { path: path.display().to_string(), error };
+        let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+        let peers: Peers = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        let path = path.canonicalize().map_err(|error| unreadable(error.to_string()))?;
+        Ok(Peers { path, ..peers })
+    }
+
+    /// The peer of this name.
+    pub fn find(&self, name: &str) -> Result<&Peer, PeerError> {
+        self.peers.iter().find(|peer| peer.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.peers.iter().map(|peer| peer.name.as_str()).collect();
+            PeerError::Unknown { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Checks what `peer` requires and builds it.
+    pub async fn build(&self, peer: &Peer) -> Result<ServerCommand, PeerError> {
+        let checked = self.finish(peer, &peer.check, CHECK_TIME_MAX).await;
+        checked.map_err(|_| PeerError::Requires(peer.requires.clone()))?;
+        let built = self.finish(peer, &peer.build, BUILD_TIME_MAX).await;
+        built.map_err(|reason| PeerError::Build { command: peer.build.join(" "), reason })?;
+        Ok(ServerCommand { folder: Some(self.folder_of(peer)), words: peer.run.clone() })
+    }
+
+    fn folder_of(&self, peer: &Peer) -> PathBuf {
+        self.path.with_file_name(&peer.name)
+    }
+
+    async fn finish(&self, peer: &Peer, words: &[String], limit: Duration) -> Result<(), String> {
+        let in_words = |error: io::Error| error.to_string();
+        let mut child =
+            Child::start(command(Some(&self.folder_of(peer)), words), &[]).map_err(in_words)?;
+        let status = child.wait(limit).await.map_err(in_words)?;
+        if status.success() { Ok(()) } else { Err(child.last_words()) }
+    }
+}
+
+/// How a server is started; as often as wanted.
+#[derive(Clone, Debug)]
+pub struct ServerCommand {
+    folder: Option<PathBuf>,
+    words: Vec<String>,
+}
+
+impl ServerCommand {
+    /// Our server on this transport: this very program in its hidden role.
+    pub fn embedded(transport: Transport) -> io::Result<Self> {
+        let program = std::env::current_exe()?.to_string_lossy().into_owned();
+        let arguments = [server::VERB, "--transport", transport.name()].map(str::to_owned);
+        Ok(ServerCommand { folder: None, words: [&[program], &arguments[..]].concat() })
+    }
+
+    /// Starts the server on `cpus` and waits until it answers.
+    pub async fn start(&self, cpus: &[usize]) -> Result<ServerProcess, PeerError> {
+        let refused = |reason: String| PeerError::Start { command: self.in_words(), reason };
+        let started = Child::start_piped(command(self.folder.as_deref(), &self.words), cpus);
+        let (mut child, stdin, stdout) = started.map_err(|error| refused(error.to_string()))?;
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        let said = timeout(PATIENCE, stdout.read_line(&mut line)).await;
+        let address: Option<SocketAddr> =
+            said.ok().and_then(Result::ok).and_then(|_| line.trim().parse().ok());
+        let address = address.ok_or_else(|| refused(child.last_words()))?;
+        let uri = probe::parse(&format!("http://{address}"))?;
+        probe::look(&uri).await?;
+        probe::answers(&uri, ContractName::Echo).await?;
+        Ok(ServerProcess { child, stdin, _stdout: stdout, address })
+    }
+
+    /// For reports, which tell no folders.
+    fn in_words(&self) -> String {
+        let (program, arguments) = self.words.split_first().expect("a command has a program");
+        let program = Path::new(program).file_name().unwrap_or_default().to_string_lossy();
+        [&[program.into_owned()], arguments].concat().join(" ")
+    }
+}
+
+/// A server that answers; killed when dropped.
+#[derive(Debug)]
+pub struct ServerProcess {
+    child: Child,
+    stdin: ChildStdin,
+    _stdout: BufReader<ChildStdout>,
+    address: SocketAddr,
+}
+
+impl ServerProcess {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its process id, unless it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.pid()
+    }
+
+    /// Ends its stdin and waits for its end; kills it if that takes too long.
+    pub async fn stop(self) -> io::Result<()> {
+        let ServerProcess { mut child, stdin, .. } = self;
+        drop(stdin);
+        child.wait(PATIENCE).await.map(drop)
+    }
+}
+
+/// A program with a slash in its name is meant from `folder`, whatever folder loadgen runs in.
+fn command(folder: Option<&Path>, words: &[String]) -> Command {
+    let program = words.first().map_or("", String::as_str);
+    let own = folder.filter(|_| program.contains('/')).map(|folder| folder.join(program));
+    let mut command = Command::new(own.as_deref().unwrap_or(Path::new(program)));
+    command.args(words.iter().skip(1));
+    folder.into_iter().for_each(|folder| _ = command.current_dir(folder));
+    command
+}

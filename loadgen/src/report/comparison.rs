@@ -1,0 +1,426 @@
+//! A suite's report: servers side by side, and by how much they differ from the baseline.
+//!
+//! In: the figures of every run, in the order of repetitions. Out: Markdown. A ratio is taken
+//! between runs of one repetition, which stood next to each other in time; what is shown is the
+//! median of these ratios, because neighbours share the machine's moods and medians forgive one.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Write};
+
+use serde::Deserialize;
+
+use crate::record::{RunRecord, WarningKind};
+use crate::units::{Count, Nanos};
+
+/// What is compared per second of the server's CPU time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Figure {
+    /// Echoed messages.
+    Messages,
+    /// Payload bytes of echoed messages.
+    Bytes,
+}
+
+/// What a suite gave.
+#[derive(Clone, Debug)]
+pub struct Comparison {
+    /// Title and what stands above the tables, in Markdown.
+    pub preface: String,
+    /// Server that the others are divided by.
+    pub baseline: String,
+    /// Scenarios, in the suite's order.
+    pub scenarios: Vec<Compared>,
+    /// What stands below the tables, in Markdown.
+    pub appendix: String,
+}
+
+/// One scenario on all servers.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// As the suite names it.
+    pub name: String,
+    /// Its load, in words.
+    pub load: String,
+    /// What is compared.
+    pub figure: Figure,
+    /// Servers, in the suite's order.
+    pub servers: Vec<Contender>,
+}
+
+/// One server in one scenario.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    /// As the suite names it.
+    pub name: String,
+    /// Why it has no runs.
+    pub skipped: Option<String>,
+    /// One per repetition that was reached.
+    pub runs: Vec<Outcome>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// All well: its figures count.
+    Counted(Figures),
+    /// Why they do not.
+    Failed(String),
+}
+
+/// What is compared of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figures {
+    /// Messages or bytes per server CPU-second.
+    pub per_server_cpu_s: f64,
+    /// Messages per second.
+    pub messages_per_s: f64,
+    /// Median of the service time.
+    pub service_p50: Nanos,
+    /// Its 99th percentile, if the samples hold it up.
+    pub service_p99: Option<Nanos>,
+    /// The server's CPU time for a message.
+    pub server_cpu_per_message: Nanos,
+    /// loadgen's CPU time for a message, if known.
+    pub loadgen_cpu_per_message: Option<Nanos>,
+    /// What its record warns of.
+    pub warnings: Vec<WarningKind>,
+}
+
+impl Figures {
+    /// Those of a record; `None` if it does not know the server's CPU time.
+    pub fn of(record: &RunRecord, figure: Figure) -> Option<Self> {
+        let measured = &record.measured;
+        let messages = measured.messages_per_server_cpu_s?;
+        Some(Figures {
+            per_server_cpu_s: match figure {
+                Figure::Messages => messages,
+                Figure::Bytes => messages * record.scenario.payload_bytes as f64,
+            },
+            messages_per_s: measured.throughput_messages_per_s,
+            service_p50: measured.service_time.percentile(50.0),
+            service_p99: measured.service_time.percentile_if_supported(99.0),
+            server_cpu_per_message: measured.cpu_per_message(measured.server)?,
+            loadgen_cpu_per_message: measured.cpu_per_message(measured.loadgen),
+            warnings: record.warnings.iter().map(|warning| warning.kind).collect(),
+        })
+    }
+}
+
+/// Median and extremes of some values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spread {
+    /// Middle value; of an even number, the mean of the two in the middle.
+    pub median: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of `values`; `None` if there are none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let upper = values.len() / 2;
+        let lower = (values.len() - 1) / 2;
+        Some(Spread { median: f64::midpoint(values[lower], values[upper]), min, max })
+    }
+
+    fn show(self, cell: impl Fn(f64) -> String) -> String {
+        let Spread { median, min, max } = self;
+        if min == max {
+            cell(median)
+        } else {
+            format!("{} ({} .. {})", cell(median), cell(min), cell(max))
+        }
+    }
+}
+
+/// Ratios of `ours` to `baseline`, repetition by repetition; pairs that lack one are left out.
+pub fn paired_ratios(ours: &[Option<f64>], baseline: &[Option<f64>]) -> Vec<f64> {
+    let pairs = ours.iter().zip(baseline);
+    pairs.filter_map(|(ours, baseline)| Some((*ours)? / (*baseline)?)).collect()
+}
+
+impl Contender {
+    fn counted(&self) -> impl Iterator<Item = &Figures> {
+        self.runs.iter().filter_map(Outcome::figures)
+    }
+
+    fn spread(&self, of: impl Fn(&Figures) -> f64) -> Option<Spread> {
+        Spread::of(self.counted().map(of))
+    }
+
+    fn ratio(&self, baseline: Option<&Contender>, of: fn(&Figures) -> f64) -> Option<Spread> {
+        let each = |contender: &Contender| {
+            contender.runs.iter().map(|run| run.figures().map(of)).collect::<Vec<_>>()
+        };
+        Spread::of(paired_ratios(&each(self), &each(baseline?)))
+    }
+}
+
+impl Outcome {
+    fn figures(&self) -> Option<&Figures> {
+        match self {
+            Outcome::Counted(figures) => Some(figures),
+            Outcome::Failed(_) => None,
+        }
+    }
+}
+
+impl Compared {
+    fn baseline(&self, name: &str) -> Option<&Contender> {
+        self.servers.iter().find(|server| server.name == name)
+    }
+}
+
+impl Display for Comparison {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(out, "{}", self.preface.trim_end())?;
+        self.write_ratios(out)?;
+        for scenario in &self.scenarios {
+            write_scenario(out, scenario, &self.baseline)?;
+        }
+        self.write_exceptions(out)?;
+        writeln!(out, "\n{}", self.appendix.trim_end())
+    }
+}
+
+impl Comparison {
+    fn write_ratios(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let baseline = &self.baseline;
+        let names: Vec<_> = self.scenarios.first().map_or(Vec::new(), |scenario| {
+            let others = scenario.servers.iter().filter(|server| server.name != *baseline);
+            others.map(|server| server.name.as_str()).collect()
+        });
+        if names.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\n## Ratios to {baseline}, per server CPU-second\n")?;
+        writeln!(out, "| scenario | load | {} |", names.join(" | "))?;
+        writeln!(out, "|---|---|{}", "---|".repeat(names.len()))?;
+        for scenario in &self.scenarios {
+            write!(out, "| {} | {} |", scenario.name, scenario.load)?;
+            for server in scenario.servers.iter().filter(|server| server.name != *baseline) {
+                let ratio = server.ratio(scenario.baseline(baseline), |run| run.per_server_cpu_s);
+                write!(out, " {} |", ratio.map_or(DASH.to_owned(), |ratio| ratio.show(times)))?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+
+    /// What was not counted, and what makes suspect what was.
+    fn write_exceptions(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = Vec::new();
+        let mut skipped = BTreeMap::new();
+        for scenario in &self.scenarios {
+            for server in &scenario.servers {
+                skipped.extend(server.skipped.as_ref().map(|reason| (&server.name, reason)));
+                for (repetition, run) in (1..).zip(&server.runs) {
+                    if let Outcome::Failed(reason) = run {
+                        let name = format!("{}.{}.{repetition}", scenario.name, server.name);
+                        lines.push(format!("- {name} failed and is not counted: {reason}"));
+                    }
+                }
+                lines.extend(warnings(scenario, server));
+            }
+        }
+        let skipped =
+            skipped.into_iter().map(|(server, reason)| format!("- {server} skipped: {reason}"));
+        let lines: Vec<_> = skipped.chain(lines).collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        writeln!(out, "\n## Skipped, failed, suspect\n\n{}", lines.join("\n"))
+    }
+}
+
+const DASH: &str = "-";
+
+fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str) -> fmt::Result {
+    let baseline = scenario.baseline(name);
+    let (what, unit) = match scenario.figure {
+        Figure::Messages => ("messages", ""),
+        Figure::Bytes => ("bytes", "B"),
+    };
+    writeln!(out, "\n## {}: {}\n", scenario.name, scenario.load)?;
+    writeln!(
+        out,
+        "| server | runs | {what} per server CPU-s | ratio | messages/s | ratio | S p50 | ratio \
+         | S p99 | CPU a message, server / loadgen |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
+    for server in &scenario.servers {
+        let ratio = |of| match server.name == name && server.skipped.is_none() {
+            true => times(1.0),
+            false => show(server.ratio(baseline, of), |ratio| ratio.show(times)),
+        };
+        let middle = |of: &dyn Fn(&Figures) -> f64, cell: fn(f64) -> String| {
+            show(server.spread(of), |spread| cell(spread.median))
+        };
+        let per_cpu = server.spread(|run| run.per_server_cpu_s);
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} / {} |",
+            server.name,
+            runs(server),
+            show(per_cpu, |spread| spread.show(|value| format!("{}{unit}", Count(value)))),
+            ratio(|run| run.per_server_cpu_s),
+            middle(&|run| run.messages_per_s, |value| Count(value).to_string()),
+            ratio(|run| run.messages_per_s),
+            middle(&|run| run.service_p50.0 as f64, time),
+            ratio(|run| run.service_p50.0 as f64),
+            show(p99(server), |spread| time(spread.median)),
+            middle(&|run| run.server_cpu_per_message.0 as f64, time),
+            show(loadgen_cpu(server), |spread| time(spread.median)),
+        )?;
+    }
+    Ok(())
+}
+
+fn p99(server: &Contender) -> Option<Spread> {
+    Spread::of(server.counted().filter_map(|run| Some(run.service_p99?.0 as f64)))
+}
+
+fn loadgen_cpu(server: &Contender) -> Option<Spread> {
+    Spread::of(server.counted().filter_map(|run| Some(run.loadgen_cpu_per_message?.0 as f64)))
+}
+
+fn show(spread: Option<Spread>, cell: impl Fn(Spread) -> String) -> String {
+    spread.map_or(DASH.to_owned(), cell)
+}
+
+/// `5`, `4 of 5` if one failed, `skipped`.
+fn runs(server: &Contender) -> String {
+    let (counted, all) = (server.counted().count(), server.runs.len());
+    match (&server.skipped, counted == all) {
+        (Some(_), _) => "skipped".to_owned(),
+        (None, true) => all.to_string(),
+        (None, false) => format!("{counted} of {all}"),
+    }
+}
+
+/// How often a server's runs carry each warning.
+fn warnings(scenario: &Compared, server: &Contender) -> Vec<String> {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for kind in server.counted().flat_map(|run| &run.warnings) {
+        *kinds.entry(name(*kind)).or_default() += 1;
+    }
+    let all = server.runs.len();
+    let line = |(kind, count)| {
+        format!("- {}.{}: {kind} in {count} of {all} runs", scenario.name, server.name)
+    };
+    kinds.into_iter().map(line).collect()
+}
+
+/// As records spell it.
+fn name(kind: WarningKind) -> String {
+    let json = serde_json::to_value(kind).unwrap_or_default();
+    json.as_str().unwrap_or_default().to_owned()
+}
+
+fn times(ratio: f64) -> String {
+    let mut text = Count(ratio).to_string();
+    text.write_char('x').expect("a String takes whatever is written");
+    text
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it was a number of nanoseconds before"
+)]
+fn time(nanos: f64) -> String {
+    Nanos(nanos as u64).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_stands_in_the_middle() {
+        let check = |values: &[f64], expected| {
+            let spread = Spread::of(values.iter().copied());
+            assert_eq!(spread.map(|spread| (spread.median, spread.min, spread.max)), expected);
+        };
+        check(&[], None);
+        check(&[3.0], Some((3.0, 3.0, 3.0)));
+        check(&[9.0, 1.0, 2.0], Some((2.0, 1.0, 9.0)));
+        check(&[4.0, 1.0, 2.0, 9.0], Some((3.0, 1.0, 9.0)));
+    }
+
+    #[test]
+    fn ratios_pair_the_runs_of_one_repetition() {
+        let ratios = paired_ratios(&[Some(20.0), Some(60.0)], &[Some(10.0), Some(20.0)]);
+        assert_eq!(ratios, [2.0, 3.0]);
+        // The median of ratios, not the ratio of medians: a slow spell that both meet changes nothing.
+        let (fast, slow) = ([Some(100.0), Some(10.0)], [Some(50.0), Some(5.0)]);
+        assert_eq!(Spread::of(paired_ratios(&fast, &slow)).unwrap().median, 2.0);
+    }
+
+    #[test]
+    fn a_pair_that_lacks_a_run_is_left_out() {
+        let ratios = paired_ratios(&[None, Some(6.0), Some(1.0)], &[Some(1.0), Some(2.0), None]);
+        assert_eq!(ratios, [3.0]);
+        assert_eq!(paired_ratios(&[Some(1.0), Some(1.0)], &[Some(1.0)]), [1.0]);
+    }
+
+    fn counted(per_server_cpu_s: f64) -> Outcome {
+        Outcome::Counted(Figures {
+            per_server_cpu_s,
+            messages_per_s: 1_000.0,
+            service_p50: Nanos(50_000),
+            service_p99: None,
+            server_cpu_per_message: Nanos(700),
+            loadgen_cpu_per_message: Some(Nanos(900)),
+            warnings: vec![WarningKind::LoadgenBusy],
+        })
+    }
+
+    #[test]
+    fn a_report_counts_what_went_well_and_names_what_did_not() {
+        let contender = |name: &str, skipped: Option<&str>, runs| Contender {
+            name: name.to_owned(),
+            skipped: skipped.map(str::to_owned),
+            runs,
+        };
+        let failed = Outcome::Failed("exit code 1: 3 lost".to_owned());
+        let servers = vec![
+            contender("stock", None, vec![counted(1e5), counted(2e5)]),
+            contender("ours", None, vec![counted(2e6), failed]),
+            contender("peer", Some("needs a compiler"), vec![]),
+        ];
+        let scenario = Compared {
+            name: "row-1".to_owned(),
+            load: "1 connection".to_owned(),
+            figure: Figure::Messages,
+            servers,
+        };
+        let report = Comparison {
+            preface: "# A suite".to_owned(),
+            baseline: "stock".to_owned(),
+            scenarios: vec![scenario],
+            appendix: "Host.".to_owned(),
+        }
+        .to_string();
+        for line in [
+            "# A suite",
+            "| scenario | load | ours | peer |",
+            "| row-1 | 1 connection | 20x | - |",
+            "| stock | 2 | 150 k (100 k .. 200 k) | 1x | 1000 | 1x | 50 µs | 1x | - | 700 ns / 900 ns |",
+            "| peer | skipped | - | - | - | - | - | - | - | - / - |",
+            "- peer skipped: needs a compiler",
+            "- row-1.ours.2 failed and is not counted: exit code 1: 3 lost",
+            "- row-1.stock: loadgen_busy in 2 of 2 runs",
+            "Host.",
+        ] {
+            assert!(report.lines().any(|it| it == line), "{line:?} is not in\n{report}");
+        }
+        assert!(report.contains("| ours | 1 of 2 | 2 M | 20x |"), "{report}");
+    }
+}

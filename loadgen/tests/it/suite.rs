@@ -1,0 +1,125 @@
+//! A suite from its file to its folder.
+
+use std::path::Path;
+
+use crate::support::loadgen;
+
+/// Two servers of one kind, so that the test needs no other program.
+fn suite(cpus: [usize; 2]) -> String {
+    let [server, generator] = cpus;
+    format!(
+        r#"
+[suite]
+repetitions = 2
+warmup = "100ms"
+duration = "300ms"
+server_cpus = [{server}]
+loadgen_cpus = [{generator}]
+baseline = "first"
+
+[[scenario]]
+name = "tiny"
+connections = 2
+streams = 10
+in_flight = 2
+payload = "16B"
+figure = "messages"
+
+[[server]]
+name = "first"
+transport = "tonic"
+
+[[server]]
+name = "second"
+transport = "tonic"
+"#
+    )
+}
+
+/// Two cores of this machine, or `None`: then a suite that pins cannot run here.
+fn two_cpus() -> Option<[usize; 2]> {
+    let cpus = loadgen::harness::provenance::cpus();
+    Some([*cpus.first()?, *cpus.last()?]).filter(|[first, last]| first != last)
+}
+
+#[test]
+fn a_suite_leaves_a_record_per_run_and_a_report() {
+    let Some(cpus) = two_cpus() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
+    std::fs::write(&file, suite(cpus)).unwrap();
+    let run = || loadgen(&["suite", path(&file), "--out", path(&out)]);
+    let output = run();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+
+    let mut names: Vec<_> = std::fs::read_dir(&out)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    let records =
+        ["tiny.first.1.json", "tiny.first.2.json", "tiny.second.1.json", "tiny.second.2.json"];
+    assert_eq!(names, [&["REPORT.md", "host.txt", "suite.toml"], &records[..]].concat());
+    assert_eq!(std::fs::read_to_string(out.join("suite.toml")).unwrap(), suite(cpus));
+
+    let mut begun = Vec::new();
+    let mut servers = Vec::new();
+    for name in ["tiny.first.1", "tiny.second.1", "tiny.first.2", "tiny.second.2"] {
+        let record = loadgen::record::read(&out.join(format!("{name}.json"))).unwrap();
+        assert!(record.measured.messages_received > 0, "{name}");
+        assert_eq!((record.scenario.streams, record.scenario.payload_bytes), (10, 16));
+        assert_eq!(record.scenario.cpus, [cpus[1]], "{name}");
+        assert!(record.measured.server.is_some(), "{name} does not know its server");
+        servers.push(record.provenance.server.target.clone());
+        begun.push(record.provenance.started_at);
+    }
+    assert!(begun.is_sorted(), "not interleaved: {begun:?}");
+    servers.sort();
+    servers.dedup();
+    assert!(servers.len() > 1, "runs shared a server");
+
+    let report = std::fs::read_to_string(out.join("REPORT.md")).unwrap();
+    assert_eq!(report, String::from_utf8(output.stdout).unwrap());
+    assert!(report.contains("## Ratios to first"), "{report}");
+    assert!(report.contains("| second | 2 | "), "{report}");
+
+    let again = run();
+    assert_eq!(again.status.code(), Some(2), "a folder was overwritten");
+}
+
+#[test]
+fn a_server_that_is_not_to_be_had_is_skipped_and_the_others_go_on() {
+    let Some(cpus) = two_cpus() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
+    let peers = r#"
+[[peer]]
+name = "nobody"
+version = "none"
+payload = "raw"
+requires = "a tool that no machine has"
+check = ["no-machine-has-this"]
+build = ["true"]
+run = ["true"]
+"#;
+    std::fs::create_dir(folder.path().join("nobody")).unwrap();
+    std::fs::write(folder.path().join("peers.toml"), peers).unwrap();
+    let text =
+        suite(cpus).replacen("repetitions = 2", "repetitions = 1\npeers = \"peers.toml\"", 1);
+    let text = text + "\n[[server]]\nname = \"third\"\npeer = \"nobody\"\n";
+    std::fs::write(&file, text).unwrap();
+    let output = loadgen(&["suite", path(&file), "--out", path(&out), "--only-server", "third"]);
+    assert_eq!(output.status.code(), Some(1), "nothing was measured, and that was well");
+    std::fs::remove_dir_all(&out).unwrap();
+    let flags = ["--only-server", "first", "--only-server", "third"];
+    let output = loadgen(&[&["suite", path(&file), "--out", path(&out)][..], &flags].concat());
+    assert_eq!(output.status.code(), Some(0));
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert!(report.contains("- third skipped: needs a tool that no machine has"), "{report}");
+    assert!(report.contains("| first | 1 | "), "{report}");
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}

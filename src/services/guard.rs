@@ -1,0 +1,316 @@
+//! Keeps a message from the decoder until all of it is there.
+//!
+//! In: a request body. Out: the same bytes, but a message's 5-byte prefix (gRPC over HTTP/2,
+//! "Length-Prefixed-Message") only together with the message: tonic's decoder reserves what a prefix
+//! promises, so 5 bytes could cost 4 MiB. A prefix over the limit ends the body at once with
+//! RESOURCE_EXHAUSTED. Nothing is copied but prefixes that are cut in two.
+
+use std::collections::VecDeque;
+use std::error::Error as StdError;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, Request};
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+const PREFIX_BYTES: usize = 5;
+
+/// Wraps a service in the guard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GuardLayer {
+    pub(crate) message_bytes_max: usize,
+}
+
+impl<S> tower_layer::Layer<S> for GuardLayer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Guard<S> {
+        Guard { inner, message_bytes_max: self.message_bytes_max }
+    }
+}
+
+/// A service under the guard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Guard<S> {
+    inner: S,
+    message_bytes_max: usize,
+}
+
+impl<S, B> tower_service::Service<Request<B>> for Guard<S>
+where
+    S: tower_service::Service<Request<Guarded<B>>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        let max = self.message_bytes_max;
+        self.inner.call(request.map(|body| Guarded { body, messages: Messages::new(max) }))
+    }
+}
+
+/// A request body that gives whole messages, as the bytes they came in.
+#[derive(Debug)]
+pub(crate) struct Guarded<B> {
+    body: B,
+    messages: Messages,
+}
+
+impl<B> Body for Guarded<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn StdError + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        loop {
+            if let Some(whole) = this.messages.pop() {
+                return Poll::Ready(Some(Ok(Frame::data(whole))));
+            }
+            if let Some(bytes) = this.messages.overlong {
+                let max = this.messages.bytes_max;
+                let status = Status::resource_exhausted(format!(
+                    "message of {bytes} bytes: this server takes at most {max}"
+                ));
+                return Poll::Ready(Some(Err(status.into())));
+            }
+            if let Some(trailers) = this.messages.trailers.take() {
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
+            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => {
+                    // A message that was cut off is the decoder's to complain about.
+                    this.messages.release_all();
+                    return Poll::Ready(this.messages.pop().map(|rest| Ok(Frame::data(rest))));
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => this.messages.push(data),
+                Err(frame) => {
+                    this.messages.release_all();
+                    this.messages.trailers = frame.into_trailers().ok();
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.messages.is_empty() && self.messages.overlong.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+/// Chunks in order; those of messages that are complete may go.
+#[derive(Debug)]
+struct Messages {
+    bytes_max: usize,
+    /// Complete messages.
+    whole: VecDeque<Bytes>,
+    /// The beginning of one that is not.
+    held: VecDeque<Bytes>,
+    /// A prefix that is not complete.
+    prefix: BytesMut,
+    /// What the message in `held` still lacks.
+    missing: usize,
+    /// Length of a message over the limit, behind `whole`; nothing after it is looked at.
+    overlong: Option<usize>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Messages {
+    fn new(bytes_max: usize) -> Self {
+        Messages {
+            bytes_max,
+            whole: VecDeque::new(),
+            held: VecDeque::new(),
+            prefix: BytesMut::new(),
+            missing: 0,
+            overlong: None,
+            trailers: None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty()
+            && self.held.is_empty()
+            && self.prefix.is_empty()
+            && self.trailers.is_none()
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let chunk = self.whole.pop_front();
+        if self.whole.is_empty() {
+            // An idle stream keeps no queue.
+            self.whole = VecDeque::new();
+        }
+        chunk
+    }
+
+    /// Takes a chunk in.
+    fn push(&mut self, mut chunk: Bytes) {
+        if self.missing > 0 {
+            if chunk.len() < self.missing {
+                self.missing -= chunk.len();
+                return self.hold(chunk);
+            }
+            let end = chunk.split_to(self.missing);
+            self.missing = 0;
+            self.held.push_back(end);
+            self.whole.append(&mut self.held);
+            self.held = VecDeque::new();
+        }
+        if !self.prefix.is_empty() {
+            // Nearly never: a prefix that was cut in two. The prefix goes on in front of its message.
+            let mut joined = std::mem::take(&mut self.prefix);
+            joined.extend_from_slice(&chunk);
+            chunk = joined.freeze();
+        }
+        let whole = self.scan(&chunk);
+        if whole > 0 {
+            self.whole.push_back(chunk.split_to(whole));
+        }
+        if chunk.is_empty() || self.overlong.is_some() {
+            return;
+        }
+        if self.missing == 0 {
+            self.prefix = BytesMut::from(&chunk[..]);
+        } else {
+            self.hold(chunk);
+        }
+    }
+
+    /// How many bytes at the beginning of `chunk` are whole messages; notes what the next one lacks.
+    fn scan(&mut self, chunk: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some([_, length @ ..]) = chunk[at..].first_chunk::<PREFIX_BYTES>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            if length > self.bytes_max {
+                self.overlong = Some(length);
+                break;
+            }
+            let message = PREFIX_BYTES + length;
+            let there = chunk.len() - at;
+            if there < message {
+                self.missing = message - there;
+                break;
+            }
+            at += message;
+        }
+        at
+    }
+
+    /// Keeps a part of a message; small ones are gathered, so that a byte costs a byte.
+    fn hold(&mut self, chunk: Bytes) {
+        const GATHER_BYTES_MAX: usize = 1_024;
+        match self.held.pop_back() {
+            Some(last) if last.len() < GATHER_BYTES_MAX && chunk.len() < GATHER_BYTES_MAX => {
+                let mut joined =
+                    last.try_into_mut().unwrap_or_else(|last| BytesMut::from(&last[..]));
+                joined.extend_from_slice(&chunk);
+                self.held.push_back(joined.freeze());
+            }
+            last => {
+                self.held.extend(last);
+                self.held.push_back(chunk);
+            }
+        }
+    }
+
+    /// Gives up waiting for the rest.
+    fn release_all(&mut self) {
+        self.whole.append(&mut self.held);
+        if self.prefix.has_remaining() {
+            self.whole.push_back(std::mem::take(&mut self.prefix).freeze());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(bytes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+        [&[0], &length[..], bytes].concat()
+    }
+
+    fn drain(messages: &mut Messages) -> Vec<u8> {
+        std::iter::from_fn(|| messages.pop()).flatten().collect()
+    }
+
+    #[test]
+    fn whole_messages_pass_as_they_are() {
+        let mut messages = Messages::new(100);
+        let chunk = Bytes::from([message(b"a"), message(b""), message(&[7; 100])].concat());
+        messages.push(chunk.clone());
+        let passed = messages.pop().unwrap();
+        assert_eq!(passed.as_ptr(), chunk.as_ptr(), "not copied");
+        assert_eq!(passed, chunk);
+        assert!(messages.is_empty());
+    }
+
+    #[test]
+    fn cut_anywhere_the_same_messages_come_out_and_none_before_its_end() {
+        let parts = [message(b"hello"), message(b""), message(&[7; 3_000]), message(b"x")];
+        let ends: Vec<usize> = parts
+            .iter()
+            .scan(0, |end, part| {
+                *end += part.len();
+                Some(*end)
+            })
+            .collect();
+        let stream = parts.concat();
+        for piece in [1, 2, 3, 4, 5, 6, 7, 100, 1_500, 5_000] {
+            let mut messages = Messages::new(3_000);
+            let (mut sent, mut got) = (0, Vec::new());
+            for chunk in stream.chunks(piece) {
+                messages.push(Bytes::copy_from_slice(chunk));
+                sent += chunk.len();
+                got.extend(drain(&mut messages));
+                let complete = ends.iter().filter(|end| **end <= sent).max().copied();
+                assert_eq!(got.len(), complete.unwrap_or(0), "after {sent} bytes in {piece}s");
+            }
+            assert_eq!(got, stream);
+            assert!(messages.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_prefix_over_the_limit_is_told_after_the_messages_before_it() {
+        let mut messages = Messages::new(8);
+        messages.push([message(b"12345678"), vec![0, 0xff, 0xff, 0xff, 0xff]].concat().into());
+        assert_eq!(messages.overlong, Some(u32::MAX as usize));
+        assert_eq!(drain(&mut messages), message(b"12345678"));
+        let mut messages = Messages::new(8);
+        messages.push(Bytes::from_static(&[0, 0, 0]));
+        messages.push(Bytes::from_static(&[0, 9]));
+        assert_eq!(messages.overlong, Some(9));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_given_up() {
+        let mut messages = Messages::new(100);
+        messages.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1, 2]));
+        assert_eq!(messages.pop(), None);
+        messages.release_all();
+        assert_eq!(drain(&mut messages), [0, 0, 0, 0, 9, 1, 2]);
+    }
+}

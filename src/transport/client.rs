@@ -1,0 +1,314 @@
+//! The client's side: opens streams on a connection and drives them inside its task.
+//!
+//! In: requests, each with an [`Exchange`] that gives what is sent and takes what comes. Out: calls
+//! of the exchange, in the connection's task: no task, channel, lock or allocation per message. What
+//! the peer's stream limit has no room for waits; what its GOAWAY did not begin is told so.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use http::{HeaderMap, Request, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc;
+
+use super::connection::{Connection, Expiry, Opening, Role, Turn};
+use super::counters::Counters;
+use super::fields::{self, Fields};
+use super::frame::ErrorCode;
+use super::limits::Limits;
+use super::stream::{BodyError, Key, Shared, Wakes};
+use super::wire::{Core, Ending, Wire};
+
+/// What one stream may put into the output in one turn before its siblings get theirs.
+const TURN_BYTES: usize = 64 << 10;
+
+/// The user's side of one stream. Called in the connection's task, so it must not block.
+pub trait Exchange: Send + 'static {
+    /// The head of the response came; informational ones (1xx) are left out.
+    fn head(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant);
+
+    /// A payload came, at `now`, cut wherever the peer cut it. It counts as taken on return.
+    fn data(&mut self, payload: &[u8], now: Instant);
+
+    /// The peer ended the stream, with these trailers (of a response without data: its head).
+    /// Err: it ended otherwise. Nothing is called after this; not called at all if the connection's
+    /// future is dropped.
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant);
+
+    /// Asks for something to send, at `now`. Appends to `frame`, best no more than `room` bytes.
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        room: usize,
+        now: Instant,
+    ) -> Sending;
+}
+
+/// What an [`Exchange`] has to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// Nothing beyond what was appended, until it wakes its waker or something came.
+    Wait,
+    /// There is more.
+    More,
+    /// This, after what was appended; then more. Not copied.
+    Chunk(bytes::Bytes),
+    /// Nothing more at all: half-close.
+    End,
+}
+
+/// Opens streams on one connection. The connection ends when all handles are gone and all streams over.
+#[derive(Debug)]
+pub struct Client<X> {
+    openings: mpsc::UnboundedSender<(Request<()>, X)>,
+}
+
+impl<X> Clone for Client<X> {
+    fn clone(&self) -> Self {
+        Client { openings: self.openings.clone() }
+    }
+}
+
+/// Limits of a client that trusts its server with memory: wide windows, so that the client's are
+/// never what slows a stream down; no time limits but the handshake's.
+pub fn client_limits(stream_flow_window_bytes: u32, connection_flow_window_bytes: u32) -> Limits {
+    Limits {
+        max_concurrent_streams: u32::MAX,
+        header_list_bytes_max: 64 << 10,
+        stream_flow_window_bytes,
+        stream_flow_window_bytes_max: stream_flow_window_bytes,
+        connection_flow_window_bytes,
+        output_bytes_max: 1 << 20,
+        connection_idle_timeout: None,
+        stall_timeout: None,
+        ..Limits::default()
+    }
+}
+
+impl<X: Exchange> Client<X> {
+    /// A client over a byte stream, and the future that is its connection; that has to be polled,
+    /// within a tokio runtime with timers. Err of the future: the byte stream failed.
+    pub fn new<IO>(
+        io: IO,
+        limits: Limits,
+    ) -> (Self, impl Future<Output = io::Result<()>> + use<IO, X>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (openings, to_open) = mpsc::unbounded_channel();
+        let calling = Calling { to_open, is_finished: false };
+        let connection =
+            Connection::new(io, calling, Arc::new(limits), None, Arc::<Counters>::default());
+        (Client { openings }, connection)
+    }
+
+    /// Opens a stream as soon as the peer's limit has room. Err: the connection takes none any more.
+    pub fn open(&self, request: Request<()>, exchange: X) -> Result<(), X> {
+        self.openings.send((request, exchange)).map_err(|refused| refused.0.1)
+    }
+}
+
+/// gRPC's code for an HTTP status, where a response has no `grpc-status`
+/// (grpc/grpc, doc/http-grpc-status-mapping.md).
+pub fn grpc_code_of_http(status: StatusCode) -> i32 {
+    const INTERNAL: i32 = 13;
+    const UNAUTHENTICATED: i32 = 16;
+    const PERMISSION_DENIED: i32 = 7;
+    const UNIMPLEMENTED: i32 = 12;
+    const UNAVAILABLE: i32 = 14;
+    const UNKNOWN: i32 = 2;
+    match status.as_u16() {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    }
+}
+
+/// gRPC's code for a reset (gRPC over HTTP/2, "Errors").
+pub fn grpc_code_of_reset(code: ErrorCode) -> i32 {
+    const CANCELLED: i32 = 1;
+    const INTERNAL: i32 = 13;
+    const PERMISSION_DENIED: i32 = 7;
+    const RESOURCE_EXHAUSTED: i32 = 8;
+    const UNAVAILABLE: i32 = 14;
+    match code {
+        ErrorCode::REFUSED_STREAM => UNAVAILABLE,
+        ErrorCode::CANCEL => CANCELLED,
+        ErrorCode::ENHANCE_YOUR_CALM => RESOURCE_EXHAUSTED,
+        ErrorCode(12) => PERMISSION_DENIED,
+        _ => INTERNAL,
+    }
+}
+
+/// The client's [`Role`].
+struct Calling<X> {
+    to_open: mpsc::UnboundedReceiver<(Request<()>, X)>,
+    is_finished: bool,
+}
+
+/// One stream.
+struct Call<X> {
+    exchange: X,
+    shared: Arc<Shared>,
+    waker: Waker,
+    has_head: bool,
+    /// The exchange has been told.
+    is_over: bool,
+}
+
+impl<X: Exchange> Call<X> {
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            self.exchange.end(end, now);
+        }
+    }
+}
+
+impl<X: Exchange> Role for Calling<X> {
+    type App = Call<X>;
+
+    const IS_SERVER: bool = false;
+
+    fn accept(&mut self, _: &mut Core, _: &Arc<Wakes>, _: Request<()>) -> Self::App {
+        unreachable!("servers open no streams: push is off")
+    }
+
+    fn poll_open(
+        &mut self,
+        key: Key,
+        wakes: &Arc<Wakes>,
+        cx: &mut Context<'_>,
+    ) -> Option<Opening<Self::App>> {
+        match self.to_open.poll_recv(cx) {
+            Poll::Pending => None,
+            Poll::Ready(None) => {
+                self.is_finished = true;
+                None
+            }
+            Poll::Ready(Some((request, exchange))) => {
+                let shared = Shared::new(wakes.clone(), key);
+                let waker = Waker::from(shared.clone());
+                let app = Call { exchange, shared, waker, has_head: false, is_over: false };
+                Some(Opening { request, app })
+            }
+        }
+    }
+
+    fn headers(
+        &mut self,
+        core: &mut Core,
+        app: &mut Self::App,
+        fields: Fields,
+        end: bool,
+    ) -> Result<(), &'static str> {
+        let now = core.last_frame;
+        if app.has_head {
+            if !end {
+                return Err("headers_in_mid_stream");
+            }
+            app.end(Ok(&fields.into_trailers()?), now);
+            return Ok(());
+        }
+        let (status, headers) = fields.into_response()?;
+        if status.is_informational() {
+            return if end { Err("informational_response_ends_stream") } else { Ok(()) };
+        }
+        app.has_head = true;
+        core.content_left = fields::content_length(&headers)?;
+        app.exchange.head(status, &headers, now);
+        if end {
+            app.end(Ok(&headers), now);
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, core: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize {
+        if app.has_head && !app.is_over {
+            app.exchange.data(payload, core.last_frame);
+        }
+        0
+    }
+
+    fn end(&mut self, core: &mut Core, app: &mut Self::App) -> Result<(), &'static str> {
+        if !app.has_head {
+            return Err("data_before_headers");
+        }
+        app.end(Ok(&HeaderMap::new()), core.last_frame);
+        Ok(())
+    }
+
+    fn broken(&mut self, app: &mut Self::App, error: BodyError) {
+        app.end(Err(&error), Instant::now());
+    }
+
+    fn is_untouched(_: &Self::App) -> bool {
+        false
+    }
+
+    fn buffered(_: &Self::App) -> usize {
+        0
+    }
+
+    fn poll(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire) -> Turn {
+        app.shared.unmark();
+        if core.remote_closed {
+            // Nobody listens to what we would still send.
+            if !core.local_closed {
+                wire.reset(core, ErrorCode::CANCEL);
+            }
+            return Turn::Over;
+        }
+        if !core.is_flushed() && !wire.flush(core) {
+            return Turn::Wait;
+        }
+        let before = wire.out.len();
+        let mut cx = Context::from_waker(&app.waker);
+        let now = wire.polled_at;
+        loop {
+            if core.local_closed || !core.is_flushed() {
+                return Turn::Wait;
+            }
+            if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
+                return Turn::Again;
+            }
+            if wire.room(core) == 0 {
+                wire.block(core);
+                return Turn::Wait;
+            }
+            let exchange = &mut app.exchange;
+            let sending = wire
+                .data_in_place(core, |frame, room| exchange.poll_send(&mut cx, frame, room, now));
+            match sending {
+                Sending::More => {}
+                Sending::Wait => return Turn::Wait,
+                Sending::Chunk(chunk) => wire.append(core, chunk),
+                Sending::End => wire.end(core, Ending::Data),
+            }
+        }
+    }
+
+    fn expire(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire, _: Expiry) {
+        wire.reset(core, ErrorCode::CANCEL);
+        app.end(Err(&BodyError::Ended("the stream's time is over")), wire.now);
+    }
+
+    fn too_large(&mut self, _: &mut Core, _: &Fields, _: &mut Wire) {}
+
+    fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    fn refuse_openings(&mut self, error: BodyError) {
+        self.is_finished = true;
+        self.to_open.close();
+        while let Ok((_, mut exchange)) = self.to_open.try_recv() {
+            exchange.end(Err(&error), Instant::now());
+        }
+    }
+}

@@ -1,0 +1,364 @@
+//! Every bound of a connection, with its default and the reason for it; and the flood counters.
+//!
+//! In: what a peer did, and `now`. Out: whether it may. A [`Bucket`] fills with what costs us work
+//! and brings the peer nothing, and drains with time and with useful frames: there is no lifetime
+//! counter that an honest peer of many hours could use up.
+
+use std::time::{Duration, Instant};
+
+use super::frame::{ErrorCode, Fault};
+
+/// Bounds of one server's connections, or of one client connection. Times of `None` mean never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Streams that a peer may have open at once; more are refused and may be tried again.
+    ///
+    /// Live handlers never exceed it, whatever the peer resets. 4,096 lets 3,000 streams begin
+    /// before the client has seen our settings.
+    pub max_concurrent_streams: u32,
+    /// Largest header list in bytes (names + values + 32 each; RFC 9113, 6.5.2). The seed's 8 KiB.
+    pub header_list_bytes_max: u32,
+    /// Flow-control window that a stream begins with; it doubles while its reader keeps up.
+    ///
+    /// 64 KiB: a stream whose reader is stuck holds no more of the connection's window than that.
+    pub stream_flow_window_bytes: u32,
+    /// Largest flow-control window of a stream.
+    pub stream_flow_window_bytes_max: u32,
+    /// Flow-control window of a connection: the most that its inboxes hold, together.
+    pub connection_flow_window_bytes: u32,
+    /// Output at which no further response body is polled. Bounds what a peer that does not read
+    /// makes us keep.
+    pub output_bytes_max: usize,
+    /// Control replies (to PING, SETTINGS, broken streams) at which reading pauses.
+    pub control_bytes_max: usize,
+    /// From accept to the peer's first SETTINGS.
+    pub handshake_timeout: Duration,
+    /// From the first frame of a header block to its last.
+    pub header_block_timeout: Duration,
+    /// A connection without streams is closed after this.
+    pub connection_idle_timeout: Option<Duration>,
+    /// A stream without any frame either way is ended after this.
+    pub stream_idle_timeout: Option<Duration>,
+    /// A stream that has something to send, or a connection with output, must get some of it out in
+    /// this time: defends against peers that never open a window or never read.
+    pub stall_timeout: Option<Duration>,
+    /// Pings that notice peers that vanished.
+    pub keepalive: Option<Keepalive>,
+    /// When a connection is told to go, so that clients spread anew.
+    pub age: Option<Age>,
+    /// Floods: how much of each kind may come at once, and how fast it is forgiven.
+    pub floods: Floods,
+}
+
+/// Pings of an otherwise silent connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence after which a ping leaves.
+    pub interval: Duration,
+    /// Time for its answer.
+    pub timeout: Duration,
+}
+
+/// How old a connection may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// GOAWAY is sent at this age, 10 % sooner or later by chance (gRFC A9).
+    pub max: Duration,
+    /// The connection is cut off this long after; `None` waits for its streams.
+    pub grace: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_concurrent_streams: 4_096,
+            header_list_bytes_max: 8 << 10,
+            stream_flow_window_bytes: 64 << 10,
+            stream_flow_window_bytes_max: 1 << 20,
+            connection_flow_window_bytes: 16 << 20,
+            output_bytes_max: 256 << 10,
+            control_bytes_max: 64 << 10,
+            handshake_timeout: Duration::from_secs(10),
+            header_block_timeout: Duration::from_secs(10),
+            connection_idle_timeout: Some(Duration::from_secs(15 * 60)),
+            stream_idle_timeout: None,
+            stall_timeout: Some(Duration::from_secs(60)),
+            keepalive: None,
+            age: None,
+            floods: Floods::default(),
+        }
+    }
+}
+
+impl Limits {
+    /// Bytes that a header block may have before it is decoded: eight times the list (a block is
+    /// seldom larger than its list, so most of this is for lists that are refused politely, with 431
+    /// or RESOURCE_EXHAUSTED), at least 64 KiB.
+    pub fn header_block_bytes_max(&self) -> usize {
+        (self.header_list_bytes_max as usize).saturating_mul(8).clamp(64 << 10, 1 << 20)
+    }
+
+    /// Most bytes that the transport owns for one connection.
+    ///
+    /// Inboxes, output (its cap, one body frame above it, control replies above theirs), one header
+    /// block, one frame that is incomplete, header tables, and the fixed part of each stream.
+    pub fn connection_bytes_max(&self) -> usize {
+        const HEADER_TABLES: usize = 2 * 4_096;
+        const FIXED_PER_STREAM: usize = 1_024;
+        self.connection_flow_window_bytes as usize
+            + self.output_bytes_max
+            + self.control_bytes_max
+            + self.header_block_bytes_max()
+            + 2 * super::frame::FRAME_BYTES_MAX
+            + HEADER_TABLES
+            + self.max_concurrent_streams as usize
+                * (FIXED_PER_STREAM + self.header_list_bytes_max as usize)
+    }
+}
+
+/// How much of what brings nothing may come at once, and how fast it is forgiven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flood {
+    /// So many at once.
+    pub burst: u32,
+    /// So many are forgiven each second.
+    pub per_second: u32,
+    /// So many are forgiven for each useful frame (DATA either way, a stream that ended in order).
+    pub per_useful_frame: u32,
+}
+
+impl Flood {
+    const fn new(burst: u32, per_second: u32, per_useful_frame: u32) -> Self {
+        Flood { burst, per_second, per_useful_frame }
+    }
+}
+
+/// The flood limits, one per kind of work that a peer can cause for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Floods([Flood; FLOODS]);
+
+/// A kind of flood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloodKind {
+    /// RST_STREAM of streams that had not ended (CVE-2023-44487).
+    RapidReset,
+    /// RST_STREAM that the peer provoked us to send (CVE-2025-8671).
+    ProvokedReset,
+    /// Streams above the limit.
+    Refused,
+    /// PING.
+    Ping,
+    /// SETTINGS, one for each six entries begun.
+    Settings,
+    /// DATA without data or end.
+    EmptyData,
+    /// CONTINUATION above what the block's length needs.
+    Continuation,
+    /// WINDOW_UPDATE above what the data sent explains.
+    WindowUpdate,
+    /// PRIORITY.
+    Priority,
+    /// Frames of unknown types.
+    Unknown,
+    /// Frames for streams that are gone.
+    GoneStream,
+    /// Header lists over the limit.
+    HeaderList,
+}
+
+const FLOODS: usize = 12;
+
+impl FloodKind {
+    /// The word in GOAWAY, log and metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            FloodKind::RapidReset => "too_many_resets",
+            FloodKind::ProvokedReset => "too_many_stream_errors",
+            FloodKind::Refused => "too_many_refused_streams",
+            FloodKind::Ping => "too_many_pings",
+            FloodKind::Settings => "too_many_settings",
+            FloodKind::EmptyData => "too_many_empty_data_frames",
+            FloodKind::Continuation => "too_many_continuations",
+            FloodKind::WindowUpdate => "too_many_window_updates",
+            FloodKind::Priority => "too_many_priorities",
+            FloodKind::Unknown => "too_many_unknown_frames",
+            FloodKind::GoneStream => "too_many_frames_for_gone_streams",
+            FloodKind::HeaderList => "too_many_large_header_lists",
+        }
+    }
+}
+
+impl Default for Floods {
+    fn default() -> Self {
+        Floods([
+            // An honest client may cancel all its streams at once, and a few hundred a second for ever.
+            Flood::new(4_096, 400, 1),
+            // Honest peers break streams by accident only.
+            Flood::new(200, 20, 0),
+            // What a client opens before it has seen our settings, a few times over.
+            Flood::new(16_384, 1_000, 1),
+            // grpc-go probes its bandwidth with one PING per round trip with data.
+            Flood::new(100, 10, 1),
+            // A handful at the beginning; changes are rare.
+            Flood::new(100, 10, 0),
+            // Some stacks end a write with an empty frame.
+            Flood::new(200, 20, 1),
+            // A block of full frames needs none of this.
+            Flood::new(32, 10, 0),
+            // Two for each frame of ours, stream and connection, plus one for each stream's begin.
+            Flood::new(10_000, 1_000, 2),
+            // Old browsers send a handful at the beginning.
+            Flood::new(200, 20, 0),
+            // GREASE: some at the beginning, now and then one.
+            Flood::new(200, 20, 0),
+            // What was on its way when streams were reset: a few windows full of small frames.
+            Flood::new(100_000, 10_000, 1),
+            // A client with a bug deserves the answer a few times.
+            Flood::new(100, 10, 0),
+        ])
+    }
+}
+
+impl Floods {
+    /// The limit of one kind.
+    pub fn get(&self, kind: FloodKind) -> Flood {
+        self.0[kind as usize]
+    }
+
+    /// Replaces the limit of one kind.
+    pub fn set(&mut self, kind: FloodKind, flood: Flood) {
+        self.0[kind as usize] = flood;
+    }
+}
+
+/// How full one kind's bucket is.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bucket {
+    level: u32,
+    /// Useful frames that it has been relieved for.
+    useful: u64,
+    drained_at: Option<Instant>,
+}
+
+/// All buckets of a connection; nothing is allocated before the first charge.
+#[derive(Debug, Default)]
+pub(crate) struct FloodGuard {
+    buckets: Option<Box<[Bucket; FLOODS]>>,
+    useful: u64,
+}
+
+impl FloodGuard {
+    /// `frames` carried something.
+    pub(crate) fn useful(&mut self, frames: u32) {
+        self.useful += u64::from(frames);
+    }
+
+    /// Charges one of `kind`. Err: the bucket is full; the connection ends, and the fault says why.
+    pub(crate) fn charge(
+        &mut self,
+        floods: &Floods,
+        kind: FloodKind,
+        now: Instant,
+    ) -> Result<(), Fault> {
+        let flood = floods.get(kind);
+        let bucket = &mut self.buckets.get_or_insert_default()[kind as usize];
+        if bucket.level == 0 {
+            (bucket.useful, bucket.drained_at) = (self.useful, Some(now));
+        }
+        bucket.level += 1;
+        if bucket.level <= flood.burst {
+            return Ok(());
+        }
+        bucket.drain(flood, self.useful, now);
+        if bucket.level <= flood.burst {
+            return Ok(());
+        }
+        bucket.level = flood.burst;
+        Err(Fault { code: ErrorCode::ENHANCE_YOUR_CALM, reason: kind.reason() })
+    }
+}
+
+impl Bucket {
+    /// Forgives what time and useful frames forgive. Called when full, so it costs honest peers nothing.
+    fn drain(&mut self, flood: Flood, useful: u64, now: Instant) {
+        let for_frames = (useful - self.useful).saturating_mul(flood.per_useful_frame.into());
+        self.useful = useful;
+        let since = self.drained_at.map_or(0.0, |at| (now - at).as_secs_f64());
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "floats saturate, and neither factor is negative"
+        )]
+        let for_time = (since * f64::from(flood.per_second)) as u64;
+        // A part of one is not lost: it counts on from the same instant.
+        if for_time > 0 {
+            self.drained_at = Some(now);
+        }
+        let forgiven = for_frames.saturating_add(for_time);
+        self.level = self.level.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn floods() -> Floods {
+        let mut floods = Floods::default();
+        floods.set(FloodKind::Ping, Flood::new(3, 10, 2));
+        floods
+    }
+
+    fn charge(guard: &mut FloodGuard, now: Instant) -> Result<(), &'static str> {
+        guard.charge(&floods(), FloodKind::Ping, now).map_err(|fault| fault.reason)
+    }
+
+    #[test]
+    fn a_burst_is_carried_and_a_flood_is_not() {
+        let mut guard = FloodGuard::default();
+        let now = Instant::now();
+        let carried = (0..1_000).take_while(|_| charge(&mut guard, now).is_ok()).count();
+        assert_eq!(carried, 3);
+        assert_eq!(charge(&mut guard, now), Err("too_many_pings"));
+    }
+
+    #[test]
+    fn time_forgives() {
+        let mut guard = FloodGuard::default();
+        let mut now = Instant::now();
+        while charge(&mut guard, now).is_ok() {}
+        for _ in 0..1_000 {
+            now += Duration::from_millis(101);
+            assert_eq!(charge(&mut guard, now), Ok(()));
+        }
+    }
+
+    #[test]
+    fn slower_than_forgiven_is_never_too_fast_even_when_asked_often() {
+        let mut guard = FloodGuard::default();
+        let mut now = Instant::now();
+        while charge(&mut guard, now).is_ok() {}
+        now += Duration::from_millis(50);
+        assert_eq!(charge(&mut guard, now), Err("too_many_pings"));
+        now += Duration::from_millis(500);
+        assert_eq!(charge(&mut guard, now), Ok(()));
+    }
+
+    #[test]
+    fn useful_frames_forgive() {
+        let mut guard = FloodGuard::default();
+        let now = Instant::now();
+        while charge(&mut guard, now).is_ok() {}
+        for _ in 0..1_000 {
+            guard.useful(1);
+            assert_eq!(charge(&mut guard, now), Ok(()));
+            assert_eq!(charge(&mut guard, now), Ok(()));
+        }
+        assert_eq!(charge(&mut guard, now), Err("too_many_pings"));
+    }
+
+    #[test]
+    fn an_idle_guard_owns_nothing() {
+        assert!(FloodGuard::default().buckets.is_none());
+    }
+}

@@ -1,0 +1,213 @@
+//! Accepts connections and serves each with a clone of one tower service.
+//!
+//! In: a listener, a service, a future that says when to stop. Out: nothing before all connections
+//! are over, at most the drain limit later. What tonic generates is such a service:
+//! `tonic::service::Routes`, with interceptors, health, reflection and compression as they are.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf;
+use http::{Extensions, Request, Response};
+use http_body::Body;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tower_service::Service;
+
+use super::connection::{Connection, Signals};
+use super::counters::Counters;
+use super::limits::Limits;
+use super::serving::Serving;
+use super::stream::RecvBody;
+use crate::drain::Drain;
+use crate::listen::Listener;
+
+/// How long a drain may take, unless set.
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Connections at once, unless set. Each takes a file descriptor and some KiB.
+const CONNECTIONS_MAX: usize = 65_536;
+
+type ExtensionsHook = dyn Fn(&TcpStream) -> Extensions + Send + Sync;
+
+/// An HTTP/2 server (prior knowledge, no TLS) whose streams live inside their connection's task.
+///
+/// ```no_run
+/// # use std::convert::Infallible;
+/// # async fn example<S, B>(service: S) -> std::io::Result<()>
+/// # where
+/// #     S: tower_service::Service<
+/// #             http::Request<bidi_echo::transport::RecvBody>,
+/// #             Response = http::Response<B>,
+/// #             Error = Infallible,
+/// #         > + Clone + Send + Sync + 'static,
+/// #     S::Future: Send,
+/// #     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+/// # {
+/// use bidi_echo::transport::{Limits, Server};
+///
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+/// let stop = async { tokio::signal::ctrl_c().await.unwrap_or(()) };
+/// Server::new(Limits::default()).serve(listener, service, stop).await;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Server {
+    limits: Arc<Limits>,
+    counters: Arc<Counters>,
+    drain_limit: Duration,
+    connections_max: usize,
+    extensions: Option<Arc<ExtensionsHook>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Server").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server whose connections keep to `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Server {
+            limits: Arc::new(limits),
+            counters: Arc::default(),
+            drain_limit: DRAIN_LIMIT,
+            connections_max: CONNECTIONS_MAX,
+            extensions: None,
+        }
+    }
+
+    /// From the moment of stopping to the end, at most.
+    #[must_use]
+    pub fn drain_limit(self, drain_limit: Duration) -> Self {
+        Server { drain_limit, ..self }
+    }
+
+    /// Connections at once; more wait in the listener's backlog.
+    #[must_use]
+    pub fn connections_max(self, connections_max: usize) -> Self {
+        Server { connections_max, ..self }
+    }
+
+    /// What each request of a connection finds in its extensions: the peer's address, for example.
+    #[must_use]
+    pub fn extensions(
+        self,
+        hook: impl Fn(&TcpStream) -> Extensions + Send + Sync + 'static,
+    ) -> Self {
+        Server { extensions: Some(Arc::new(hook)), ..self }
+    }
+
+    /// What this server counts.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Serves until `stop` resolves, then drains: GOAWAY; streams go on; near the limit handlers get
+    /// nothing more and what they took is answered; at the limit the rest ends with UNAVAILABLE.
+    pub async fn serve<S, B>(
+        self,
+        listener: TcpListener,
+        service: S,
+        stop: impl Future<Output = ()>,
+    ) where
+        S: Service<Request<RecvBody>, Response = Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Buf,
+    {
+        let drain = Drain::default();
+        let drain_limit = self.drain_limit;
+        let mut over = std::pin::pin!(self.accept(listener, service, &drain));
+        tokio::select! {
+            () = &mut over => return,
+            () = stop => drain.leave.set(),
+        }
+        drain.run_down(over, drain_limit).await;
+    }
+
+    /// Serves until `drain.leave` is set and all connections are over.
+    pub(crate) async fn accept<S, B>(self, listener: TcpListener, service: S, drain: &Drain)
+    where
+        S: Service<Request<RecvBody>, Response = Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Buf,
+    {
+        let mut listener = Listener::new(listener);
+        let places = Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS)));
+        let mut leave = drain.leave.watch();
+        loop {
+            let accepted = tokio::select! {
+                () = leave.wait() => break,
+                accepted = async {
+                    let place = places.clone().acquire_owned().await.expect("never closed");
+                    (listener.accept().await, place)
+                } => accepted,
+            };
+            let (tcp, place) = accepted;
+            let extensions = self.extensions.as_ref().map(|hook| hook(&tcp)).unwrap_or_default();
+            let connection = self.connection(tcp, service.clone(), extensions, drain);
+            tokio::spawn(async move {
+                // What ends a connection early, its streams were told.
+                let _ = connection.await;
+                drop(place);
+            });
+        }
+        drop((leave, listener));
+        drain.cut_off.unwatched().await;
+    }
+
+    /// Serves one connection, over any byte stream.
+    ///
+    /// Must be polled within a tokio runtime with timers. Err: the byte stream failed.
+    pub fn serve_connection<IO, S, B>(
+        &self,
+        io: IO,
+        service: S,
+        extensions: Extensions,
+    ) -> impl Future<Output = io::Result<()>> + use<IO, S, B>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<RecvBody>, Response = Response<B>> + Clone,
+        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        B: Body,
+        B::Data: Buf,
+    {
+        let serving = Serving { service, extensions, counters: self.counters.clone() };
+        Connection::new(io, serving, self.limits.clone(), None, self.counters.clone())
+    }
+
+    fn connection<IO, S, B>(
+        &self,
+        io: IO,
+        service: S,
+        extensions: Extensions,
+        drain: &Drain,
+    ) -> Connection<IO, Serving<S>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<RecvBody>, Response = Response<B>> + Clone,
+        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        B: Body,
+        B::Data: Buf,
+    {
+        let signals = Signals {
+            leave: drain.leave.watch(),
+            stop: drain.stop_reading.watch(),
+            cut_off: drain.cut_off.watch(),
+        };
+        let serving = Serving { service, extensions, counters: self.counters.clone() };
+        Connection::new(io, serving, self.limits.clone(), Some(signals), self.counters.clone())
+    }
+}

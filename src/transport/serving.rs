@@ -1,0 +1,589 @@
+//! The server's side of a stream: from the request's head to the response's end.
+//!
+//! In: frames, as the connection hands them on; a tower service. Out: the service's answer, polled
+//! in place. User code runs in [`Role::poll`], [`Role::expire`] and where an app is dropped, always
+//! behind a guard: a panic costs its stream an INTERNAL, and nobody else anything.
+
+use std::error::Error as StdError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes};
+use http::header::CONTENT_TYPE;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
+use tower_service::Service;
+
+use super::connection::{Expiry, Opening, Role, Turn};
+use super::counters::Counters;
+use super::fields::{self, Fields};
+use super::frame::ErrorCode;
+use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, Wakes, lend};
+use super::wire::{Core, Ending, Wire};
+
+/// What one stream may put into the output in one turn before its siblings get theirs.
+const TURN_BYTES: usize = 64 << 10;
+
+/// How often one stream is polled in one turn: a body may be ready for ever and give nothing. More
+/// than the smallest messages need to fill [`TURN_BYTES`].
+const TURN_STEPS: usize = 4_096;
+
+/// gRPC's codes that the transport itself gives (grpc/grpc, doc/statuscodes.md).
+#[derive(Clone, Copy, Debug)]
+enum Code {
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    ResourceExhausted = 8,
+    Internal = 13,
+    Unavailable = 14,
+}
+
+/// A failure of the transport or of a service, as both protocols say it.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    code: Code,
+    http: StatusCode,
+    message: &'static str,
+}
+
+const PANICKED: Failure = Failure {
+    code: Code::Internal,
+    http: StatusCode::INTERNAL_SERVER_ERROR,
+    message: "the handler panicked",
+};
+
+const FAILED: Failure = Failure {
+    code: Code::Internal,
+    http: StatusCode::INTERNAL_SERVER_ERROR,
+    message: "the handler failed",
+};
+
+const BAD_TIMEOUT: Failure = Failure {
+    code: Code::InvalidArgument,
+    http: StatusCode::BAD_REQUEST,
+    message: "invalid grpc-timeout: need 1 to 8 digits and one of H, M, S, m, u, n",
+};
+
+const HEADERS_TOO_LARGE: Failure = Failure {
+    code: Code::ResourceExhausted,
+    http: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    message: "the request's header list is larger than this server takes",
+};
+
+const ANSWER_TOO_LARGE: Failure = Failure {
+    code: Code::ResourceExhausted,
+    http: StatusCode::INTERNAL_SERVER_ERROR,
+    message: "the answer's header list is larger than the client takes",
+};
+
+fn expired(why: Expiry) -> Failure {
+    let (code, http, message) = match why {
+        Expiry::Deadline => (
+            Code::DeadlineExceeded,
+            StatusCode::GATEWAY_TIMEOUT,
+            "the deadline of the request (grpc-timeout) is over",
+        ),
+        Expiry::Stalled => (
+            Code::ResourceExhausted,
+            StatusCode::REQUEST_TIMEOUT,
+            "the client did not open its flow-control window in time",
+        ),
+        Expiry::Idle => {
+            (Code::Unavailable, StatusCode::REQUEST_TIMEOUT, "the stream was idle for too long")
+        }
+        Expiry::Drained => (
+            Code::Unavailable,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the server is shutting down; open the stream elsewhere",
+        ),
+    };
+    Failure { code, http, message }
+}
+
+/// Serves one connection's streams with one service.
+pub(crate) struct Serving<S> {
+    pub(crate) service: S,
+    /// What every request of the connection is given.
+    pub(crate) extensions: Extensions,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// One stream.
+pub(crate) struct Handler<S: Service<Request<RecvBody>>, B> {
+    shared: Arc<Shared>,
+    waker: Waker,
+    inbox: Inbox,
+    /// The inbox is behind `shared`'s lock.
+    is_remote: bool,
+    /// Bytes in the inbox, wherever it is.
+    buffered: usize,
+    state: State<S, B>,
+    is_grpc: bool,
+    is_head: bool,
+    /// Why the request is refused before the service hears of it.
+    refusal: Option<Failure>,
+}
+
+enum State<S: Service<Request<RecvBody>>, B> {
+    /// No user code has run.
+    New(Box<Request<()>>),
+    /// The service is not ready.
+    Unready(S, Box<Request<RecvBody>>),
+    Answering(Pin<Box<S::Future>>),
+    Sending(Pin<Box<B>>),
+    /// Nothing more comes from the service.
+    Done,
+}
+
+impl<S: Service<Request<RecvBody>>, B> Handler<S, B> {
+    /// Runs `with` on the inbox, wherever it is, and wakes who waits for it.
+    fn deliver<T>(&mut self, with: impl FnOnce(&mut Inbox) -> T) -> T {
+        let (done, waiting) = if self.is_remote {
+            let mut remote = self.shared.remote();
+            (with(&mut remote.inbox), remote.inbox.take_waiting())
+        } else {
+            (with(&mut self.inbox), self.inbox.take_waiting())
+        };
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+        done
+    }
+
+    /// Hands the inbox to a body that turned out to be polled elsewhere, and grants again what that
+    /// took. Out: how much.
+    fn settle_remote(&mut self) -> usize {
+        if !self.is_remote && !self.shared.is_remote() {
+            return 0;
+        }
+        let mut remote = self.shared.remote();
+        let mut waiting = None;
+        if !self.is_remote {
+            self.is_remote = true;
+            waiting = self.inbox.hand_over(&mut remote.inbox);
+        }
+        let mut taken = std::mem::take(&mut remote.taken);
+        if remote.inbox.abandoned {
+            taken += remote.inbox.discard();
+        }
+        drop(remote);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+        taken
+    }
+}
+
+/// A body that outlives its stream finds what came, and then that nothing more will.
+impl<S: Service<Request<RecvBody>>, B> Drop for Handler<S, B> {
+    fn drop(&mut self) {
+        // `shared` and `waker` are two; only a body makes it more.
+        if Arc::strong_count(&self.shared) == 2 {
+            return;
+        }
+        self.settle_remote();
+        let mut remote = self.shared.remote();
+        if !self.is_remote {
+            self.inbox.hand_over(&mut remote.inbox);
+        }
+        remote.inbox.end_if_open(BodyError::Ended("the stream is over"));
+        let waiting = remote.inbox.take_waiting();
+        drop(remote);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+}
+
+impl<S, B> Role for Serving<S>
+where
+    S: Service<Request<RecvBody>, Response = Response<B>> + Clone,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    B: Body,
+    B::Data: Buf,
+{
+    type App = Handler<S, B>;
+
+    const IS_SERVER: bool = true;
+
+    fn accept(&mut self, core: &mut Core, wakes: &Arc<Wakes>, request: Request<()>) -> Self::App {
+        let shared = Shared::new(wakes.clone(), core.key);
+        let is_grpc = fields::is_grpc(request.headers());
+        let mut refusal = None;
+        match fields::grpc_timeout(request.headers()) {
+            Ok(Some(timeout)) if is_grpc => core.deadline = core.last_frame.checked_add(timeout),
+            Err(_) if is_grpc => refusal = Some(BAD_TIMEOUT),
+            _ => {}
+        }
+        Handler {
+            waker: Waker::from(shared.clone()),
+            shared,
+            inbox: Inbox::default(),
+            is_remote: false,
+            buffered: 0,
+            is_grpc,
+            is_head: request.method() == Method::HEAD,
+            refusal,
+            state: State::New(Box::new(request)),
+        }
+    }
+
+    fn poll_open(
+        &mut self,
+        _: Key,
+        _: &Arc<Wakes>,
+        _: &mut Context<'_>,
+    ) -> Option<Opening<Self::App>> {
+        None
+    }
+
+    fn headers(
+        &mut self,
+        _: &mut Core,
+        app: &mut Self::App,
+        fields: Fields,
+        end: bool,
+    ) -> Result<(), &'static str> {
+        if !end {
+            return Err("headers_in_mid_stream");
+        }
+        let trailers = fields.into_trailers()?;
+        let trailers = (!trailers.is_empty()).then(|| Box::new(trailers));
+        app.deliver(|inbox| inbox.end(End::Clean(trailers)));
+        Ok(())
+    }
+
+    fn data(&mut self, _: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize {
+        let kept = if app.is_remote {
+            app.deliver(|inbox| push(inbox, payload))
+        } else {
+            let kept = push(&mut app.inbox, payload);
+            if let Some(waiting) = app.inbox.take_waiting() {
+                waiting.wake();
+            }
+            kept
+        };
+        app.buffered += kept;
+        kept
+    }
+
+    fn end(&mut self, _: &mut Core, app: &mut Self::App) -> Result<(), &'static str> {
+        app.deliver(|inbox| inbox.end(End::Clean(None)));
+        Ok(())
+    }
+
+    fn broken(&mut self, app: &mut Self::App, error: BodyError) {
+        app.buffered = 0;
+        app.deliver(|inbox| inbox.end(End::Broken(error)));
+    }
+
+    fn is_untouched(app: &Self::App) -> bool {
+        matches!(app.state, State::New(_))
+    }
+
+    fn buffered(app: &Self::App) -> usize {
+        app.buffered
+    }
+
+    fn poll(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire) -> Turn {
+        app.shared.unmark();
+        let taken = app.settle_remote();
+        consume(core, app, wire, taken);
+        if !core.is_flushed() && !wire.flush(core) {
+            return Turn::Wait;
+        }
+        if let Some(refusal) = app.refusal.take() {
+            self.dismiss(app);
+            fail(core, app.is_grpc, wire, refusal);
+        }
+        let before = wire.out.len();
+        for _ in 0..TURN_STEPS {
+            if core.local_closed {
+                return finish(core, wire);
+            }
+            if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
+                return Turn::Again;
+            }
+            // The body is not asked for what could not leave.
+            if core.headers_sent && wire.room(core) == 0 {
+                wire.block(core);
+                return Turn::Wait;
+            }
+            let step = self.step(core, app, wire);
+            match step {
+                Step::Pending => return Turn::Wait,
+                Step::Went if core.is_flushed() => {}
+                Step::Went => return Turn::Wait,
+            }
+        }
+        Turn::Again
+    }
+
+    fn expire(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire, why: Expiry) {
+        self.dismiss(app);
+        let was_cut = !core.is_flushed();
+        core.pending = Bytes::new();
+        core.pending_end = None;
+        core.stalled_since = None;
+        if was_cut {
+            // A part of a message has left: trailers after it would be read as its end.
+            wire.reset(core, ErrorCode::CANCEL);
+        } else {
+            fail(core, app.is_grpc, wire, expired(why));
+        }
+    }
+
+    fn too_large(&mut self, core: &mut Core, fields: &Fields, wire: &mut Wire) {
+        fail(core, fields::is_grpc(&fields.headers), wire, HEADERS_TOO_LARGE);
+    }
+
+    fn is_finished(&self) -> bool {
+        false
+    }
+
+    fn refuse_openings(&mut self, _: BodyError) {}
+}
+
+/// Out: how much was kept.
+fn push(inbox: &mut Inbox, payload: &[u8]) -> usize {
+    if inbox.is_shut() {
+        return 0;
+    }
+    inbox.push(payload);
+    payload.len()
+}
+
+enum Step {
+    Pending,
+    Went,
+}
+
+/// Our half is done; the peer is told if it still goes on (RFC 9113, 8.1).
+fn finish(core: &mut Core, wire: &mut Wire) -> Turn {
+    if !core.remote_closed {
+        wire.reset(core, ErrorCode::NO_ERROR);
+    }
+    Turn::Over
+}
+
+/// Grants again what the body took.
+fn consume<S: Service<Request<RecvBody>>, B>(
+    core: &mut Core,
+    app: &mut Handler<S, B>,
+    wire: &mut Wire,
+    bytes: usize,
+) {
+    // What broke was given up as a whole.
+    let bytes = bytes.min(app.buffered);
+    if bytes > 0 {
+        app.buffered -= bytes;
+        wire.consumed(core, bytes, app.buffered == 0);
+    }
+}
+
+/// Ends our half with a failure, in the words of the protocol that the client speaks.
+fn fail(core: &mut Core, is_grpc: bool, wire: &mut Wire, failure: Failure) {
+    let mut headers = HeaderMap::new();
+    if is_grpc {
+        let status = HeaderValue::from(failure.code as u16);
+        headers.insert("grpc-status", status);
+        headers.insert("grpc-message", fields::grpc_message(failure.message));
+    }
+    if !core.headers_sent {
+        let mut status = failure.http;
+        if is_grpc {
+            status = StatusCode::OK;
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        }
+        wire.response(core, status, &headers, true);
+    } else if is_grpc {
+        wire.end(core, Ending::Trailers(Box::new(headers)));
+    } else {
+        // HTTP has no way to take a success back but this.
+        wire.reset(core, ErrorCode::INTERNAL_ERROR);
+    }
+}
+
+impl<S, B> Serving<S>
+where
+    S: Service<Request<RecvBody>, Response = Response<B>> + Clone,
+    S::Error: Into<Box<dyn StdError + Send + Sync>>,
+    B: Body,
+    B::Data: Buf,
+{
+    /// Lets user code run once, behind the guard, with its inbox lent.
+    fn step(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Step {
+        let Handler { shared, waker, inbox, state, .. } = app;
+        let before = inbox.bytes();
+        let mut cx = Context::from_waker(waker);
+        let polled = lend(shared, inbox, || {
+            catch_unwind(AssertUnwindSafe(|| self.poll_user(state, shared, waker, &mut cx)))
+        });
+        if app.inbox.abandoned {
+            app.inbox.discard();
+        }
+        let taken = before.saturating_sub(app.inbox.bytes());
+        consume(core, app, wire, taken);
+        match polled {
+            Ok(Polled::Pending) => return Step::Pending,
+            Ok(Polled::Called) => {}
+            Ok(Polled::Head(response)) => self.answer(core, app, wire, *response),
+            Ok(Polled::Data(data, is_last)) => {
+                if is_last {
+                    self.dismiss(app);
+                }
+                wire.data(core, data, is_last);
+            }
+            Ok(Polled::Trailers(trailers)) => {
+                self.dismiss(app);
+                let trailers = bounded(trailers, wire);
+                wire.end(core, Ending::Trailers(trailers));
+            }
+            Ok(Polled::End) => {
+                self.dismiss(app);
+                wire.end(core, Ending::Data);
+            }
+            Ok(Polled::Failed) => {
+                self.dismiss(app);
+                fail(core, app.is_grpc, wire, FAILED);
+            }
+            Err(_) => {
+                self.counters.panicked();
+                self.dismiss(app);
+                fail(core, app.is_grpc, wire, PANICKED);
+            }
+        }
+        Step::Went
+    }
+
+    fn poll_user(
+        &self,
+        state: &mut State<S, B>,
+        shared: &Arc<Shared>,
+        waker: &Waker,
+        cx: &mut Context<'_>,
+    ) -> Polled<B> {
+        match state {
+            State::New(_) => {
+                let State::New(head) = std::mem::replace(state, State::Done) else {
+                    unreachable!("matched above")
+                };
+                let body = RecvBody::new(shared.clone(), waker.clone());
+                let mut request = head.map(|()| body);
+                request.extensions_mut().extend(self.extensions.clone());
+                *state = State::Unready(self.service.clone(), Box::new(request));
+                Polled::Called
+            }
+            State::Unready(service, _) => match service.poll_ready(cx) {
+                Poll::Pending => Polled::Pending,
+                Poll::Ready(Err(_)) => Polled::Failed,
+                Poll::Ready(Ok(())) => {
+                    let State::Unready(mut service, request) =
+                        std::mem::replace(state, State::Done)
+                    else {
+                        unreachable!("matched above")
+                    };
+                    *state = State::Answering(Box::pin(service.call(*request)));
+                    Polled::Called
+                }
+            },
+            State::Answering(answer) => match answer.as_mut().poll(cx) {
+                Poll::Pending => Polled::Pending,
+                Poll::Ready(Err(_)) => Polled::Failed,
+                Poll::Ready(Ok(mut response)) => {
+                    // The user's types: what their drops do stays behind the guard.
+                    response.extensions_mut().clear();
+                    Polled::Head(Box::new(response))
+                }
+            },
+            State::Sending(body) => match body.as_mut().poll_frame(cx) {
+                Poll::Pending => Polled::Pending,
+                Poll::Ready(None) => Polled::End,
+                Poll::Ready(Some(Err(_))) => Polled::Failed,
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(mut data) => {
+                        let data = data.copy_to_bytes(data.remaining());
+                        Polled::Data(data, body.is_end_stream())
+                    }
+                    Err(frame) => match frame.into_trailers() {
+                        Ok(trailers) => Polled::Trailers(Box::new(trailers)),
+                        // HTTP knows no third kind of frame.
+                        Err(_) => Polled::Called,
+                    },
+                },
+            },
+            State::Done => Polled::Pending,
+        }
+    }
+
+    /// The head of the answer leaves at once: clients wait for it (grpc/grpc-rust#515).
+    fn answer(
+        &self,
+        core: &mut Core,
+        app: &mut Handler<S, B>,
+        wire: &mut Wire,
+        response: Response<B>,
+    ) {
+        let (head, body) = response.into_parts();
+        let ends =
+            app.is_head || catch_unwind(AssertUnwindSafe(|| body.is_end_stream())).unwrap_or(false);
+        if list_bytes(&head.headers) > u64::from(wire.peer.header_list_bytes_max) {
+            app.state = State::Sending(Box::pin(body));
+            self.dismiss(app);
+            return fail(core, app.is_grpc, wire, ANSWER_TOO_LARGE);
+        }
+        wire.response(core, head.status, &head.headers, ends);
+        // Replaces the future that gave the answer; both are dropped behind the guard.
+        let sending = State::Sending(Box::pin(body));
+        let answered = std::mem::replace(&mut app.state, sending);
+        self.drop_guarded(app, answered);
+        if ends {
+            self.dismiss(app);
+        }
+    }
+
+    /// Drops what is left of the service's side.
+    fn dismiss(&self, app: &mut Handler<S, B>) {
+        let state = std::mem::replace(&mut app.state, State::Done);
+        self.drop_guarded(app, state);
+    }
+
+    fn drop_guarded(&self, app: &mut Handler<S, B>, state: State<S, B>) {
+        let Handler { shared, inbox, .. } = app;
+        let dropped = lend(shared, inbox, || catch_unwind(AssertUnwindSafe(|| drop(state))));
+        if dropped.is_err() {
+            self.counters.panicked();
+        }
+    }
+}
+
+/// What user code gave.
+enum Polled<B> {
+    Pending,
+    /// It went on without anything to send.
+    Called,
+    Head(Box<Response<B>>),
+    Data(Bytes, bool),
+    Trailers(Box<HeaderMap>),
+    End,
+    Failed,
+}
+
+/// Length of a header list (RFC 9113, 6.5.2).
+fn list_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 32) as u64).sum()
+}
+
+/// Trailers that the peer takes: the status alone if all of them are too many.
+fn bounded(trailers: Box<HeaderMap>, wire: &Wire) -> Box<HeaderMap> {
+    if list_bytes(&trailers) <= u64::from(wire.peer.header_list_bytes_max) {
+        return trailers;
+    }
+    let mut status = HeaderMap::new();
+    if let Some(code) = trailers.get("grpc-status") {
+        status.insert("grpc-status", code.clone());
+    }
+    Box::new(status)
+}

@@ -1,0 +1,403 @@
+//! One stream's inbox, the body that reads it, and the waker that marks the stream.
+//!
+//! The connection's task fills an [`Inbox`]; a [`RecvBody`] empties it. Nearly always the body is
+//! polled by that very task, while it polls the stream: then the inbox is lent through a
+//! thread-local for the length of the poll, and neither lock nor atomic is touched. The first time
+//! that the body is polled anywhere else, the stream becomes *remote* for good: its inbox moves
+//! behind the mutex that body and connection share.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+
+use super::frame::ErrorCode;
+
+/// DATA from here up is kept as it came, smaller payloads are gathered in one buffer, so that a
+/// frame of a byte costs a byte.
+const GATHER_BYTES_MAX: usize = 4_096;
+
+/// Why a body ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BodyError {
+    /// The peer reset the stream: it cancelled, with this code.
+    Reset(ErrorCode),
+    /// We ended the stream, for this reason: a broken frame, a deadline, a drain.
+    Ended(&'static str),
+    /// The peer did not begin the stream, which may be tried again elsewhere.
+    Refused,
+    /// The peer takes no new streams on this connection; open another.
+    GoAway(ErrorCode),
+    /// The connection is gone.
+    ConnectionLost,
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BodyError::Reset(code) => write!(out, "the peer reset the stream: {code}"),
+            BodyError::Ended(reason) => write!(out, "the stream was ended: {reason}"),
+            BodyError::Refused => out.write_str("the peer did not begin the stream; try again"),
+            BodyError::GoAway(code) => write!(out, "the peer closes the connection: {code}"),
+            BodyError::ConnectionLost => out.write_str("the connection was lost"),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
+
+/// How the inbound half of a stream ended.
+#[derive(Debug, Clone)]
+pub(crate) enum End {
+    /// In order, perhaps with trailers.
+    Clean(Option<Box<HeaderMap>>),
+    /// Not in order.
+    Broken(BodyError),
+}
+
+/// What arrived and was not taken yet.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    chunks: VecDeque<Bytes>,
+    /// Small payloads, behind `chunks`.
+    gathered: Vec<u8>,
+    /// Bytes in both.
+    bytes: usize,
+    end: Option<End>,
+    /// Who waits, if that is not the stream's own waker.
+    waiting: Option<Waker>,
+    /// The body was dropped: nobody will take anything.
+    pub(crate) abandoned: bool,
+}
+
+impl Inbox {
+    /// Bytes that wait to be taken.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn push(&mut self, payload: &[u8]) {
+        self.bytes += payload.len();
+        if payload.len() >= GATHER_BYTES_MAX {
+            self.close_gathered();
+            self.chunks.push_back(Bytes::copy_from_slice(payload));
+            return;
+        }
+        if self.gathered.is_empty() {
+            // Nearly always the only one of a turn: exactly its size, so that it becomes `Bytes`
+            // without another allocation.
+            self.gathered = payload.to_vec();
+        } else {
+            self.gathered.extend_from_slice(payload);
+        }
+    }
+
+    fn close_gathered(&mut self) {
+        if !self.gathered.is_empty() {
+            self.chunks.push_back(std::mem::take(&mut self.gathered).into());
+        }
+    }
+
+    /// Nobody will take anything more: the body was dropped, or was told that it ends here.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.abandoned || matches!(self.end, Some(End::Broken(_)))
+    }
+
+    /// Nothing more will come; if not in order, what waits is dropped: the reader learns of it at once.
+    pub(crate) fn end(&mut self, end: End) {
+        if self.is_shut() {
+            return;
+        }
+        if let End::Broken(_) = end {
+            self.discard();
+        }
+        self.end = Some(end);
+    }
+
+    /// Nothing more will come, unless that is known already.
+    pub(crate) fn end_if_open(&mut self, error: BodyError) {
+        self.end.get_or_insert(End::Broken(error));
+    }
+
+    /// Drops what waits. Out: how much that was.
+    pub(crate) fn discard(&mut self) -> usize {
+        self.chunks = VecDeque::new();
+        self.gathered = Vec::new();
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// The next chunk, trailers, the end, or nothing yet.
+    fn pop(&mut self) -> Option<Option<Result<Frame<Bytes>, BodyError>>> {
+        let chunk = match self.chunks.pop_front() {
+            Some(chunk) => chunk,
+            None => Bytes::from(std::mem::take(&mut self.gathered)),
+        };
+        if !chunk.is_empty() {
+            self.bytes -= chunk.len();
+            return Some(Some(Ok(Frame::data(chunk))));
+        }
+        match self.end.as_mut()? {
+            End::Clean(trailers) => {
+                Some(trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
+            }
+            End::Broken(error) => Some(Some(Err(error.clone()))),
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.bytes == 0 && matches!(self.end, Some(End::Clean(None)))
+    }
+
+    /// Whom to wake, besides the stream, because something came.
+    pub(crate) fn take_waiting(&mut self) -> Option<Waker> {
+        self.waiting.take()
+    }
+
+    /// Moves everything to `remote`, where nothing was delivered yet. Out: whom to wake.
+    pub(crate) fn hand_over(&mut self, remote: &mut Inbox) -> Option<Waker> {
+        let waiting = remote.waiting.take().or_else(|| self.waiting.take());
+        self.abandoned |= remote.abandoned;
+        *remote = std::mem::take(self);
+        waiting
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        if !self.waiting.as_ref().is_some_and(|waiting| waiting.will_wake(waker)) {
+            self.waiting = Some(waker.clone());
+        }
+    }
+}
+
+/// What a remote body and the connection share.
+#[derive(Debug, Default)]
+pub(crate) struct Remote {
+    pub(crate) inbox: Inbox,
+    /// Bytes that the body took and the connection has not granted again.
+    pub(crate) taken: usize,
+}
+
+/// The wakers of a connection's streams, as its task sees them.
+#[derive(Debug, Default)]
+pub(crate) struct Wakes {
+    any: AtomicBool,
+    marked: Mutex<Vec<Key>>,
+    task: futures_util::task::AtomicWaker,
+}
+
+/// A stream's place in its connection's table, and which of the place's streams it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+impl Wakes {
+    /// The connection's task is the one to wake.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.task.register(waker);
+    }
+
+    /// Moves the marked streams into `into`, which must be empty. Out: whether there were any.
+    pub(crate) fn take(&self, into: &mut Vec<Key>) -> bool {
+        if !self.any.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+        self.any.store(false, Ordering::Relaxed);
+        std::mem::swap(&mut *marked, into);
+        !into.is_empty()
+    }
+
+    fn mark(&self, key: Key) {
+        {
+            let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
+            marked.push(key);
+            self.any.store(true, Ordering::Release);
+        }
+        self.task.wake();
+    }
+}
+
+/// One stream as others hold it: its waker, and where a remote body finds its inbox.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    wakes: Arc<Wakes>,
+    key: Key,
+    /// Marked and not polled since.
+    marked: AtomicBool,
+    is_remote: AtomicBool,
+    remote: Mutex<Remote>,
+}
+
+impl Shared {
+    pub(crate) fn new(wakes: Arc<Wakes>, key: Key) -> Arc<Self> {
+        Arc::new(Shared {
+            wakes,
+            key,
+            marked: AtomicBool::new(false),
+            is_remote: AtomicBool::new(false),
+            remote: Mutex::default(),
+        })
+    }
+
+    /// From here on a wake marks the stream again. Called before it is polled.
+    pub(crate) fn unmark(&self) {
+        self.marked.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        self.is_remote.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn remote(&self) -> MutexGuard<'_, Remote> {
+        self.remote.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mark(&self) {
+        if !self.marked.swap(true, Ordering::SeqCst) {
+            self.wakes.mark(self.key);
+        }
+    }
+}
+
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.mark();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.mark();
+    }
+}
+
+/// The inbox that is lent to the body of the stream that is being polled on this thread.
+struct Lent {
+    /// Whose it is: an address, never followed.
+    owner: *const Shared,
+    inbox: Inbox,
+}
+
+thread_local! {
+    static LENT: RefCell<Option<Lent>> = const { RefCell::new(None) };
+}
+
+/// Runs `poll` while the body of `shared`, polled on this thread, finds its data in `inbox`.
+///
+/// Nothing of user code may unwind out of `poll`: the inbox would be lost.
+pub(crate) fn lend<T>(shared: &Arc<Shared>, inbox: &mut Inbox, poll: impl FnOnce() -> T) -> T {
+    let lent = Lent { owner: Arc::as_ptr(shared), inbox: std::mem::take(inbox) };
+    // Nested only if user code blocks on another connection in a poll; that one gives back first.
+    let outer = LENT.replace(Some(lent));
+    let polled = poll();
+    let lent = LENT.replace(outer).expect("whoever lends gives back");
+    *inbox = lent.inbox;
+    polled
+}
+
+/// The body of what the peer sends: DATA, then trailers, if there are any.
+///
+/// May be polled on any task, and may outlive its stream and its connection: then it ends with an
+/// error. What it gives is granted again to the peer, not before.
+#[derive(Debug)]
+pub struct RecvBody {
+    shared: Arc<Shared>,
+    own_waker: Waker,
+    /// Polled by another task than its connection's, once.
+    is_remote: bool,
+    is_done: bool,
+}
+
+impl RecvBody {
+    pub(crate) fn new(shared: Arc<Shared>, own_waker: Waker) -> Self {
+        RecvBody { shared, own_waker, is_remote: false, is_done: false }
+    }
+
+    /// Runs `with` on the inbox if it is lent to this body on this thread.
+    fn with_lent<T>(&self, with: impl FnOnce(&mut Inbox) -> T) -> Option<T> {
+        LENT.with(|lent| match &mut *lent.try_borrow_mut().ok()? {
+            Some(lent) if lent.owner == Arc::as_ptr(&self.shared) => Some(with(&mut lent.inbox)),
+            _ => None,
+        })
+    }
+
+    fn poll_lent(&self, cx: &Context<'_>) -> Option<PolledFrame> {
+        self.with_lent(|inbox| match inbox.pop() {
+            Some(next) => Poll::Ready(next),
+            None => {
+                // The connection polls the stream anyway when something comes; another waker is
+                // somebody's combinator, which must hear of it by itself.
+                if !cx.waker().will_wake(&self.own_waker) {
+                    inbox.wait(cx.waker());
+                }
+                Poll::Pending
+            }
+        })
+    }
+
+    fn poll_remote(&self, cx: &Context<'_>) -> PolledFrame {
+        let mut remote = self.shared.remote();
+        let became_remote = !self.shared.is_remote.swap(true, Ordering::AcqRel);
+        let next = remote.inbox.pop();
+        if let Some(Some(Ok(frame))) = &next {
+            remote.taken += frame.data_ref().map_or(0, Bytes::len);
+        } else if next.is_none() {
+            remote.inbox.wait(cx.waker());
+        }
+        drop(remote);
+        // The connection hands its inbox over, or grants again what was taken.
+        if became_remote || matches!(next, Some(Some(Ok(_)))) {
+            self.shared.mark();
+        }
+        next.map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+impl http_body::Body for RecvBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
+        if self.is_done {
+            return Poll::Ready(None);
+        }
+        let lent = if self.is_remote { None } else { self.poll_lent(cx) };
+        let polled = lent.unwrap_or_else(|| {
+            self.is_remote = true;
+            self.poll_remote(cx)
+        });
+        if let Poll::Ready(None | Some(Err(_))) = polled {
+            self.is_done = true;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_done
+            || (!self.is_remote && self.with_lent(|inbox| inbox.is_at_end()).unwrap_or(false))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
+
+impl Drop for RecvBody {
+    fn drop(&mut self) {
+        let abandon = |inbox: &mut Inbox| inbox.abandoned = true;
+        if self.is_remote || self.with_lent(abandon).is_none() {
+            self.shared.remote().inbox.abandoned = true;
+            self.shared.is_remote.store(true, Ordering::Release);
+            self.shared.mark();
+        }
+    }
+}

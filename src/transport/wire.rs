@@ -1,0 +1,450 @@
+//! What a connection and all its streams share: output, windows, header tables, the peer's settings.
+//!
+//! In: what is to be sent. Out: frames in the [`Output`], as far as windows allow; the rest waits in
+//! its stream's [`Core`]. Reads no clock and no socket.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+
+use super::fields::is_of_connection;
+use super::flow::{RecvWindow, SendWindow, WINDOW_BYTES_DEFAULT};
+use super::frame::{self, ErrorCode, FRAME_BYTES_MAX, Fault, HEAD_BYTES, Head, flag, kind};
+use super::hpack;
+use super::limits::{FloodGuard, FloodKind, Limits};
+use super::output::Output;
+use super::stream::Key;
+
+/// Our encoder's table: a few dozen fields that repeat; the peer may allow less.
+const ENCODER_TABLE_BYTES: usize = 4_096;
+
+/// Our decoder's table: HTTP/2's default, which needs no announcement.
+const DECODER_TABLE_BYTES: usize = 4_096;
+
+/// Queues of more streams than that are freed when they are empty.
+const QUEUE_KEPT: usize = 128;
+
+/// What the peer told us about itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerSettings {
+    pub(crate) initial_flow_window_bytes: u32,
+    pub(crate) max_concurrent_streams: u32,
+    pub(crate) header_list_bytes_max: u32,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        PeerSettings {
+            initial_flow_window_bytes: WINDOW_BYTES_DEFAULT,
+            max_concurrent_streams: u32::MAX,
+            header_list_bytes_max: u32::MAX,
+        }
+    }
+}
+
+/// The shared part of a connection.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) out: Output,
+    pub(crate) peer: PeerSettings,
+    pub(crate) encoder: hpack::Encoder,
+    pub(crate) decoder: hpack::Decoder,
+    pub(crate) floods: FloodGuard,
+    /// When this turn began, or its last read returned; the only time that frames know.
+    pub(crate) now: Instant,
+    /// When streams were last polled; kept up to date for clients only.
+    pub(crate) polled_at: Instant,
+    send: SendWindow,
+    pub(crate) recv: RecvWindow,
+    /// Bytes in all inboxes.
+    pub(crate) buffered: usize,
+    /// Bytes of control replies since the output was last empty.
+    control_bytes: usize,
+    /// Streams to poll; some may be gone by the time of their turn.
+    pub(crate) runnable: VecDeque<Key>,
+    /// Streams with something to send that wait for the connection's window.
+    pub(crate) blocked: VecDeque<Key>,
+}
+
+/// One stream's part of the protocol.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) id: u32,
+    pub(crate) key: Key,
+    pub(crate) send: SendWindow,
+    pub(crate) recv: RecvWindow,
+    /// What `recv` aims at.
+    pub(crate) recv_target: u32,
+    /// It is in `runnable`.
+    pub(crate) is_queued: bool,
+    /// It is in `blocked`.
+    pub(crate) is_blocked: bool,
+    /// The peer has ended its half.
+    pub(crate) remote_closed: bool,
+    /// We have ended ours.
+    pub(crate) local_closed: bool,
+    /// We have sent headers.
+    pub(crate) headers_sent: bool,
+    /// It was reset, by either side: its application is to be dropped.
+    pub(crate) is_dead: bool,
+    /// RST_STREAM has left.
+    pub(crate) reset_sent: bool,
+    /// What content-length leaves to come.
+    pub(crate) content_left: Option<u64>,
+    /// What did not fit into the windows.
+    pub(crate) pending: Bytes,
+    /// What follows `pending`.
+    pub(crate) pending_end: Option<Ending>,
+    /// Since when something waits for the peer.
+    pub(crate) stalled_since: Option<Instant>,
+    /// When a frame last came or left.
+    pub(crate) last_frame: Instant,
+    /// When the stream must be over.
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// How our half of a stream ends.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Data,
+    Trailers(Box<HeaderMap>),
+}
+
+impl Core {
+    pub(crate) fn new(id: u32, key: Key, wire: &Wire, recv: u32) -> Self {
+        Core {
+            id,
+            key,
+            send: SendWindow::default(),
+            recv: RecvWindow::new(recv),
+            recv_target: recv,
+            is_queued: false,
+            is_blocked: false,
+            remote_closed: false,
+            local_closed: false,
+            headers_sent: false,
+            is_dead: false,
+            reset_sent: false,
+            content_left: None,
+            pending: Bytes::new(),
+            pending_end: None,
+            stalled_since: None,
+            last_frame: wire.now,
+            deadline: None,
+        }
+    }
+
+    /// Whether what was to be sent has left for the output.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.pending.is_empty() && self.pending_end.is_none()
+    }
+}
+
+impl Wire {
+    pub(crate) fn new(limits: Arc<Limits>, now: Instant) -> Self {
+        Wire {
+            limits,
+            out: Output::default(),
+            peer: PeerSettings::default(),
+            encoder: hpack::Encoder::new(ENCODER_TABLE_BYTES),
+            decoder: hpack::Decoder::new(DECODER_TABLE_BYTES),
+            floods: FloodGuard::default(),
+            now,
+            polled_at: now,
+            send: SendWindow::default(),
+            recv: RecvWindow::new(WINDOW_BYTES_DEFAULT),
+            buffered: 0,
+            control_bytes: 0,
+            runnable: VecDeque::new(),
+            blocked: VecDeque::new(),
+        }
+    }
+
+    /// Puts the stream into the queue of those to poll, once.
+    pub(crate) fn run(&mut self, core: &mut Core) {
+        if !core.is_queued {
+            core.is_queued = true;
+            self.runnable.push_back(core.key);
+        }
+    }
+
+    /// Charges one useless thing of the peer.
+    pub(crate) fn charge(&mut self, flood: FloodKind) -> Result<(), Fault> {
+        self.floods.charge(&self.limits.floods, flood, self.now)
+    }
+
+    /// Appends a reply that the peer can provoke as often as it likes.
+    pub(crate) fn control(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.out.tail.len();
+        write(&mut self.out.tail);
+        self.control_bytes += self.out.tail.len() - before;
+    }
+
+    /// Whether the peer provokes replies faster than it reads them.
+    pub(crate) fn control_is_full(&self) -> bool {
+        self.control_bytes >= self.limits.control_bytes_max && !self.out.is_empty()
+    }
+
+    /// Everything has left: an idle connection owns no queues.
+    pub(crate) fn drained(&mut self) {
+        self.control_bytes = 0;
+        if self.runnable.is_empty() && self.runnable.capacity() > QUEUE_KEPT {
+            self.runnable = VecDeque::new();
+        }
+        if self.blocked.is_empty() && self.blocked.capacity() > QUEUE_KEPT {
+            self.blocked = VecDeque::new();
+        }
+    }
+
+    /// Whether response bodies may be polled.
+    pub(crate) fn has_output_room(&self) -> bool {
+        self.out.len() < self.limits.output_bytes_max
+    }
+
+    /// What the connection's window lets leave.
+    pub(crate) fn connection_room(&self) -> i64 {
+        self.send.room(WINDOW_BYTES_DEFAULT)
+    }
+
+    /// The peer widened the connection's window.
+    pub(crate) fn granted(&mut self, increment: u32) -> Result<(), Fault> {
+        self.send
+            .grant(increment, WINDOW_BYTES_DEFAULT)
+            .map_err(|_| Fault::flow("connection_window_overflow"))
+    }
+
+    /// What a stream may send now, at most a frame's worth.
+    pub(crate) fn room(&self, core: &Core) -> usize {
+        let stream = core.send.room(self.peer.initial_flow_window_bytes);
+        let room = stream.min(self.connection_room()).max(0);
+        usize::try_from(room).unwrap_or(usize::MAX).min(FRAME_BYTES_MAX)
+    }
+
+    /// Sends a payload, as the last one if `ends`; what does not fit into the windows waits.
+    pub(crate) fn data(&mut self, core: &mut Core, payload: Bytes, ends: bool) {
+        debug_assert!(core.is_flushed() && !core.local_closed);
+        core.pending = payload;
+        core.pending_end = ends.then_some(Ending::Data);
+        self.flush(core);
+    }
+
+    /// Ends our half, after what waits.
+    pub(crate) fn end(&mut self, core: &mut Core, ending: Ending) {
+        debug_assert!(!core.local_closed);
+        core.pending_end = Some(ending);
+        self.flush(core);
+    }
+
+    /// Sends what waits, as far as the windows allow; says whether all of it has left.
+    pub(crate) fn flush(&mut self, core: &mut Core) -> bool {
+        while !core.pending.is_empty() {
+            let room = self.room(core);
+            if room == 0 {
+                self.block(core);
+                return false;
+            }
+            let ends = matches!(core.pending_end, Some(Ending::Data));
+            let length = core.pending.len().min(room);
+            let is_last = length == core.pending.len();
+            let payload = if is_last {
+                std::mem::take(&mut core.pending)
+            } else {
+                core.pending.split_to(length)
+            };
+            let end = is_last && ends;
+            self.data_head(core, length, end);
+            self.out.payload(payload);
+            if end {
+                core.pending_end = None;
+            }
+        }
+        match core.pending_end.take() {
+            None => {}
+            Some(Ending::Data) => self.data_head(core, 0, true),
+            Some(Ending::Trailers(trailers)) => self.trailers(core, &trailers),
+        }
+        core.stalled_since = None;
+        true
+    }
+
+    /// The head of a DATA frame whose payload follows; takes it off the windows.
+    fn data_head(&mut self, core: &mut Core, length: usize, end: bool) {
+        let flags = if end { flag::END_STREAM } else { 0 };
+        let head = Head { length, kind: kind::DATA, flags, stream: core.id };
+        self.out.tail.extend_from_slice(&head.bytes());
+        self.sent_data(core, length, end);
+    }
+
+    fn sent_data(&mut self, core: &mut Core, length: usize, end: bool) {
+        core.send.spend(length);
+        self.send.spend(length);
+        core.local_closed |= end;
+        core.last_frame = self.now;
+        core.stalled_since = None;
+        self.floods.useful(1);
+    }
+
+    /// Sends what `write` appends to the output as one DATA frame; what is above the room waits.
+    ///
+    /// Without a copy when it fits: the head is filled in afterwards. `write` gets the room as a hint.
+    pub(crate) fn data_in_place<T>(
+        &mut self,
+        core: &mut Core,
+        write: impl FnOnce(&mut Vec<u8>, usize) -> T,
+    ) -> T {
+        debug_assert!(core.is_flushed() && !core.local_closed);
+        let room = self.room(core);
+        let at = self.out.tail.len();
+        self.out.tail.extend_from_slice(&[0; HEAD_BYTES]);
+        let written = write(&mut self.out.tail, room);
+        let length = self.out.tail.len() - at - HEAD_BYTES;
+        if length > room {
+            core.pending = Bytes::copy_from_slice(&self.out.tail[at + HEAD_BYTES + room..]);
+            self.out.tail.truncate(at + HEAD_BYTES + room);
+        }
+        let length = length.min(room);
+        if length == 0 {
+            self.out.tail.truncate(at);
+        } else {
+            let head = Head { length, kind: kind::DATA, flags: 0, stream: core.id };
+            self.out.tail[at..at + HEAD_BYTES].copy_from_slice(&head.bytes());
+            self.sent_data(core, length, false);
+        }
+        if !core.pending.is_empty() {
+            self.flush(core);
+        }
+        written
+    }
+
+    /// Sends a payload after what waits.
+    pub(crate) fn append(&mut self, core: &mut Core, payload: Bytes) {
+        if payload.is_empty() {
+            return;
+        }
+        if core.is_flushed() {
+            return self.data(core, payload, false);
+        }
+        let waiting = std::mem::take(&mut core.pending);
+        core.pending = [waiting, payload].concat().into();
+    }
+
+    /// Notes that the stream waits for a window, and for which.
+    pub(crate) fn block(&mut self, core: &mut Core) {
+        core.stalled_since.get_or_insert(self.now);
+        if self.connection_room() <= 0 && !core.is_blocked {
+            core.is_blocked = true;
+            self.blocked.push_back(core.key);
+        }
+    }
+
+    /// A response's head. One that the peer would not take is replaced by a failure.
+    pub(crate) fn response(
+        &mut self,
+        core: &mut Core,
+        status: StatusCode,
+        headers: &HeaderMap,
+        end: bool,
+    ) {
+        let status = [(&b":status"[..], status.as_str().as_bytes())];
+        self.block_of(core, status.into_iter(), headers, end);
+        core.headers_sent = true;
+    }
+
+    /// A request's head.
+    pub(crate) fn request(&mut self, core: &mut Core, request: &Request<()>, end: bool) {
+        let uri = request.uri();
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let scheme = uri.scheme_str().unwrap_or("http");
+        let pseudo = [
+            (&b":method"[..], request.method().as_str().as_bytes()),
+            (b":scheme", scheme.as_bytes()),
+            (b":path", path.as_bytes()),
+            (b":authority", uri.authority().map_or(&b""[..], |host| host.as_str().as_bytes())),
+        ];
+        let pseudo = pseudo.into_iter().filter(|(_, value)| !value.is_empty());
+        self.block_of(core, pseudo, request.headers(), end);
+        core.headers_sent = true;
+    }
+
+    fn trailers(&mut self, core: &mut Core, trailers: &HeaderMap) {
+        self.block_of(core, std::iter::empty(), trailers, true);
+    }
+
+    fn block_of<'a>(
+        &mut self,
+        core: &mut Core,
+        pseudo: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        headers: &HeaderMap,
+        end: bool,
+    ) {
+        let mut block = Vec::with_capacity(128);
+        self.encoder.begin(&mut block);
+        for (name, value) in pseudo {
+            self.encoder.field(name, value, false, &mut block);
+        }
+        for (name, value) in headers {
+            if !is_of_connection(name) {
+                let (name, sensitive) = (name.as_str().as_bytes(), value.is_sensitive());
+                self.encoder.field(name, value.as_bytes(), sensitive, &mut block);
+            }
+        }
+        frame::headers(&mut self.out.tail, core.id, &block, end);
+        core.local_closed |= end;
+        core.last_frame = self.now;
+    }
+
+    /// Ends the stream for both sides with RST_STREAM, once.
+    pub(crate) fn reset(&mut self, core: &mut Core, code: ErrorCode) {
+        let id = core.id;
+        if !std::mem::replace(&mut core.reset_sent, true) {
+            self.control(|out| frame::rst_stream(out, id, code));
+        }
+        core.local_closed = true;
+        core.pending = Bytes::new();
+        core.pending_end = None;
+    }
+
+    /// `bytes` of the stream's DATA were taken: grants them again when it pays.
+    ///
+    /// A window doubles while its reader keeps up, which `keeps_up` says.
+    pub(crate) fn consumed(&mut self, core: &mut Core, bytes: usize, keeps_up: bool) {
+        let bytes = u32::try_from(bytes).expect("an inbox is smaller than a window");
+        self.buffered -= bytes as usize;
+        self.released(core, bytes, keeps_up);
+    }
+
+    /// `bytes` of DATA need not be kept: padding, or what nobody wants.
+    pub(crate) fn released(&mut self, core: &mut Core, bytes: u32, keeps_up: bool) {
+        core.recv.release(bytes);
+        // Smaller updates would cost more frames, larger ones would make the peer wait.
+        if core.remote_closed || core.recv.owed() < core.recv.open() {
+            return;
+        }
+        if keeps_up && core.recv_target < self.limits.stream_flow_window_bytes_max {
+            let target =
+                core.recv_target.saturating_mul(2).min(self.limits.stream_flow_window_bytes_max);
+            core.recv.widen(target - core.recv_target);
+            core.recv_target = target;
+        }
+        if let Some(increment) = core.recv.update(1) {
+            frame::window_update(&mut self.out.tail, core.id, increment);
+        }
+    }
+
+    /// Grants the connection's window again, as far as inboxes are empty. Once a turn.
+    pub(crate) fn grant_connection(&mut self) {
+        let open = self.recv.open() as usize;
+        let size = self.limits.connection_flow_window_bytes as usize;
+        let owed = size.saturating_sub(open + self.buffered);
+        if owed > 0 && owed >= open {
+            let increment = u32::try_from(owed).expect("below the window's size");
+            self.recv.release(increment);
+            self.recv.update(1);
+            frame::window_update(&mut self.out.tail, 0, increment);
+        }
+    }
+}
