@@ -34,8 +34,11 @@ fn compile_protos() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(PROTOS, ["proto"])?;
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    // `Bytes` instead of `Vec<u8>`: a decoded payload is a slice of the receive buffer.
-    tonic_prost_build::configure().bytes(".echo.v1").compile_fds(descriptors)?;
+    // `Bytes` instead of `Vec<u8>`: a decoded payload can be a slice of the receive buffer.
+    tonic_prost_build::configure()
+        .bytes(".echo.v1")
+        .codec_path("crate::services::codec::EchoCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }
 

@@ -25,7 +25,7 @@ use crate::config::{Config, Transport};
 use crate::drain::Drain;
 use crate::error::Error;
 use crate::metrics;
-use crate::services;
+use crate::services::Services;
 use crate::services::guard::GuardLayer;
 use crate::services::policy::PolicyLayer;
 use crate::stats::{OpenConnection, Snapshot, Stats};
@@ -94,7 +94,7 @@ async fn serve_inline(
     info!(connection_bytes_max = limits.connection_bytes_max(), "bound of a connection's memory");
     let policy = PolicyLayer { stats: stats.clone(), drain: drain.clone() };
     let guard = GuardLayer { message_bytes_max: config.inbound_message_bytes_max };
-    let service = policy.layer(guard.layer(services::routes(config, stats, is_serving)));
+    let service = policy.layer(guard.layer(Services::new(config, stats, is_serving)));
     let counted = stats.clone();
     let server = transport::Server::new(limits).extensions(move |tcp| {
         let mut extensions = http::Extensions::new();
@@ -152,7 +152,7 @@ async fn serve_tonic(
     }
     server
         .layer(PolicyLayer { stats: stats.clone(), drain: drain.clone() })
-        .add_routes(services::routes(config, stats, is_serving))
+        .add_routes(Services::new(config, stats, is_serving).into_routes())
         .serve_with_incoming_shutdown(acceptor.accept(listener), async {
             drain.leave.watch().wait().await;
         })

@@ -8,16 +8,20 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use bidi_echo::config::Transport::{self, Inline, Tonic};
+use rstest::rstest;
 use rustix::process::Signal;
 use support::binary::{Binary, PATH, command};
 use support::until;
 use support::wire::{Client, ECHO, Status, echo_message, frame};
 
+#[rstest]
 #[tokio::test]
-async fn flags_come_from_the_environment_too() {
+async fn flags_come_from_the_environment_too(#[values(Inline, Tonic)] transport: Transport) {
     let mut server = command();
     server
         .env("BIDI_ECHO_LISTEN", "127.0.0.1:0")
+        .env("BIDI_ECHO_TRANSPORT", transport.name())
         .env("BIDI_ECHO_THREADS", "1")
         .env("BIDI_ECHO_INBOUND_MESSAGE_BYTES_MAX", "1KiB")
         .env("BIDI_ECHO_MAX_CONCURRENT_STREAMS", "3")
@@ -70,7 +74,7 @@ fn bad_usage_is_named_and_ends_with_exit_code_2() {
 
 #[tokio::test]
 async fn a_json_log_is_one_object_a_line() {
-    let server = Binary::start(&["--log-format", "json"]);
+    let server = Binary::start(Tonic, &["--log-format", "json"]);
     server.signal(Signal::TERM);
     server.line(|line| line.contains("draining"));
     let log = server.log();
@@ -82,9 +86,10 @@ async fn a_json_log_is_one_object_a_line() {
     assert_eq!(server.exit().await.status.code(), Some(0));
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_metrics_page_equals_what_was_sent() {
-    let server = Binary::start(&["--metrics-listen", "127.0.0.1:0"]);
+async fn the_metrics_page_equals_what_was_sent(#[values(Inline, Tonic)] transport: Transport) {
+    let server = Binary::start(transport, &["--metrics-listen", "127.0.0.1:0"]);
     let page = server.address_after("metrics");
     let client = Client::connect(server.address).await;
     for _ in 0..3 {
@@ -130,7 +135,7 @@ async fn the_metrics_page_equals_what_was_sent() {
 
 #[test]
 fn there_is_nothing_but_the_metrics_page() {
-    let server = Binary::start(&["--metrics-listen", "127.0.0.1:0"]);
+    let server = Binary::start(Tonic, &["--metrics-listen", "127.0.0.1:0"]);
     let address = server.address_after("metrics");
     assert!(metrics(address, "/metrics").is_ok());
     for path in ["/", "/metrics/", "/admin"] {
@@ -138,11 +143,15 @@ fn there_is_nothing_but_the_metrics_page() {
     }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_descriptors_waits_for_some_and_accepts_again() {
+async fn a_server_without_descriptors_waits_for_some_and_accepts_again(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     // The binary raises the soft limit to the hard one; `ulimit -n` lowers both.
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "ulimit -n 32; exec \"$0\" --listen 127.0.0.1:0", PATH]);
+    let script = "ulimit -n 32; exec \"$0\" --listen 127.0.0.1:0 --transport \"$1\"";
+    shell.args(["-c", script, PATH, transport.name()]);
     let server = Binary::from_command(shell);
     let crowd: Vec<TcpStream> =
         (0..64).map(|_| TcpStream::connect(server.address).unwrap()).collect();

@@ -6,6 +6,8 @@ mod support;
 use std::time::Duration;
 
 use bidi_echo::config::Config;
+use bidi_echo::config::Transport::{self, Inline, Tonic};
+use rstest::rstest;
 use support::{Server, soon};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -32,9 +34,10 @@ async fn watched(watch: &mut Streaming<HealthCheckResponse>) -> Option<ServingSt
     Some(answer.status())
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_server_and_both_services_are_serving() {
-    let server = Server::start(Config::default()).await;
+async fn the_server_and_both_services_are_serving(#[values(Inline, Tonic)] transport: Transport) {
+    let server = Server::on(transport).await;
     let mut health = health(&server).await;
     for service in ["", "echo.v1.Echo", "Chat"] {
         let answer = health.check(about(service)).await.unwrap().into_inner();
@@ -44,9 +47,12 @@ async fn the_server_and_both_services_are_serving() {
     assert_eq!(refused.code(), Code::NotFound);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_watch_says_serving_then_not_serving_and_ends_with_the_drain() {
-    let server = Server::start(Config::default()).await;
+async fn a_watch_says_serving_then_not_serving_and_ends_with_the_drain(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let server = Server::on(transport).await;
     let mut health = health(&server).await;
     let mut watch = health.watch(about("Chat")).await.unwrap().into_inner();
     assert_eq!(watched(&mut watch).await, Some(ServingStatus::Serving));
@@ -58,9 +64,12 @@ async fn a_watch_says_serving_then_not_serving_and_ends_with_the_drain() {
     assert!(summary.drained_in < Config::default().drain_limit / 2, "the watch held it up");
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_watch_of_an_unknown_service_says_so_and_stays_open_until_the_drain() {
-    let server = Server::start(Config::default()).await;
+async fn a_watch_of_an_unknown_service_says_so_and_stays_open_until_the_drain(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let server = Server::on(transport).await;
     let mut health = health(&server).await;
     let mut watch = health.watch(about("no.such.Service")).await.unwrap().into_inner();
     assert_eq!(watched(&mut watch).await, Some(ServingStatus::ServiceUnknown));
@@ -110,16 +119,18 @@ macro_rules! reflection {
                 (file.name, file.dependencies)
             }
 
+            #[rstest]
             #[tokio::test]
-            async fn is_off_unless_asked_for() {
-                let server = Server::start(Config::default()).await;
+            async fn is_off_unless_asked_for(#[values(Inline, Tonic)] transport: Transport) {
+                let server = Server::on(transport).await;
                 let question = MessageRequest::ListServices(String::new());
                 assert_eq!(ask(&server, question).await.unwrap_err(), Code::Unimplemented);
             }
 
+            #[rstest]
             #[tokio::test]
-            async fn lists_all_services() {
-                let server = Server::start(with_reflection()).await;
+            async fn lists_all_services(#[values(Inline, Tonic)] transport: Transport) {
+                let server = Server::start(with_reflection(transport)).await;
                 let question = MessageRequest::ListServices(String::new());
                 let answer = ask(&server, question).await.unwrap();
                 let MessageResponse::ListServicesResponse(services) = answer else {
@@ -130,9 +141,12 @@ macro_rules! reflection {
                 assert_eq!(names, SERVICES);
             }
 
+            #[rstest]
             #[tokio::test]
-            async fn gives_the_file_of_a_symbol_and_what_it_imports() {
-                let server = Server::start(with_reflection()).await;
+            async fn gives_the_file_of_a_symbol_and_what_it_imports(
+                #[values(Inline, Tonic)] transport: Transport,
+            ) {
+                let server = Server::start(with_reflection(transport)).await;
                 let symbol = MessageRequest::FileContainingSymbol("Chat".to_owned());
                 let (name, imports) = file(&server, symbol).await;
                 assert_eq!(name, "grpc_bidirectional_streaming.proto");
@@ -157,8 +171,8 @@ const SERVICES: [&str; 5] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-fn with_reflection() -> Config {
-    Config { reflection: true, ..Config::default() }
+fn with_reflection(transport: Transport) -> Config {
+    Config { transport, reflection: true, ..Config::default() }
 }
 
 /// The two fields of `google.protobuf.FileDescriptorProto` that are looked at.

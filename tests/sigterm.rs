@@ -11,9 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use bidi_echo::config::Transport::{self, Inline, Tonic};
 use bidi_echo::proto::echo::EchoMessage;
 use bidi_echo::proto::echo::echo_client::EchoClient;
 use bytes::Bytes;
+use rstest::rstest;
 use rustix::process::Signal;
 use support::binary::Binary;
 use support::wire::{Client, ECHO, echo_message, frame};
@@ -40,16 +42,19 @@ const LOADS: [Load; 5] = [
     Load { connections: 2, streams_per_connection: 500, payload_bytes: 8, in_flight_max: 20 },
 ];
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_under_load_leaves_no_message_without_its_echo() {
+async fn sigterm_under_load_leaves_no_message_without_its_echo(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     for round in 0..ROUNDS {
-        check(round, LOADS[round % LOADS.len()]).await;
+        check(transport, round, LOADS[round % LOADS.len()]).await;
     }
 }
 
-async fn check(round: usize, load: Load) {
+async fn check(transport: Transport, round: usize, load: Load) {
     let limit = format!("{}ms", DRAIN_LIMIT.as_millis());
-    let server = Binary::start(&["--drain-limit", &limit]);
+    let server = Binary::start(transport, &["--drain-limit", &limit]);
     let progress = Arc::new(Progress::default());
     let mut streams = JoinSet::new();
     for connection in 0..load.connections {
@@ -67,7 +72,7 @@ async fn check(round: usize, load: Load) {
     progress.signalled.store(true, Relaxed);
     let exit = server.exit().await;
     let took = exit.at - signalled;
-    let context = format!("round {round}, {load:?}, took {took:?}, {}", exit.stdout);
+    let context = format!("{transport:?}, round {round}, {load:?}, took {took:?}, {}", exit.stdout);
     let mut received = 0;
     while let Some(ended) = soon(streams.join_next()).await {
         let ended = ended.unwrap();

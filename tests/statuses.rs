@@ -4,13 +4,16 @@
 mod support;
 
 use bidi_echo::config::Config;
-use http::{HeaderMap, Method, StatusCode};
+use bidi_echo::config::Transport::{self, Inline, Tonic};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use rstest::rstest;
 use support::wire::{CHAT, Client, ECHO, Status, echo_message, frame, grpc_request};
-use support::{Server, finished};
+use support::{Server, finished, on};
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 const OK: i32 = 0;
+const DEADLINE_EXCEEDED: i32 = 4;
 const RESOURCE_EXHAUSTED: i32 = 8;
 const UNIMPLEMENTED: i32 = 12;
 const INTERNAL: i32 = 13;
@@ -45,31 +48,46 @@ async fn status_of(config: Config, path: &str, data: Vec<u8>) -> Status {
 }
 
 /// Inbound and outbound limit of 100 bytes.
-fn small() -> Config {
-    Config { inbound_message_bytes_max: 100, outbound_message_bytes_max: 100, ..Config::default() }
+fn small(transport: Transport) -> Config {
+    Config {
+        transport,
+        inbound_message_bytes_max: 100,
+        outbound_message_bytes_max: 100,
+        ..Config::default()
+    }
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_unknown_service_or_method_is_unimplemented() {
+async fn an_unknown_service_or_method_is_unimplemented(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     for path in ["/no.such.Service/Method", "/echo.v1.Echo/NoSuchMethod", "/Chat/Chat", "/"] {
-        let status = status_of(Config::default(), path, frame(b"").to_vec()).await;
+        let status = status_of(on(transport), path, frame(b"").to_vec()).await;
         assert_eq!(status.code, UNIMPLEMENTED, "{path}");
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_message_over_the_inbound_limit_is_resource_exhausted() {
+async fn a_message_over_the_inbound_limit_is_resource_exhausted(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     for path in [ECHO, CHAT, HEALTH] {
         // 2 bytes of tag and length make 101.
-        let status = status_of(small(), path, frame(&echo_message(&[b'x'; 99])).to_vec()).await;
+        let status =
+            status_of(small(transport), path, frame(&echo_message(&[b'x'; 99])).to_vec()).await;
         assert_eq!(status.code, RESOURCE_EXHAUSTED, "{path}: {}", status.message);
         assert!(status.message.contains("100"), "does not name the limit: {}", status.message);
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting_for_them() {
-    let status = check(Config::default(), async |client| {
+async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting_for_them(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let status = check(on(transport), async |client| {
         let mut call = client.open(ECHO).await;
         call.send(&b"\0\xff\xff\xff\xff"[..]);
         call.end().await
@@ -77,9 +95,12 @@ async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting
     assert_eq!(status.await.code, RESOURCE_EXHAUSTED);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier_replies() {
-    let config = Config { outbound_message_bytes_max: 100, ..Config::default() };
+async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier_replies(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let config = Config { transport, outbound_message_bytes_max: 100, ..Config::default() };
     let status = check(config, async |client| {
         let mut call = client.open(ECHO).await;
         // One DATA frame, so that all three are answered in one go.
@@ -94,37 +115,44 @@ async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier
     assert!(status.message.contains("100"), "does not name the limit: {}", status.message);
 }
 
+#[rstest]
 #[tokio::test]
-async fn what_fits_the_limits_exactly_is_echoed() {
-    check(small(), async |client| client.echo(&[7; 98]).await).await;
+async fn what_fits_the_limits_exactly_is_echoed(#[values(Inline, Tonic)] transport: Transport) {
+    check(small(transport), async |client| client.echo(&[7; 98]).await).await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn broken_protobuf_is_internal() {
+async fn broken_protobuf_is_internal(#[values(Inline, Tonic)] transport: Transport) {
     for path in [ECHO, CHAT, HEALTH] {
         // A length of 127 bytes, of which none follows.
-        let status = status_of(Config::default(), path, frame(&[0x0a, 0x7f]).to_vec()).await;
+        let status = status_of(on(transport), path, frame(&[0x0a, 0x7f]).to_vec()).await;
         assert_eq!(status.code, INTERNAL, "{path}: {}", status.message);
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn invalid_utf8_in_a_text_field_is_internal() {
-    let status = status_of(Config::default(), CHAT, frame(&[0x0a, 2, 0xc3, 0x28]).to_vec()).await;
+async fn invalid_utf8_in_a_text_field_is_internal(#[values(Inline, Tonic)] transport: Transport) {
+    let status = status_of(on(transport), CHAT, frame(&[0x0a, 2, 0xc3, 0x28]).to_vec()).await;
     assert_eq!(status.code, INTERNAL, "{}", status.message);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_compressed_message_without_an_encoding_is_internal() {
+async fn a_compressed_message_without_an_encoding_is_internal(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     for flag in [1, 2, 255] {
-        let status = status_of(Config::default(), ECHO, vec![flag, 0, 0, 0, 0]).await;
+        let status = status_of(on(transport), ECHO, vec![flag, 0, 0, 0, 0]).await;
         assert_eq!(status.code, INTERNAL, "flag {flag}: {}", status.message);
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_unknown_encoding_is_unimplemented() {
-    let status = check(Config::default(), async |client| {
+async fn an_unknown_encoding_is_unimplemented(#[values(Inline, Tonic)] transport: Transport) {
+    let status = check(on(transport), async |client| {
         let mut request = grpc_request(ECHO);
         request.headers_mut().insert("grpc-encoding", "zebra".parse().unwrap());
         let mut call = client.request(request).await;
@@ -134,13 +162,16 @@ async fn an_unknown_encoding_is_unimplemented() {
     assert_eq!(status.await.code, UNIMPLEMENTED);
 }
 
+#[rstest]
 #[tokio::test]
-async fn half_a_message_at_the_half_close_is_internal_after_the_earlier_replies() {
+async fn half_a_message_at_the_half_close_is_internal_after_the_earlier_replies(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     let whole = frame(&echo_message(b"whole"));
     // Half a prefix, and a prefix with half its message. Not the prefix alone: tonic 0.14 takes that
     // for a regular end, and nothing outside its decoder can tell.
     for cut in [2, 8] {
-        let status = check(Config::default(), async |client| {
+        let status = check(on(transport), async |client| {
             let mut call = client.open(ECHO).await;
             call.send([&whole[..], &whole[..cut]].concat());
             call.half_close();
@@ -151,8 +182,11 @@ async fn half_a_message_at_the_half_close_is_internal_after_the_earlier_replies(
     }
 }
 
-async fn http_status(request: impl FnOnce(&mut http::Request<()>)) -> (StatusCode, HeaderMap) {
-    check(Config::default(), async |client| {
+async fn http_status(
+    transport: Transport,
+    request: impl FnOnce(&mut http::Request<()>),
+) -> (StatusCode, HeaderMap) {
+    check(on(transport), async |client| {
         let mut bad = grpc_request(ECHO);
         request(&mut bad);
         client.request(bad).await.head().await
@@ -160,10 +194,34 @@ async fn http_status(request: impl FnOnce(&mut http::Request<()>)) -> (StatusCod
     .await
 }
 
+/// tonic keeps a deadline until the head of the answer, which an echo sends at once.
+#[rstest]
 #[tokio::test]
-async fn a_content_type_that_is_not_grpc_is_refused_with_415() {
+async fn a_stream_whose_time_is_over_is_ended_but_not_by_tonic(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    check(on(transport), async |client| {
+        let mut request = grpc_request(ECHO);
+        request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1m"));
+        let mut call = client.request(request).await;
+        match transport {
+            Inline => assert_eq!(call.end().await.code, DEADLINE_EXCEEDED),
+            Tonic => {
+                call.send(frame(&echo_message(b"in time or not")));
+                assert_eq!(call.echoed().await, b"in time or not"[..]);
+            }
+        }
+    })
+    .await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_content_type_that_is_not_grpc_is_refused_with_415(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
     for content_type in [None, Some("application/json"), Some("application/grpc-web"), Some("")] {
-        let (status, _) = http_status(|request| {
+        let (status, _) = http_status(transport, |request| {
             request.headers_mut().remove("content-type");
             if let Some(value) = content_type {
                 request.headers_mut().insert("content-type", value.parse().unwrap());
@@ -174,17 +232,22 @@ async fn a_content_type_that_is_not_grpc_is_refused_with_415() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_method_other_than_post_is_refused_with_405() {
-    let (status, headers) = http_status(|request| *request.method_mut() = Method::GET).await;
+async fn a_method_other_than_post_is_refused_with_405(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (status, headers) =
+        http_status(transport, |request| *request.method_mut() = Method::GET).await;
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(headers["allow"], "POST");
 }
 
+#[rstest]
 #[tokio::test]
-async fn grpc_content_types_are_accepted() {
+async fn grpc_content_types_are_accepted(#[values(Inline, Tonic)] transport: Transport) {
     for content_type in ["application/grpc", "application/grpc+proto", "application/grpc;x=y"] {
-        let status = check(Config::default(), async |client| {
+        let status = check(on(transport), async |client| {
             let mut request = grpc_request(ECHO);
             request.headers_mut().insert("content-type", content_type.parse().unwrap());
             let mut call = client.request(request).await;
@@ -195,19 +258,47 @@ async fn grpc_content_types_are_accepted() {
     }
 }
 
+/// A header value that alone is over the default limit of a header list.
+const LONG: [u8; 8 << 10] = [b'x'; 8 << 10];
+
+/// A client of gRPC gets a status of gRPC; tonic's transport refuses before it knows who asks.
+#[rstest]
 #[tokio::test]
-async fn a_header_list_over_the_limit_is_refused_with_431() {
-    let long = "x".repeat(8 << 10);
-    let (status, _) = http_status(|request| {
-        request.headers_mut().insert("x-long", long.parse().unwrap());
+async fn a_header_list_over_the_limit_is_resource_exhausted_or_from_tonic_431(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (status, headers) = http_status(transport, |request| {
+        request.headers_mut().insert("x-long", HeaderValue::from_bytes(&LONG).unwrap());
+    })
+    .await;
+    let grpc_status = headers.get("grpc-status").map(HeaderValue::as_bytes);
+    match transport {
+        Inline => assert_eq!((status, grpc_status), (StatusCode::OK, Some(&b"8"[..]))),
+        Tonic => {
+            assert_eq!((status, grpc_status), (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None))
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_header_list_over_the_limit_of_a_request_that_is_not_grpc_is_refused_with_431(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (status, _) = http_status(transport, |request| {
+        request.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
+        request.headers_mut().insert("x-long", HeaderValue::from_bytes(&LONG).unwrap());
     })
     .await;
     assert_eq!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_stream_that_the_client_resets_is_cancelled_and_alone() {
-    let server = Server::start(Config::default()).await;
+async fn a_stream_that_the_client_resets_is_cancelled_and_alone(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let server = Server::on(transport).await;
     let client = Client::connect(server.address).await;
     let mut call = client.open(ECHO).await;
     call.send(frame(&echo_message(b"said")));
@@ -221,9 +312,12 @@ async fn a_stream_that_the_client_resets_is_cancelled_and_alone() {
 
 /// h2 can take frames for streams that it ended early for an attack, and end the connection after
 /// 1,024 of them; tonic leaves that limit off.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn many_streams_that_send_on_after_their_error_do_not_end_the_connection() {
-    check(Config::default(), async |client| {
+async fn many_streams_that_send_on_after_their_error_do_not_end_the_connection(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    check(on(transport), async |client| {
         let mut calls = Vec::new();
         for _ in 0..200 {
             let (mut sender, replies) = client.open(ECHO).await.split();
@@ -239,9 +333,13 @@ async fn many_streams_that_send_on_after_their_error_do_not_end_the_connection()
     .await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_limit_of_concurrent_streams_is_announced() {
-    let server = Server::start(Config { max_concurrent_streams: 7, ..Config::default() }).await;
+async fn the_limit_of_concurrent_streams_is_announced(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let server =
+        Server::start(Config { transport, max_concurrent_streams: 7, ..Config::default() }).await;
     let client = Client::connect(server.address).await;
     client.echo(b"by now the settings are here").await;
     assert_eq!(client.max_concurrent_streams(), 7);

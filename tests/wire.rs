@@ -3,11 +3,12 @@
 
 mod support;
 
-use bidi_echo::config::Config;
+use bidi_echo::config::Transport::{self, Inline, Tonic};
 use bidi_echo::proto::echo::EchoMessage;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use prost::Message;
+use rstest::rstest;
 use support::Server;
 use support::wire::{
     CHAT, Call, Client, ECHO, PREFIX, Status, echo_message, frame, grpc_request, hex,
@@ -20,8 +21,8 @@ const GOLDEN: [(&str, &str); 3] = [
     ("000000000d0a044a6f686e120548656c6c6f", "000000000d0a0b4a6f686e3a2048656c6c6f"),
 ];
 
-async fn start() -> (Server, Client) {
-    let server = Server::start(Config::default()).await;
+async fn start(transport: Transport) -> (Server, Client) {
+    let server = Server::on(transport).await;
     let client = Client::connect(server.address).await;
     (server, client)
 }
@@ -30,9 +31,12 @@ async fn reply_frame(call: &mut Call) -> Bytes {
     frame(&call.reply().await.expect("a reply"))
 }
 
+#[rstest]
 #[tokio::test]
-async fn each_golden_frame_is_answered_at_once_before_anything_follows() {
-    let (_server, client) = start().await;
+async fn each_golden_frame_is_answered_at_once_before_anything_follows(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(CHAT).await;
     for (request, reply) in GOLDEN {
         call.send(hex(request));
@@ -42,9 +46,12 @@ async fn each_golden_frame_is_answered_at_once_before_anything_follows() {
     assert_eq!(call.end().await, Status::ok());
 }
 
+#[rstest]
 #[tokio::test]
-async fn all_golden_frames_may_be_sent_before_the_first_is_read() {
-    let (_server, client) = start().await;
+async fn all_golden_frames_may_be_sent_before_the_first_is_read(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(CHAT).await;
     for (request, _) in GOLDEN {
         call.send(hex(request));
@@ -56,9 +63,12 @@ async fn all_golden_frames_may_be_sent_before_the_first_is_read() {
     assert_eq!(call.end().await, Status::ok());
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_reader_may_wait_before_the_first_message_is_sent() {
-    let (_server, client) = start().await;
+async fn a_reader_may_wait_before_the_first_message_is_sent(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let (mut sender, mut replies) = client.open(CHAT).await.split();
     let reader = tokio::spawn(async move {
         let mut read = Vec::new();
@@ -77,9 +87,12 @@ async fn a_reader_may_wait_before_the_first_message_is_sent() {
     assert_eq!(reader.await.unwrap(), (expected, Status::ok()));
 }
 
+#[rstest]
 #[tokio::test]
-async fn two_messages_ahead_of_the_reader_are_answered_in_order() {
-    let (_server, client) = start().await;
+async fn two_messages_ahead_of_the_reader_are_answered_in_order(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     for number in 0..100u32 {
         call.send(frame(&echo_message(&number.to_be_bytes())));
@@ -94,17 +107,23 @@ async fn two_messages_ahead_of_the_reader_are_answered_in_order() {
     assert_eq!(call.end().await, Status::ok());
 }
 
+#[rstest]
 #[tokio::test]
-async fn empty_fields_are_answered_with_a_colon_and_a_space() {
-    let (_server, client) = start().await;
+async fn empty_fields_are_answered_with_a_colon_and_a_space(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(CHAT).await;
     call.send(hex("0000000000"));
     assert_eq!(reply_frame(&mut call).await, hex("00000000040a023a20"));
 }
 
+#[rstest]
 #[tokio::test]
-async fn headers_come_before_the_first_message_is_sent() {
-    let (_server, client) = start().await;
+async fn headers_come_before_the_first_message_is_sent(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     for path in [CHAT, ECHO] {
         let (status, headers) = client.open(path).await.head().await;
         assert_eq!(status, StatusCode::OK);
@@ -113,9 +132,10 @@ async fn headers_come_before_the_first_message_is_sent() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn an_empty_stream_ends_with_ok_at_once() {
-    let (_server, client) = start().await;
+async fn an_empty_stream_ends_with_ok_at_once(#[values(Inline, Tonic)] transport: Transport) {
+    let (_server, client) = start(transport).await;
     for path in [CHAT, ECHO] {
         let mut call = client.open(path).await;
         call.half_close();
@@ -123,9 +143,12 @@ async fn an_empty_stream_ends_with_ok_at_once() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn every_message_has_one_reply_and_nothing_follows_but_the_status() {
-    let (server, client) = start().await;
+async fn every_message_has_one_reply_and_nothing_follows_but_the_status(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     for number in 0..1_000u32 {
         call.send(frame(&echo_message(&number.to_be_bytes())));
@@ -140,9 +163,10 @@ async fn every_message_has_one_reply_and_nothing_follows_but_the_status() {
     assert_eq!((counted.messages_in, counted.messages_out), (1_000, 1_000));
 }
 
+#[rstest]
 #[tokio::test]
-async fn request_metadata_does_not_come_back() {
-    let (_server, client) = start().await;
+async fn request_metadata_does_not_come_back(#[values(Inline, Tonic)] transport: Transport) {
+    let (_server, client) = start(transport).await;
     let mut request = grpc_request(ECHO);
     request.headers_mut().insert("x-secret", "s3cret".parse().unwrap());
     request.headers_mut().insert("x-secret-bin", "AAEC".parse().unwrap());
@@ -153,9 +177,10 @@ async fn request_metadata_does_not_come_back() {
     assert_eq!(call.end().await, Status::ok());
 }
 
+#[rstest]
 #[tokio::test]
-async fn payloads_of_every_size_come_back_unchanged() {
-    let (_server, client) = start().await;
+async fn payloads_of_every_size_come_back_unchanged(#[values(Inline, Tonic)] transport: Transport) {
+    let (_server, client) = start(transport).await;
     // The last one fills the 4 MiB limit: tag, 4 bytes of length, payload.
     for size in [0, 1, 127, 128, 16 << 10, 1 << 20, (4 << 20) - 5] {
         let payload: Vec<u8> = (0..=250).cycle().take(size).collect();
@@ -163,9 +188,12 @@ async fn payloads_of_every_size_come_back_unchanged() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_message_may_be_split_over_many_data_frames() {
-    let (_server, client) = start().await;
+async fn a_message_may_be_split_over_many_data_frames(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     let payload = b"one byte per DATA frame";
     for byte in frame(&echo_message(payload)) {
@@ -174,9 +202,12 @@ async fn a_message_may_be_split_over_many_data_frames() {
     assert_eq!(call.echoed().await, payload[..]);
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_data_frame_may_carry_many_messages_and_part_of_another() {
-    let (_server, client) = start().await;
+async fn a_data_frame_may_carry_many_messages_and_part_of_another(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     let mut frames = BytesMut::new();
     for number in 0..100u32 {
@@ -191,9 +222,10 @@ async fn a_data_frame_may_carry_many_messages_and_part_of_another() {
     assert_eq!(call.echoed().await, 99u32.to_be_bytes()[..]);
 }
 
+#[rstest]
 #[tokio::test]
-async fn unknown_fields_are_skipped() {
-    let (_server, client) = start().await;
+async fn unknown_fields_are_skipped(#[values(Inline, Tonic)] transport: Transport) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     // Field 2, a varint, and then the payload.
     call.send(frame(&[0x10, 0x2a, 0x0a, 0x01, 0x07]));
@@ -201,9 +233,12 @@ async fn unknown_fields_are_skipped() {
     assert_eq!(EchoMessage::decode(reply).unwrap().payload, [7][..]);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream() {
-    let (_server, client) = start().await;
+async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     for number in 0..5_000u64 {
         call.send(frame(&echo_message(&number.to_be_bytes())));
@@ -216,9 +251,12 @@ async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream() {
     assert_eq!(client.echo(b"no GOAWAY").await, b"no GOAWAY"[..]);
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn three_thousand_streams_may_wait_to_be_read_on_one_connection() {
-    let (_server, client) = start().await;
+async fn three_thousand_streams_may_wait_to_be_read_on_one_connection(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let (_server, client) = start(transport).await;
     let mut calls = Vec::new();
     for number in 0..3_000u64 {
         let mut call = client.open(ECHO).await;

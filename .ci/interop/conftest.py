@@ -77,13 +77,19 @@ class Server:
             self._process.wait(timeout=DEADLINE_S)
 
 
+@pytest.fixture(scope="session", params=["inline", "tonic"])
+def transport(request):
+    """What carries the server's HTTP/2: every test runs with each."""
+    return request.param
+
+
 @pytest.fixture
-def start_server():
+def start_server(transport):
     """Starts servers of a test's own, with its flags."""
     servers = []
 
     def start(*flags):
-        servers.append(Server(*flags))
+        servers.append(Server("--transport", transport, *flags))
         return servers[-1]
 
     yield start
@@ -92,9 +98,9 @@ def start_server():
 
 
 @pytest.fixture(scope="session")
-def address():
+def address(transport):
     """Address of the server that most tests share; reflection is on."""
-    server = Server("--reflection")
+    server = Server("--transport", transport, "--reflection")
     try:
         yield server.address
         server.terminate()

@@ -100,7 +100,13 @@ where
                 }
             };
             match frame.into_data() {
-                Ok(data) => this.messages.push(data),
+                Ok(data) => {
+                    // Nearly always: whole messages, and nothing before them.
+                    if this.messages.are_whole(&data) {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    this.messages.push(data);
+                }
                 Err(frame) => {
                     this.messages.release_all();
                     this.messages.trailers = frame.into_trailers().ok();
@@ -152,12 +158,13 @@ impl Messages {
         self.whole.is_empty()
             && self.held.is_empty()
             && self.prefix.is_empty()
+            && self.missing == 0
             && self.trailers.is_none()
     }
 
     fn pop(&mut self) -> Option<Bytes> {
         let chunk = self.whole.pop_front();
-        if self.whole.is_empty() {
+        if chunk.is_some() && self.whole.is_empty() {
             // An idle stream keeps no queue.
             self.whole = VecDeque::new();
         }
@@ -195,6 +202,21 @@ impl Messages {
         } else {
             self.hold(chunk);
         }
+    }
+
+    /// Whether nothing waits and `chunk` ends where a message does, with none over the limit.
+    fn are_whole(&self, mut chunk: &[u8]) -> bool {
+        if !self.is_empty() {
+            return false;
+        }
+        while let Some(([_, length @ ..], rest)) = chunk.split_first_chunk::<PREFIX_BYTES>() {
+            let length = u32::from_be_bytes(*length) as usize;
+            match rest.get(length..) {
+                Some(rest) if length <= self.bytes_max => chunk = rest,
+                _ => return false,
+            }
+        }
+        chunk.is_empty()
     }
 
     /// How many bytes at the beginning of `chunk` are whole messages; notes what the next one lacks.
@@ -250,6 +272,37 @@ mod tests {
     fn message(bytes: &[u8]) -> Vec<u8> {
         let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
         [&[0], &length[..], bytes].concat()
+    }
+
+    /// A body that gives these chunks.
+    struct Chunks(VecDeque<Bytes>);
+
+    impl Body for Chunks {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+        }
+    }
+
+    #[test]
+    fn a_guarded_body_gives_what_came_however_it_was_cut() {
+        let stream = [message(b"hello"), message(&[7; 300]), message(b""), message(b"x")].concat();
+        for piece in 1..=stream.len() {
+            let body = Chunks(stream.chunks(piece).map(Bytes::copy_from_slice).collect());
+            let mut guarded = Guarded { body, messages: Messages::new(300) };
+            let mut got = Vec::new();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            while let Poll::Ready(Some(frame)) = Pin::new(&mut guarded).poll_frame(&mut cx) {
+                let frame = frame.unwrap().into_data().unwrap();
+                got.extend_from_slice(&frame);
+            }
+            assert_eq!(got, stream, "in pieces of {piece}");
+        }
     }
 
     fn drain(messages: &mut Messages) -> Vec<u8> {

@@ -48,6 +48,11 @@ const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 /// Streams that the peer ended last: a frame for one of them is the peer's error, not a late one.
 const RECENTLY_CLOSED: usize = 16;
 
+/// When a stream is asked again that seemed to have nothing more. Long enough that the peer's next
+/// message comes first, so that one poll serves for both; short enough that nobody notices the one
+/// time that it was wrong. tokio's timers know milliseconds.
+const LATER: Duration = Duration::from_millis(2);
+
 /// Opaque data of the pings that we send.
 const PING_DRAIN: [u8; 8] = *b"draining";
 const PING_KEEPALIVE: [u8; 8] = *b"alive?!?";
@@ -138,6 +143,8 @@ pub(crate) enum Turn {
     Wait,
     /// It could go on, but had its share.
     Again,
+    /// It seems to have nothing more, but has not said so: it is asked after [`LATER`].
+    Later,
     /// Nothing: both halves are done.
     Over,
 }
@@ -1147,9 +1154,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             true => core.is_blocked = false,
             false => core.is_queued = false,
         }
+        core.later_since = None;
         match self.role.poll(core, app, &mut self.wire) {
             Turn::Wait => {}
             Turn::Again => self.wire.run(core),
+            Turn::Later => self.wire.defer(core),
             Turn::Over => self.finish(key.slot),
         }
         true
@@ -1371,6 +1380,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             clocks.cut_off_at,
             self.deadlines.first().map(|(deadline, _)| *deadline),
             clocks.next_sweep.filter(|_| !self.streams.is_empty()),
+            self.wire.later_begun.map(|begun| begun + LATER),
         ]
         .into_iter()
         .flatten()
@@ -1469,6 +1479,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if self.phase == Phase::Leaving && is_due(self.clocks.leaving_since, GOAWAY_PATIENCE) {
             self.name_last_stream();
         }
+        if is_due(self.wire.later_begun, LATER) {
+            self.ask_again(now);
+        }
         self.keep_alive(now);
         while let Some((deadline, id)) = self.deadlines.first().copied()
             && deadline <= now
@@ -1480,6 +1493,24 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         if self.clocks.next_sweep.is_some_and(|at| at <= now) {
             self.sweep(now);
+        }
+    }
+
+    /// Runs the streams that nothing came for since they were deferred.
+    fn ask_again(&mut self, now: Instant) {
+        self.wire.later_begun = None;
+        for _ in 0..self.wire.later.len() {
+            let Some(key) = self.wire.later.pop_front() else { break };
+            let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize) else { continue };
+            if core.key != key {
+                continue;
+            }
+            core.is_later = false;
+            match core.later_since {
+                Some(since) if since + LATER > now => self.wire.defer_since(core, since),
+                Some(_) => self.wire.run(core),
+                None => {}
+            }
         }
     }
 

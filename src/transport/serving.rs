@@ -30,6 +30,18 @@ const TURN_BYTES: usize = 64 << 10;
 /// than the smallest messages need to fill [`TURN_BYTES`].
 const TURN_STEPS: usize = 4_096;
 
+/// A body that gave something has to be asked again before it may be left alone, because only
+/// `Pending` promises a wake. Nearly all bodies have nothing more then (tonic's has polled its source
+/// to the end already), and asking costs a third of an echo. So one that had nothing more this often
+/// in a row is asked [`LATER`](super::connection), unless something comes for the stream before.
+const CALM_MIN: i8 = 4;
+
+/// A calm body that had more after all is asked at once again, until it was calm this often.
+const CALM_AGAIN: i8 = 64;
+
+/// Pieces from here up may be a part of what was ready: tonic hands on at 32 KiB.
+const CALM_BYTES_MAX: usize = 16 << 10;
+
 /// gRPC's codes that the transport itself gives (grpc/grpc, doc/statuscodes.md).
 #[derive(Clone, Copy, Debug)]
 enum Code {
@@ -114,12 +126,16 @@ pub(crate) struct Serving<S> {
 pub(crate) struct Handler<S: Service<Request<RecvBody>>, B> {
     shared: Arc<Shared>,
     waker: Waker,
-    inbox: Inbox,
+    /// `None` while it is lent to the body; it is never, when no user code runs.
+    inbox: Option<Box<Inbox>>,
     /// The inbox is behind `shared`'s lock.
     is_remote: bool,
     /// Bytes in the inbox, wherever it is.
     buffered: usize,
     state: State<S, B>,
+    /// How often in a row the body had nothing more after it had given something; negative after it
+    /// had, to be made up for.
+    calm: i8,
     is_grpc: bool,
     is_head: bool,
     /// Why the request is refused before the service hears of it.
@@ -138,13 +154,19 @@ enum State<S: Service<Request<RecvBody>>, B> {
 }
 
 impl<S: Service<Request<RecvBody>>, B> Handler<S, B> {
+    /// The inbox that is not lent.
+    fn inbox(&mut self) -> &mut Inbox {
+        self.inbox.get_or_insert_default()
+    }
+
     /// Runs `with` on the inbox, wherever it is, and wakes who waits for it.
     fn deliver<T>(&mut self, with: impl FnOnce(&mut Inbox) -> T) -> T {
         let (done, waiting) = if self.is_remote {
             let mut remote = self.shared.remote();
             (with(&mut remote.inbox), remote.inbox.take_waiting())
         } else {
-            (with(&mut self.inbox), self.inbox.take_waiting())
+            let inbox = self.inbox();
+            (with(inbox), inbox.take_waiting())
         };
         if let Some(waiting) = waiting {
             waiting.wake();
@@ -162,7 +184,8 @@ impl<S: Service<Request<RecvBody>>, B> Handler<S, B> {
         let mut waiting = None;
         if !self.is_remote {
             self.is_remote = true;
-            waiting = self.inbox.hand_over(&mut remote.inbox);
+            let inbox = self.inbox.get_or_insert_default();
+            waiting = inbox.hand_over(&mut remote.inbox);
         }
         let mut taken = std::mem::take(&mut remote.taken);
         if remote.inbox.abandoned {
@@ -186,7 +209,7 @@ impl<S: Service<Request<RecvBody>>, B> Drop for Handler<S, B> {
         self.settle_remote();
         let mut remote = self.shared.remote();
         if !self.is_remote {
-            self.inbox.hand_over(&mut remote.inbox);
+            self.inbox.get_or_insert_default().hand_over(&mut remote.inbox);
         }
         remote.inbox.end_if_open(BodyError::Ended("the stream is over"));
         let waiting = remote.inbox.take_waiting();
@@ -220,9 +243,10 @@ where
         Handler {
             waker: Waker::from(shared.clone()),
             shared,
-            inbox: Inbox::default(),
+            inbox: Some(Box::default()),
             is_remote: false,
             buffered: 0,
+            calm: 0,
             is_grpc,
             is_head: request.method() == Method::HEAD,
             refusal,
@@ -259,8 +283,9 @@ where
         let kept = if app.is_remote {
             app.deliver(|inbox| push(inbox, payload))
         } else {
-            let kept = push(&mut app.inbox, payload);
-            if let Some(waiting) = app.inbox.take_waiting() {
+            let inbox = app.inbox();
+            let kept = push(inbox, payload);
+            if let Some(waiting) = inbox.take_waiting() {
                 waiting.wake();
             }
             kept
@@ -298,27 +323,21 @@ where
             self.dismiss(app);
             fail(core, app.is_grpc, wire, refusal);
         }
-        let before = wire.out.len();
-        for _ in 0..TURN_STEPS {
-            if core.local_closed {
-                return finish(core, wire);
-            }
-            if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
-                return Turn::Again;
-            }
-            // The body is not asked for what could not leave.
-            if core.headers_sent && wire.room(core) == 0 {
-                wire.block(core);
-                return Turn::Wait;
-            }
-            let step = self.step(core, app, wire);
-            match step {
-                Step::Pending => return Turn::Wait,
-                Step::Went if core.is_flushed() => {}
-                Step::Went => return Turn::Wait,
-            }
+        let before = app.inbox().bytes();
+        // Lent once for all that the stream does in its turn.
+        let mut inbox = app.inbox.take();
+        let turn = lend(Arc::as_ptr(&app.shared), &mut inbox, || self.turn(core, app, wire));
+        app.inbox = inbox;
+        let inbox = app.inbox();
+        let turn = if turn == Turn::Later && inbox.bytes() > 0 { Turn::Again } else { turn };
+        if inbox.abandoned {
+            inbox.discard();
         }
-        Turn::Again
+        let taken = before.saturating_sub(inbox.bytes());
+        if turn != Turn::Over {
+            consume(core, app, wire, taken);
+        }
+        turn
     }
 
     fn expire(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire, why: Expiry) {
@@ -356,8 +375,12 @@ fn push(inbox: &mut Inbox, payload: &[u8]) -> usize {
 }
 
 enum Step {
+    /// User code waits for something.
     Pending,
+    /// Something happened.
     Went,
+    /// A small piece of the body left.
+    Gave,
 }
 
 /// Our half is done; the peer is told if it still goes on (RFC 9113, 8.1).
@@ -413,19 +436,46 @@ where
     B: Body,
     B::Data: Buf,
 {
-    /// Lets user code run once, behind the guard, with its inbox lent.
-    fn step(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Step {
-        let Handler { shared, waker, inbox, state, .. } = app;
-        let before = inbox.bytes();
-        let mut cx = Context::from_waker(waker);
-        let polled = lend(shared, inbox, || {
-            catch_unwind(AssertUnwindSafe(|| self.poll_user(state, shared, waker, &mut cx)))
-        });
-        if app.inbox.abandoned {
-            app.inbox.discard();
+    /// Lets the stream go on as far as it can, with its inbox lent.
+    fn turn(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Turn {
+        let before = wire.out.len();
+        let mut gave = false;
+        for _ in 0..TURN_STEPS {
+            if core.local_closed {
+                return finish(core, wire);
+            }
+            if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
+                return Turn::Again;
+            }
+            // The body is not asked for what could not leave.
+            if core.headers_sent && wire.room(core) == 0 {
+                wire.block(core);
+                return Turn::Wait;
+            }
+            if gave && app.calm >= CALM_MIN && !core.remote_closed {
+                return Turn::Later;
+            }
+            let step = self.step(core, app, wire);
+            if gave {
+                app.calm = match step {
+                    Step::Pending => app.calm.saturating_add(1).min(CALM_MIN),
+                    Step::Gave | Step::Went => -CALM_AGAIN,
+                };
+            }
+            gave = matches!(step, Step::Gave);
+            if matches!(step, Step::Pending) || !core.is_flushed() {
+                return Turn::Wait;
+            }
         }
-        let taken = before.saturating_sub(app.inbox.bytes());
-        consume(core, app, wire, taken);
+        Turn::Again
+    }
+
+    /// Lets user code run once, behind the guard.
+    fn step(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Step {
+        let Handler { shared, waker, state, .. } = app;
+        let mut cx = Context::from_waker(waker);
+        let polled =
+            catch_unwind(AssertUnwindSafe(|| self.poll_user(state, shared, waker, &mut cx)));
         match polled {
             Ok(Polled::Pending) => return Step::Pending,
             Ok(Polled::Called) => {}
@@ -434,7 +484,11 @@ where
                 if is_last {
                     self.dismiss(app);
                 }
+                let is_small = data.len() < CALM_BYTES_MAX;
                 wire.data(core, data, is_last);
+                if is_small {
+                    return Step::Gave;
+                }
             }
             Ok(Polled::Trailers(trailers)) => {
                 self.dismiss(app);
@@ -552,7 +606,8 @@ where
 
     fn drop_guarded(&self, app: &mut Handler<S, B>, state: State<S, B>) {
         let Handler { shared, inbox, .. } = app;
-        let dropped = lend(shared, inbox, || catch_unwind(AssertUnwindSafe(|| drop(state))));
+        let owner = Arc::as_ptr(shared);
+        let dropped = lend(owner, inbox, || catch_unwind(AssertUnwindSafe(|| drop(state))));
         if dropped.is_err() {
             self.counters.panicked();
         }

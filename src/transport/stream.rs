@@ -6,7 +6,7 @@
 //! that the body is polled anywhere else, the stream becomes *remote* for good: its inbox moves
 //! behind the mutex that body and connection share.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
@@ -250,7 +250,10 @@ impl Shared {
 
     /// From here on a wake marks the stream again. Called before it is polled.
     pub(crate) fn unmark(&self) {
-        self.marked.store(false, Ordering::SeqCst);
+        // Nearly always false: a store in sequence costs as much as parsing the frame did.
+        if self.marked.load(Ordering::Relaxed) {
+            self.marked.store(false, Ordering::SeqCst);
+        }
     }
 
     pub(crate) fn is_remote(&self) -> bool {
@@ -282,23 +285,28 @@ impl Wake for Shared {
 struct Lent {
     /// Whose it is: an address, never followed.
     owner: *const Shared,
-    inbox: Inbox,
+    inbox: Box<Inbox>,
 }
 
 thread_local! {
-    static LENT: RefCell<Option<Lent>> = const { RefCell::new(None) };
+    static LENT: Cell<Option<Lent>> = const { Cell::new(None) };
 }
 
-/// Runs `poll` while the body of `shared`, polled on this thread, finds its data in `inbox`.
+/// Runs `poll` while the body of `owner` (an address, never followed), polled on this thread, finds its data in `inbox`, which is
+/// `None` meanwhile; if it is so already, it is lent already.
 ///
 /// Nothing of user code may unwind out of `poll`: the inbox would be lost.
-pub(crate) fn lend<T>(shared: &Arc<Shared>, inbox: &mut Inbox, poll: impl FnOnce() -> T) -> T {
-    let lent = Lent { owner: Arc::as_ptr(shared), inbox: std::mem::take(inbox) };
+pub(crate) fn lend<T>(
+    owner: *const Shared,
+    inbox: &mut Option<Box<Inbox>>,
+    poll: impl FnOnce() -> T,
+) -> T {
+    let Some(lending) = inbox.take() else { return poll() };
     // Nested only if user code blocks on another connection in a poll; that one gives back first.
-    let outer = LENT.replace(Some(lent));
+    let outer = LENT.replace(Some(Lent { owner, inbox: lending }));
     let polled = poll();
     let lent = LENT.replace(outer).expect("whoever lends gives back");
-    *inbox = lent.inbox;
+    *inbox = Some(lent.inbox);
     polled
 }
 
@@ -322,9 +330,12 @@ impl RecvBody {
 
     /// Runs `with` on the inbox if it is lent to this body on this thread.
     fn with_lent<T>(&self, with: impl FnOnce(&mut Inbox) -> T) -> Option<T> {
-        LENT.with(|lent| match &mut *lent.try_borrow_mut().ok()? {
-            Some(lent) if lent.owner == Arc::as_ptr(&self.shared) => Some(with(&mut lent.inbox)),
-            _ => None,
+        LENT.with(|place| {
+            let mut lent = place.take()?;
+            let is_ours = lent.owner == Arc::as_ptr(&self.shared);
+            let done = is_ours.then(|| with(&mut lent.inbox));
+            place.set(Some(lent));
+            done
         })
     }
 

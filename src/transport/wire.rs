@@ -66,6 +66,10 @@ pub(crate) struct Wire {
     control_bytes: usize,
     /// Streams to poll; some may be gone by the time of their turn.
     pub(crate) runnable: VecDeque<Key>,
+    /// Streams that are to be asked again after a while, unless they are polled before.
+    pub(crate) later: VecDeque<Key>,
+    /// When the oldest of them was deferred, or last looked at.
+    pub(crate) later_begun: Option<Instant>,
     /// Streams with something to send that wait for the connection's window.
     pub(crate) blocked: VecDeque<Key>,
 }
@@ -83,6 +87,10 @@ pub(crate) struct Core {
     pub(crate) is_queued: bool,
     /// It is in `blocked`.
     pub(crate) is_blocked: bool,
+    /// It is in `later`.
+    pub(crate) is_later: bool,
+    /// Since when it is to be asked again; a poll settles that.
+    pub(crate) later_since: Option<Instant>,
     /// The peer has ended its half.
     pub(crate) remote_closed: bool,
     /// We have ended ours.
@@ -124,6 +132,8 @@ impl Core {
             recv_target: recv,
             is_queued: false,
             is_blocked: false,
+            is_later: false,
+            later_since: None,
             remote_closed: false,
             local_closed: false,
             headers_sent: false,
@@ -160,6 +170,8 @@ impl Wire {
             buffered: 0,
             control_bytes: 0,
             runnable: VecDeque::new(),
+            later: VecDeque::new(),
+            later_begun: None,
             blocked: VecDeque::new(),
         }
     }
@@ -169,6 +181,20 @@ impl Wire {
         if !core.is_queued {
             core.is_queued = true;
             self.runnable.push_back(core.key);
+        }
+    }
+
+    /// Puts the stream into the queue of those to ask again after a while.
+    pub(crate) fn defer(&mut self, core: &mut Core) {
+        self.defer_since(core, self.now);
+    }
+
+    pub(crate) fn defer_since(&mut self, core: &mut Core, since: Instant) {
+        core.later_since = Some(since);
+        self.later_begun.get_or_insert(self.now);
+        if !core.is_later {
+            core.is_later = true;
+            self.later.push_back(core.key);
         }
     }
 
@@ -194,6 +220,9 @@ impl Wire {
         self.control_bytes = 0;
         if self.runnable.is_empty() && self.runnable.capacity() > QUEUE_KEPT {
             self.runnable = VecDeque::new();
+        }
+        if self.later.is_empty() && self.later.capacity() > QUEUE_KEPT {
+            self.later = VecDeque::new();
         }
         if self.blocked.is_empty() && self.blocked.capacity() > QUEUE_KEPT {
             self.blocked = VecDeque::new();
@@ -421,7 +450,7 @@ impl Wire {
     pub(crate) fn released(&mut self, core: &mut Core, bytes: u32, keeps_up: bool) {
         core.recv.release(bytes);
         // Smaller updates would cost more frames, larger ones would make the peer wait.
-        if core.remote_closed || core.recv.owed() < core.recv.open() {
+        if core.remote_closed || core.reset_sent || core.recv.owed() < core.recv.open() {
             return;
         }
         if keeps_up && core.recv_target < self.limits.stream_flow_window_bytes_max {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bidi_echo::config::Transport;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::DEADLINE;
@@ -28,10 +29,10 @@ struct Log {
 }
 
 impl Binary {
-    /// Starts it on a free port of loopback; `flags` come after `--listen`.
-    pub fn start(flags: &[&str]) -> Self {
+    /// Starts it on a free port of loopback; `flags` come after `--listen` and `--transport`.
+    pub fn start(transport: Transport, flags: &[&str]) -> Self {
         let mut command = command();
-        command.args(["--listen", "127.0.0.1:0"]).args(flags);
+        command.args(["--listen", "127.0.0.1:0", "--transport", transport.name()]).args(flags);
         Self::from_command(command)
     }
 

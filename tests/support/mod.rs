@@ -13,7 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bidi_echo::config::Config;
+use bidi_echo::config::{Config, Transport};
 use bidi_echo::serve::{Summary, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -37,6 +37,11 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
+/// What no flags mean, but for the transport.
+pub fn on(transport: Transport) -> Config {
+    Config { transport, ..Config::default() }
+}
+
 /// A server in this process.
 pub struct Server {
     pub address: SocketAddr,
@@ -45,6 +50,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// With all else as no flags mean it.
+    pub async fn on(transport: Transport) -> Self {
+        Self::start(on(transport)).await
+    }
+
     pub async fn start(config: Config) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

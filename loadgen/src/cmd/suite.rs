@@ -76,6 +76,7 @@ struct Suite {
     name: String,
     text: String,
     plan: Plan,
+    peers: Option<Peers>,
     out: PathBuf,
     started_at: String,
 }
@@ -92,12 +93,13 @@ impl Suite {
         let mut plan = Plan::parse(&text, folder, &provenance::cpus())
             .with_context(|| format!("the suite {file} cannot be run"))?;
         plan.keep(&args.only_scenario, &args.only_server)?;
+        let peers = plan.peers.as_deref().map(Peers::read).transpose()?;
         let name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let started_at = provenance::now();
         let date = started_at.get(..10).unwrap_or_default();
         let usual = || Path::new("results").join(format!("{date}-{name}"));
         let out = args.out.clone().unwrap_or_else(usual);
-        Ok(Suite { name, text, plan, out, started_at })
+        Ok(Suite { name, text, plan, peers, out, started_at })
     }
 
     /// Whether something was measured and every run went well.
@@ -177,7 +179,6 @@ impl Suite {
 
     /// Builds what has to be built, before anything is measured.
     async fn prepare(&self, results: &mut Results) -> anyhow::Result<Vec<Option<ServerCommand>>> {
-        let mut peers = None;
         let mut commands = Vec::new();
         for (place, server) in self.plan.servers.iter().enumerate() {
             let command = match &server.kind {
@@ -185,16 +186,7 @@ impl Suite {
                     results.about[place] = format!("ours, transport {}", transport.name());
                     Ok(ServerCommand::embedded(*transport)?)
                 }
-                ServerKind::Peer(name) => {
-                    let peers = match &mut peers {
-                        Some(peers) => peers,
-                        none => {
-                            let path = self.plan.peers.as_deref().expect("a plan with peers");
-                            none.insert(Peers::read(path)?)
-                        }
-                    };
-                    self.build(peers, name, &mut results.about[place]).await
-                }
+                ServerKind::Peer(name) => self.build(name, &mut results.about[place]).await,
             };
             if let Err(error) = &command {
                 results.skip(place, error);
@@ -204,12 +196,8 @@ impl Suite {
         Ok(commands)
     }
 
-    async fn build(
-        &self,
-        peers: &Peers,
-        name: &str,
-        about: &mut String,
-    ) -> Result<ServerCommand, PeerError> {
+    async fn build(&self, name: &str, about: &mut String) -> Result<ServerCommand, PeerError> {
+        let peers = self.peers.as_ref().expect("a plan with a peer names peers.toml");
         let peer = peers.find(name)?;
         let payload = match peer.payload {
             PeerPayload::Typed => "typed: each message decoded and encoded",
@@ -257,7 +245,7 @@ impl Suite {
         let figures = Figures::of(&record, self.plan.scenarios[run.scenario].figure);
         results.products[run.server] = record.provenance.server.product;
         Ok(figures.map_or_else(
-            || Outcome::Failed("the server's CPU time is not known".to_owned()),
+            || Outcome::Failed("the server used no CPU time that could be read".to_owned()),
             Outcome::Counted,
         ))
     }
@@ -268,8 +256,9 @@ impl Suite {
         let warmup = self.plan.servers[run.server].warmup;
         let cpus: Vec<_> = loadgen_cpus.iter().map(ToString::to_string).collect();
         let mut command = Command::new(std::env::current_exe()?);
+        command.arg("run").arg("--json").arg(json);
         let mut flag = |name: &str, value: String| _ = command.arg(name).arg(value);
-        flag("run", format!("--target=http://{}", server.address()));
+        flag("--target", format!("http://{}", server.address()));
         flag("--connections", scenario.connections.to_string());
         flag("--streams", scenario.streams.to_string());
         flag("--in-flight", scenario.in_flight.to_string());
@@ -286,7 +275,6 @@ impl Suite {
         if let Some(pid) = server.pid() {
             flag("--server-pid", pid.to_string());
         }
-        command.arg("--json").arg(json);
         Ok(command)
     }
 
@@ -323,6 +311,7 @@ impl Suite {
         Comparison {
             preface: self.preface(all),
             baseline: self.plan.baseline.clone(),
+            subject: self.plan.subject.clone(),
             scenarios: scenarios.map(compared).collect(),
             appendix,
         }
@@ -430,8 +419,11 @@ fn what_failed(record: &RunRecord) -> String {
     let measured = &record.measured;
     let first = measured.first_failure.as_deref().map_or(String::new(), |why| format!("; {why}"));
     format!(
-        "{} lost, {} wrong, {} streams unfinished{first}",
-        measured.messages_lost, measured.messages_wrong, measured.streams_unfinished
+        "{} echoed, {} lost, {} wrong, {} streams unfinished{first}",
+        measured.messages_received,
+        measured.messages_lost,
+        measured.messages_wrong,
+        measured.streams_unfinished
     )
 }
 

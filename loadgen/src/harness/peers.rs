@@ -95,6 +95,12 @@ impl Peers {
             |error: String| PeerError::Unreadable { path: path.display().to_string(), error };
         let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
         let peers: Peers = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
+        let idle =
+            |peer: &&Peer| [&peer.check, &peer.build, &peer.run].iter().any(|it| it.is_empty());
+        if let Some(peer) = peers.peers.iter().find(idle) {
+            let cure = "check, build and run need a program each; write true where there is none";
+            return Err(unreadable(format!("peer {}: {cure}", peer.name)));
+        }
         let path = path.canonicalize().map_err(|error| unreadable(error.to_string()))?;
         Ok(Peers { path, ..peers })
     }
@@ -189,11 +195,16 @@ impl ServerProcess {
         self.child.pid()
     }
 
-    /// Ends its stdin and waits for its end; kills it if that takes too long.
+    /// Ends its stdin and waits for its end; kills it if that takes too long. Err: it did not end
+    /// well, so what was measured of it is suspect.
     pub async fn stop(self) -> io::Result<()> {
         let ServerProcess { mut child, stdin, .. } = self;
         drop(stdin);
-        child.wait(PATIENCE).await.map(drop)
+        let status = child.wait(PATIENCE).await?;
+        if status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("ended with {status}: {}", child.last_words())))
     }
 }
 
@@ -205,4 +216,61 @@ fn command(folder: Option<&Path>, words: &[String]) -> Command {
     command.args(words.iter().skip(1));
     folder.into_iter().for_each(|folder| _ = command.current_dir(folder));
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: &str = r#"
+[[peer]]
+name = "nobody"
+version = "none"
+payload = "raw"
+requires = "nothing"
+check = ["true"]
+build = ["true"]
+run = ["sh", "-c", "echo 'error: no port is free' >&2; exit 1"]
+"#;
+
+    fn read(text: &str) -> (tempfile::TempDir, Result<Peers, PeerError>) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("nobody")).unwrap();
+        let path = folder.path().join("peers.toml");
+        std::fs::write(&path, text).unwrap();
+        let peers = Peers::read(&path);
+        (folder, peers)
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_reason() {
+        let check = |from: &str, to: &str, expected: &str| {
+            let error = read(&PEER.replacen(from, to, 1)).1.unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+        };
+        check("run = ", "runs = ", "unknown field `runs`");
+        check("\"raw\"", "\"cooked\"", "unknown variant `cooked`");
+        check("check = [\"true\"]", "check = []", "peer nobody: check, build and run need");
+        let error = read(PEER).1.unwrap().find("somebody").unwrap_err().to_string();
+        assert_eq!(error, "peers.toml has no peer somebody; it has nobody");
+    }
+
+    #[tokio::test]
+    async fn what_keeps_a_peer_from_serving_is_told_in_its_words() {
+        let reason = async |from: &str, to: &str| {
+            let (_folder, peers) = read(&PEER.replacen(from, to, 1));
+            let peers = peers.unwrap();
+            match peers.build(peers.find("nobody").unwrap()).await {
+                Ok(command) => command.start(&[]).await.map(drop).unwrap_err().to_string(),
+                Err(error) => error.to_string(),
+            }
+        };
+        assert_eq!(reason("check = [\"true\"]", "check = [\"false\"]").await, "needs nothing");
+        let build = "build = [\"sh\", \"-c\", \"echo no such header; exit 1\"]";
+        assert_eq!(
+            reason("build = [\"true\"]", build).await,
+            "its build failed (sh -c echo no such header; exit 1): no such header"
+        );
+        assert!(reason("", "").await.ends_with("error: no port is free"));
+    }
 }

@@ -29,6 +29,8 @@ pub struct Comparison {
     pub preface: String,
     /// Server that the others are divided by.
     pub baseline: String,
+    /// Server that is judged: it is divided by each of the others, too.
+    pub subject: Option<String>,
     /// Scenarios, in the suite's order.
     pub scenarios: Vec<Compared>,
     /// What stands below the tables, in Markdown.
@@ -172,7 +174,7 @@ impl Outcome {
 }
 
 impl Compared {
-    fn baseline(&self, name: &str) -> Option<&Contender> {
+    fn server(&self, name: &str) -> Option<&Contender> {
         self.servers.iter().find(|server| server.name == name)
     }
 }
@@ -192,21 +194,41 @@ impl Display for Comparison {
 impl Comparison {
     fn write_ratios(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let baseline = &self.baseline;
-        let names: Vec<_> = self.scenarios.first().map_or(Vec::new(), |scenario| {
-            let others = scenario.servers.iter().filter(|server| server.name != *baseline);
-            others.map(|server| server.name.as_str()).collect()
-        });
+        let to_baseline = |scenario: &Compared, other: &Contender| {
+            other.ratio(scenario.server(baseline), |run| run.per_server_cpu_s)
+        };
+        self.write_table(out, &format!("to {baseline}"), baseline, to_baseline)?;
+        let Some(subject) = &self.subject else { return Ok(()) };
+        let of_subject = |scenario: &Compared, other: &Contender| {
+            scenario.server(subject)?.ratio(Some(other), |run| run.per_server_cpu_s)
+        };
+        self.write_table(out, &format!("of {subject}"), subject, of_subject)
+    }
+
+    /// A ratio for each server but `without`, in each scenario.
+    fn write_table(
+        &self,
+        out: &mut fmt::Formatter<'_>,
+        what: &str,
+        without: &str,
+        ratio: impl Fn(&Compared, &Contender) -> Option<Spread>,
+    ) -> fmt::Result {
+        let others = |scenario: &Compared| {
+            let others = scenario.servers.iter().filter(|server| server.name != without);
+            others.cloned().collect::<Vec<_>>()
+        };
+        let names = self.scenarios.first().map_or(Vec::new(), others);
         if names.is_empty() {
             return Ok(());
         }
-        writeln!(out, "\n## Ratios to {baseline}, per server CPU-second\n")?;
+        let names: Vec<_> = names.iter().map(|server| server.name.as_str()).collect();
+        writeln!(out, "\n## Ratios {what}, per server CPU-second\n")?;
         writeln!(out, "| scenario | load | {} |", names.join(" | "))?;
         writeln!(out, "|---|---|{}", "---|".repeat(names.len()))?;
         for scenario in &self.scenarios {
             write!(out, "| {} | {} |", scenario.name, scenario.load)?;
-            for server in scenario.servers.iter().filter(|server| server.name != *baseline) {
-                let ratio = server.ratio(scenario.baseline(baseline), |run| run.per_server_cpu_s);
-                write!(out, " {} |", ratio.map_or(DASH.to_owned(), |ratio| ratio.show(times)))?;
+            for other in others(scenario) {
+                write!(out, " {} |", show(ratio(scenario, &other), |ratio| ratio.show(times)))?;
             }
             writeln!(out)?;
         }
@@ -242,7 +264,7 @@ impl Comparison {
 const DASH: &str = "-";
 
 fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str) -> fmt::Result {
-    let baseline = scenario.baseline(name);
+    let baseline = scenario.server(name);
     let (what, unit) = match scenario.figure {
         Figure::Messages => ("messages", ""),
         Figure::Bytes => ("bytes", "B"),
@@ -404,6 +426,7 @@ mod tests {
         let report = Comparison {
             preface: "# A suite".to_owned(),
             baseline: "stock".to_owned(),
+            subject: Some("ours".to_owned()),
             scenarios: vec![scenario],
             appendix: "Host.".to_owned(),
         }
@@ -411,7 +434,10 @@ mod tests {
         for line in [
             "# A suite",
             "| scenario | load | ours | peer |",
+            "## Ratios to stock, per server CPU-second",
             "| row-1 | 1 connection | 20x | - |",
+            "## Ratios of ours, per server CPU-second",
+            "| scenario | load | stock | peer |",
             "| stock | 2 | 150 k (100 k .. 200 k) | 1x | 1000 | 1x | 50 µs | 1x | - | 700 ns / 900 ns |",
             "| peer | skipped | - | - | - | - | - | - | - | - / - |",
             "- peer skipped: needs a compiler",

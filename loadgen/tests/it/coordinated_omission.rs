@@ -3,13 +3,17 @@
 //!
 //! 1,000 messages per second for 10 s, a freeze of 200 ms: the 200 messages due in it wait between 200
 //! and 0 ms, so of all 10,000 the top 1 % waited for more than 100 ms. That is R's p99, by arithmetic.
+//! With both clients, which do the measuring; a frozen server is the same on any transport.
 
 use std::time::{Duration, Instant};
 
+use bidi_echo::config::Transport;
+use loadgen::scenario::ClientName;
+use rstest::rstest;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Running, ServerProcess, number, parsed, sleep_until};
+use crate::support::{Running, ServerProcess, number, parsed, sleep_until, typed};
 
 const FREEZE: Duration = Duration::from_millis(200);
 
@@ -17,11 +21,14 @@ const FREEZE: Duration = Duration::from_millis(200);
 ///
 /// Out: the record, and what R's p99 is by arithmetic for the freeze as it really was: the kernel
 /// may wake this test late.
-fn with_a_freeze(flags: &[&str]) -> (Value, f64) {
-    let server = ServerProcess::start();
+fn with_a_freeze(client: ClientName, flags: &[&str]) -> (Value, f64) {
+    let server = ServerProcess::start(Transport::Inline);
+    let client = typed(client);
     let load =
         ["--rate", "1000", "--streams", "10", "--duration", "10s", "--warmup", "1s", "--json", "-"];
-    let mut running = Running::start(&[&["--target", &server.target], &load[..], flags].concat());
+    let mut running = Running::start(
+        &[&["--target", &server.target, "--client", &client], &load[..], flags].concat(),
+    );
     running.wait_for("measuring");
     running.wait_for(" 30 %");
     let begin = Instant::now();
@@ -43,9 +50,11 @@ fn check_is_near(p99_ns: u64, expected_ns: f64) {
     assert!((0.8..1.2).contains(&ratio), "p99 {p99_ns} ns, by arithmetic {expected_ns} ns");
 }
 
-#[test]
-fn messages_kept_back_by_a_freeze_show_in_response_time_and_not_in_service_time() {
-    let (record, expected_ns) = with_a_freeze(&["--in-flight", "1"]);
+#[rstest]
+fn messages_kept_back_by_a_freeze_show_in_response_time_and_not_in_service_time(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let (record, expected_ns) = with_a_freeze(client, &["--in-flight", "1"]);
     let p99 = |metric: &str| number(&record, &format!("/measured/{metric}/p99_ns"));
     check_is_near(p99("response_time"), expected_ns);
     // Ten messages of ten thousand were in flight when the freeze began.
@@ -54,9 +63,11 @@ fn messages_kept_back_by_a_freeze_show_in_response_time_and_not_in_service_time(
     check_is_near(p99("flow_wait"), expected_ns);
 }
 
-#[test]
-fn messages_that_leave_in_spite_of_a_freeze_show_it_in_both_times() {
-    let (record, expected_ns) = with_a_freeze(&[]);
+#[rstest]
+fn messages_that_leave_in_spite_of_a_freeze_show_it_in_both_times(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let (record, expected_ns) = with_a_freeze(client, &[]);
     let p99 = |metric: &str| number(&record, &format!("/measured/{metric}/p99_ns"));
     check_is_near(p99("response_time"), expected_ns);
     check_is_near(p99("service_time"), expected_ns);

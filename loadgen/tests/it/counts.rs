@@ -1,14 +1,15 @@
 //! Every message is accounted for: loadgen's counts against the server's own.
 
-use bidi_echo::config::Config;
+use bidi_echo::config::Transport;
+use loadgen::scenario::ClientName;
+use rstest::rstest;
 use serde_json::Value;
 
-use crate::support::{echo_server, number, record};
+use crate::support::{Pair, number};
 
 #[track_caller]
-fn check_nothing_lost(args: &[&str]) -> Value {
-    let server = echo_server(Config::default());
-    let (exit, record) = record(&[&["--target", &server.target], args].concat());
+fn check_nothing_lost(pair: Pair, args: &[&str]) -> Value {
+    let (exit, record, summary) = pair.run(args);
     let failure = &record["measured"]["first_failure"];
     assert_eq!(exit, 0, "{failure}, {}", record["measured"]["statuses"]);
     for count in ["messages_lost", "messages_wrong", "streams_unfinished"] {
@@ -21,61 +22,86 @@ fn check_nothing_lost(args: &[&str]) -> Value {
     let per_stream = record["measured"]["echoes_per_stream"].as_array().unwrap();
     assert_eq!(per_stream.iter().map(|echoes| echoes.as_u64().unwrap()).sum::<u64>(), received);
     assert_eq!(record["measured"]["stopped_early"], false);
-    let summary = server.stop();
     assert_eq!(summary.stats.messages_in, summary.stats.messages_out);
     assert_eq!(summary.stats.connections_open, 0);
     record
 }
 
 #[track_caller]
-fn check_counts_equal_the_servers(args: &[&str], expected: u64) {
-    let server = echo_server(Config::default());
-    let (exit, record) = record(&[&["--target", &server.target, "--warmup", "0s"], args].concat());
+fn check_counts_equal_the_servers(pair: Pair, args: &[&str], expected: u64) {
+    let (exit, record, summary) = pair.run(&[&["--warmup", "0s"], args].concat());
     assert_eq!(exit, 0);
-    let summary = server.stop();
     let sent = number(&record, "/measured/messages_sent");
     let received = number(&record, "/measured/messages_received");
     let counted = [summary.stats.messages_in, summary.stats.messages_out, sent, received];
     assert_eq!(counted, [expected; 4]);
 }
 
-#[test]
-fn a_million_messages_equal_the_servers_counters() {
+#[rstest]
+fn a_million_messages_equal_the_servers_counters(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags = ["--messages", "1000000", "--streams", "100", "--in-flight", "16"];
-    check_counts_equal_the_servers(&flags, 1_000_000);
+    check_counts_equal_the_servers(Pair { server, client }, &flags, 1_000_000);
 }
 
-#[test]
-fn an_open_loop_of_so_many_messages_equals_the_servers_counters_too() {
+#[rstest]
+fn an_open_loop_of_so_many_messages_equals_the_servers_counters_too(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags = ["--messages", "10001", "--streams", "7", "--rate", "20k", "--arrivals", "poisson"];
-    check_counts_equal_the_servers(&flags, 10_001);
+    check_counts_equal_the_servers(Pair { server, client }, &flags, 10_001);
 }
 
-#[test]
-fn fewer_messages_than_streams_leave_the_rest_empty() {
-    check_counts_equal_the_servers(&["--messages", "3", "--streams", "10"], 3);
+#[rstest]
+fn fewer_messages_than_streams_leave_the_rest_empty(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    check_counts_equal_the_servers(
+        Pair { server, client },
+        &["--messages", "3", "--streams", "10"],
+        3,
+    );
 }
 
-#[test]
-fn five_thousand_messages_in_flight_on_one_stream_lose_nothing() {
+#[rstest]
+fn five_thousand_messages_in_flight_on_one_stream_lose_nothing(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags = ["--streams", "1", "--in-flight", "5000", "--duration", "1s", "--warmup", "200ms"];
-    check_nothing_lost(&flags);
+    check_nothing_lost(Pair { server, client }, &flags);
 }
 
-#[test]
-fn a_lone_stream_that_is_done_at_once_has_not_stopped_early() {
-    check_nothing_lost(&["--streams", "1", "--duration", "300ms", "--warmup", "0s"]);
+#[rstest]
+fn a_lone_stream_that_is_done_at_once_has_not_stopped_early(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    check_nothing_lost(
+        Pair { server, client },
+        &["--streams", "1", "--duration", "300ms", "--warmup", "0s"],
+    );
 }
 
-#[test]
-fn three_thousand_streams_on_one_connection_lose_nothing() {
+#[rstest]
+fn three_thousand_streams_on_one_connection_lose_nothing(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags =
         ["--streams", "3000", "--connections", "1", "--duration", "1s", "--warmup", "200ms"];
-    check_nothing_lost(&flags);
+    check_nothing_lost(Pair { server, client }, &flags);
 }
 
-#[test]
-fn every_payload_size_comes_back_on_both_contracts() {
+#[rstest]
+fn every_payload_size_comes_back_on_both_contracts(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     for (contract, largest) in [("echo", "4194299"), ("chat", "4194291")] {
         for payload in ["0", "1", "7", "1000", "1MiB", largest] {
             let flags = [
@@ -92,13 +118,16 @@ fn every_payload_size_comes_back_on_both_contracts() {
                 "--warmup",
                 "0s",
             ];
-            check_nothing_lost(&flags);
+            check_nothing_lost(Pair { server, client }, &flags);
         }
     }
 }
 
-#[test]
-fn several_shards_share_the_streams_and_add_up() {
+#[rstest]
+fn several_shards_share_the_streams_and_add_up(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags = [
         "--streams",
         "30",
@@ -111,7 +140,7 @@ fn several_shards_share_the_streams_and_add_up() {
         "--warmup",
         "0s",
     ];
-    let record = check_nothing_lost(&flags);
+    let record = check_nothing_lost(Pair { server, client }, &flags);
     assert_eq!(number(&record, "/scenario/shards"), 3);
     assert_eq!(record["measured"]["echoes_per_stream"].as_array().unwrap().len(), 30);
     assert_eq!(number(&record, "/measured/connect/count"), 5);
@@ -123,10 +152,13 @@ fn several_shards_share_the_streams_and_add_up() {
     assert_eq!(in_seconds, number(&record, "/measured/messages_received"));
 }
 
-#[test]
-fn an_open_loop_sends_as_many_as_its_schedule_holds() {
+#[rstest]
+fn an_open_loop_sends_as_many_as_its_schedule_holds(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags = ["--streams", "20", "--rate", "5000", "--duration", "1s", "--warmup", "300ms"];
-    let record = check_nothing_lost(&flags);
+    let record = check_nothing_lost(Pair { server, client }, &flags);
     let due = number(&record, "/measured/messages_due");
     // Each stream's count is rounded by its phase, up or down by one.
     assert!((4_980..=5_020).contains(&due), "{due} messages were due");
@@ -135,20 +167,23 @@ fn an_open_loop_sends_as_many_as_its_schedule_holds() {
     }
 }
 
-#[test]
-fn a_gap_longer_than_the_run_is_not_waited_for() {
+#[rstest]
+fn a_gap_longer_than_the_run_is_not_waited_for(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let flags = ["--streams", "50", "--rate", "20", "--duration", "500ms", "--warmup", "0s"];
-    check_nothing_lost(&[&flags[..], &["--drain-limit", "1s"]].concat());
+    check_nothing_lost(Pair { server, client }, &[&flags[..], &["--drain-limit", "1s"]].concat());
 }
 
 /// The generator's own fault, but its messages were due: they are sent late, or they are lost.
-#[test]
-fn a_rate_beyond_its_power_forgets_no_message_that_was_due() {
-    let server = echo_server(Config::default());
+#[rstest]
+fn a_rate_beyond_its_power_forgets_no_message_that_was_due(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     for drain_limit in ["20s", "10ms"] {
         let flags = [
-            "--target",
-            &server.target,
             "--streams",
             "10",
             "--rate",
@@ -160,7 +195,7 @@ fn a_rate_beyond_its_power_forgets_no_message_that_was_due() {
             "--drain-limit",
             drain_limit,
         ];
-        let (_, record) = record(&flags);
+        let (_, record, _) = Pair { server, client }.run(&flags);
         let due = number(&record, "/measured/messages_due");
         assert!((599_990..=600_010).contains(&due), "{due} were due, {drain_limit}");
         let received = number(&record, "/measured/messages_received");

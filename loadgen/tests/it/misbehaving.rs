@@ -2,21 +2,26 @@
 
 use std::time::{Duration, Instant};
 
+use bidi_echo::config::Transport;
 use bidi_echo::proto::echo::EchoMessage;
 use futures_util::{StreamExt, stream};
+use loadgen::scenario::ClientName;
+use rstest::rstest;
 use rustix::process::Signal;
 use serde_json::Value;
 use tonic::Status;
 
-use crate::support::{Behaviour, Running, ServerProcess, behaving, number, parsed, record};
+use crate::support::{Behaviour, Running, ServerProcess, behaving, number, parsed, record, typed};
 
 const SHORT: [&str; 8] =
     ["--streams", "4", "--messages", "400", "--warmup", "0s", "--drain-limit", "500ms"];
 
 #[track_caller]
-fn record_of(behaviour: Behaviour, flags: &[&str]) -> Value {
+fn record_of(client: ClientName, behaviour: Behaviour, flags: &[&str]) -> Value {
     let server = behaving(behaviour);
-    let args = [&["--target", &server.target, "--duration", "3s"], &SHORT[..], flags].concat();
+    let client = typed(client);
+    let target = ["--target", &server.target, "--client", &client, "--duration", "3s"];
+    let args = [&target, &SHORT[..], flags].concat();
     let (exit, record) = record(&args);
     assert_eq!(exit, 1, "{record:#}");
     record
@@ -29,9 +34,12 @@ fn damaged(message: EchoMessage) -> EchoMessage {
     EchoMessage { payload: payload.into() }
 }
 
-#[test]
-fn damaged_echoes_are_counted_as_wrong() {
+#[rstest]
+fn damaged_echoes_are_counted_as_wrong(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let record = record_of(
+        client,
         |inbound| {
             Box::pin(async {
                 let replies = inbound.map(|message| message.map(damaged));
@@ -44,9 +52,12 @@ fn damaged_echoes_are_counted_as_wrong() {
     assert_eq!(number(&record, "/measured/messages_wrong"), 400);
 }
 
-#[test]
-fn repeated_echoes_are_counted_as_wrong() {
+#[rstest]
+fn repeated_echoes_are_counted_as_wrong(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let record = record_of(
+        client,
         |inbound| {
             Box::pin(async {
                 let replies = inbound.flat_map(|message| stream::iter([message.clone(), message]));
@@ -61,9 +72,12 @@ fn repeated_echoes_are_counted_as_wrong() {
     assert_eq!(number(&record, "/measured/messages_received"), 400);
 }
 
-#[test]
-fn skipped_echoes_are_lost_and_those_after_them_early() {
+#[rstest]
+fn skipped_echoes_are_lost_and_those_after_them_early(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let record = record_of(
+        client,
         |inbound| {
             Box::pin(async {
                 let every_tenth_is_missing =
@@ -79,9 +93,10 @@ fn skipped_echoes_are_lost_and_those_after_them_early() {
     assert_eq!(number(&record, "/measured/messages_received"), 360);
 }
 
-#[test]
-fn swapped_echoes_are_noticed() {
+#[rstest]
+fn swapped_echoes_are_noticed(#[values(ClientName::Inline, ClientName::Tonic)] client: ClientName) {
     let record = record_of(
+        client,
         |inbound| {
             Box::pin(async {
                 let replies = inbound.chunks(2).flat_map(|mut pair| {
@@ -99,10 +114,13 @@ fn swapped_echoes_are_noticed() {
     assert_eq!(number(&record, "/measured/messages_wrong"), 400);
 }
 
-#[test]
-fn a_server_that_swallows_everything_loses_everything_and_loadgen_ends() {
+#[rstest]
+fn a_server_that_swallows_everything_loses_everything_and_loadgen_ends(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let begin = Instant::now();
     let record = record_of(
+        client,
         |inbound| {
             Box::pin(async {
                 let nothing = inbound.filter_map(|_| async { None });
@@ -120,9 +138,12 @@ fn a_server_that_swallows_everything_loses_everything_and_loadgen_ends() {
     assert_eq!(number(&record, "/measured/streams_unfinished"), 4);
 }
 
-#[test]
-fn a_status_in_mid_stream_is_counted_and_told_once() {
+#[rstest]
+fn a_status_in_mid_stream_is_counted_and_told_once(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let record = record_of(
+        client,
         |inbound| {
             Box::pin(async {
                 let replies = inbound.take(10).chain(stream::once(async {
@@ -140,19 +161,24 @@ fn a_status_in_mid_stream_is_counted_and_told_once() {
     assert_eq!(record["measured"]["stopped_early"], true);
 }
 
-#[test]
-fn a_server_that_ends_its_streams_with_ok_too_early_has_failed() {
-    let record = record_of(|inbound| Box::pin(async { Ok(Box::pin(inbound.take(10)) as _) }), &[]);
+#[rstest]
+fn a_server_that_ends_its_streams_with_ok_too_early_has_failed(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let record =
+        record_of(client, |inbound| Box::pin(async { Ok(Box::pin(inbound.take(10)) as _) }), &[]);
     assert_eq!(number(&record, "/measured/statuses/OK"), 4);
     assert_eq!(number(&record, "/measured/messages_received"), 40);
     let failure = record["measured"]["first_failure"].as_str().unwrap();
     assert!(failure.ends_with("ended it with OK before it had echoed all"), "{failure}");
 }
 
-#[test]
-fn a_server_that_refuses_every_stream_is_one_clear_line() {
+#[rstest]
+fn a_server_that_refuses_every_stream_is_one_clear_line(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let server = behaving(|_| Box::pin(async { Err(Status::permission_denied("not you")) }));
-    let output = crate::support::loadgen(&["--target", &server.target]);
+    let output = crate::support::loadgen(&["--target", &server.target, "--client", &typed(client)]);
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
     let last = stderr.lines().last().unwrap();
@@ -163,15 +189,18 @@ fn a_server_that_refuses_every_stream_is_one_clear_line() {
 }
 
 /// As Ballerina does, and others (grpc/grpc-rust#515): a client that waits for them never begins.
-#[test]
-fn headers_that_come_with_the_first_message_only_are_no_reason_to_hang() {
+#[rstest]
+fn headers_that_come_with_the_first_message_only_are_no_reason_to_hang(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let server = behaving(|mut inbound| {
         Box::pin(async move {
             let first = inbound.next().await;
             Ok(Box::pin(stream::iter(first).chain(inbound)) as _)
         })
     });
-    let flags = ["--target", &server.target, "--duration", "3s"];
+    let client = typed(client);
+    let flags = ["--target", &server.target, "--client", &client, "--duration", "3s"];
     let (exit, record) = record(&[&flags, &SHORT[..]].concat());
     assert_eq!(exit, 0, "{record:#}");
     assert_eq!(number(&record, "/measured/messages_received"), 400);
@@ -179,12 +208,17 @@ fn headers_that_come_with_the_first_message_only_are_no_reason_to_hang() {
     assert!(warnings.iter().any(|warning| warning["kind"] == "late_headers"), "{warnings:?}");
 }
 
-#[test]
-fn a_server_that_dies_leaves_the_figures_until_then() {
-    let server = ServerProcess::start();
+#[rstest]
+fn a_server_that_dies_leaves_the_figures_until_then(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let (server, client) = (ServerProcess::start(server), typed(client));
     let flags = [
         "--target",
         &server.target,
+        "--client",
+        &client,
         "--streams",
         "50",
         "--warmup",
@@ -208,13 +242,16 @@ fn a_server_that_dies_leaves_the_figures_until_then() {
     assert!(failure.contains("UN"), "{failure}");
 }
 
-#[test]
-fn ctrl_c_ends_in_order_and_marks_the_record() {
+#[rstest]
+fn ctrl_c_ends_in_order_and_marks_the_record(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let (server, client) = (ServerProcess::start(server), typed(client));
+    let target = ["--target", &server.target, "--client", &client];
     for load in [&["--in-flight", "2"][..], &["--rate", "2000"]] {
-        let server = ServerProcess::start();
-        let flags =
-            ["--target", &server.target, "--warmup", "0s", "--duration", "60s", "--json", "-"];
-        let mut running = Running::start(&[&flags, load].concat());
+        let flags = ["--warmup", "0s", "--duration", "60s", "--json", "-"];
+        let mut running = Running::start(&[&target, &flags[..], load].concat());
         running.wait_for("  2 %");
         running.signal(Signal::INT);
         let (exit, record) = parsed(&running.finish());

@@ -1,16 +1,22 @@
 //! The record: its schema, its keys, and what must not be in it.
 
+use bidi_echo::config::Transport;
 use loadgen::record::RunRecord;
+use loadgen::scenario::ClientName;
+use rstest::rstest;
 use serde_json::Value;
 
-use crate::support::{ServerProcess, loadgen, number, record};
+use crate::support::{Pair, ServerProcess, loadgen, number, record, typed};
 
-fn real_record(flags: &[&str]) -> Value {
-    let server = ServerProcess::start();
+fn real_record(pair: Pair, flags: &[&str]) -> Value {
+    let server = ServerProcess::start(pair.server);
+    let client = typed(pair.client);
     let pid = server.pid();
     let usual = [
         "--target",
         &server.target,
+        "--client",
+        &client,
         "--server-pid",
         &pid,
         "--streams",
@@ -29,13 +35,16 @@ fn real_record(flags: &[&str]) -> Value {
     record
 }
 
-#[test]
-fn real_records_obey_the_committed_schema() {
+#[rstest]
+fn real_records_obey_the_committed_schema(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../results/run.schema.json");
     let schema: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     for flags in [&["--in-flight", "2"][..], &["--rate", "2000", "--arrivals", "poisson"]] {
-        let record = real_record(flags);
+        let record = real_record(Pair { server, client }, flags);
         let errors: Vec<_> =
             validator.iter_errors(&record).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?}");
@@ -45,17 +54,23 @@ fn real_records_obey_the_committed_schema() {
     }
 }
 
-#[test]
-fn a_record_reads_back_as_what_was_written() {
-    let record = real_record(&["--rate", "2000"]);
+#[rstest]
+fn a_record_reads_back_as_what_was_written(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let record = real_record(Pair { server, client }, &["--rate", "2000"]);
     let read: RunRecord = serde_json::from_value(record.clone()).unwrap();
     assert_eq!(serde_json::to_value(&read).unwrap(), record);
     assert_eq!(read.measured.service_time.count(), read.measured.messages_received);
 }
 
-#[test]
-fn the_keys_that_others_rely_on_are_there() {
-    let record = real_record(&["--rate", "2000"]);
+#[rstest]
+fn the_keys_that_others_rely_on_are_there(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let record = real_record(Pair { server, client }, &["--rate", "2000"]);
     for key in [
         "messages_sent",
         "messages_received",
@@ -78,9 +93,12 @@ fn the_keys_that_others_rely_on_are_there() {
     assert_eq!(number(&record, "/schema_version"), 1);
 }
 
-#[test]
-fn a_record_names_neither_host_nor_user_nor_folder() {
-    let text = real_record(&[]).to_string();
+#[rstest]
+fn a_record_names_neither_host_nor_user_nor_folder(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let text = real_record(Pair { server, client }, &[]).to_string();
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let folder = env!("CARGO_MANIFEST_DIR").to_owned();
     let home = std::env::var("HOME").unwrap_or_default();
@@ -89,14 +107,19 @@ fn a_record_names_neither_host_nor_user_nor_folder() {
     }
 }
 
-#[test]
-fn a_record_goes_to_its_file_and_the_table_to_stdout() {
-    let server = ServerProcess::start();
+#[rstest]
+fn a_record_goes_to_its_file_and_the_table_to_stdout(
+    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let (server, client) = (ServerProcess::start(server), typed(client));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.json");
     let flags = [
         "--target",
         &server.target,
+        "--client",
+        &client,
         "--messages",
         "100",
         "--warmup",

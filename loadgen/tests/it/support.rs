@@ -7,11 +7,13 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bidi_echo::config::Config;
+use bidi_echo::config::{Config, Transport};
 use bidi_echo::proto::echo::EchoMessage;
 use bidi_echo::proto::echo::echo_server::{Echo, EchoServer};
 use bidi_echo::serve::{Summary, serve};
+use clap::ValueEnum;
 use futures_util::Stream;
+use loadgen::scenario::ClientName;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -31,6 +33,30 @@ pub(crate) fn loadgen(args: &[&str]) -> Output {
 /// Runs loadgen and parses the record on its stdout; also its exit code.
 pub(crate) fn record(args: &[&str]) -> (i32, Value) {
     parsed(&loadgen(&[args, &["--json", "-"]].concat()))
+}
+
+/// A flag's value as it is typed.
+pub(crate) fn typed(value: impl ValueEnum) -> String {
+    value.to_possible_value().unwrap().get_name().to_owned()
+}
+
+/// What carries HTTP/2 on either side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pair {
+    pub(crate) server: Transport,
+    pub(crate) client: ClientName,
+}
+
+impl Pair {
+    /// Runs loadgen with `args` against the echo server, and ends that.
+    ///
+    /// Out: loadgen's exit code and record, and what the server counted.
+    pub(crate) fn run(self, args: &[&str]) -> (i32, Value, Summary) {
+        let server = echo_server(Config { transport: self.server, ..Config::default() });
+        let target = ["--target", &server.target, "--client", &typed(self.client)];
+        let (exit, record) = record(&[&target, args].concat());
+        (exit, record, server.stop())
+    }
 }
 
 /// The record that a run with `--json -` printed.
@@ -114,9 +140,9 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    pub(crate) fn start() -> Self {
+    pub(crate) fn start(transport: Transport) -> Self {
         let mut child = Command::new(LOADGEN)
-            .arg("embedded-server")
+            .args(["embedded-server", "--transport", transport.name()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) loadgen_cpus: Vec<usize>,
     /// Server that the others are divided by.
     pub(super) baseline: String,
+    /// Server that is divided by each of the others, if the file names one.
+    pub(super) subject: Option<String>,
     /// `--client` of each run, if the file names one.
     pub(super) client: Option<ClientName>,
     /// peers.toml, if a server needs it.
@@ -89,8 +91,12 @@ impl Plan {
         check_names("scenario", file.scenario.iter().map(|scenario| scenario.name.as_str()))?;
         check_names("server", file.server.iter().map(|server| server.name.as_str()))?;
         file.scenario.iter().try_for_each(check_scenario)?;
-        if !file.server.iter().any(|server| server.name == baseline) {
-            return Err(wrong("baseline", baseline, "no [[server]] has this name; write one's"));
+        let subject = file.suite.subject.as_ref();
+        for (key, name) in [("baseline", Some(&baseline)), ("subject", subject)] {
+            let is_known = |name: &&String| file.server.iter().any(|server| server.name == **name);
+            if let Some(name) = name.filter(|name| !is_known(name)) {
+                return Err(wrong(key, name, "no [[server]] has this name; write one's"));
+            }
         }
         let servers: Result<Vec<_>, _> =
             file.server.into_iter().map(|server| resolve(server, warmup)).collect();
@@ -108,6 +114,7 @@ impl Plan {
             server_cpus: file.suite.server_cpus,
             loadgen_cpus: file.suite.loadgen_cpus,
             baseline,
+            subject: file.suite.subject,
             client: file.suite.client,
             peers,
             scenarios: file.scenario,
@@ -167,6 +174,7 @@ struct Suite {
     server_cpus: Vec<usize>,
     loadgen_cpus: Vec<usize>,
     baseline: String,
+    subject: Option<String>,
     client: Option<ClientName>,
     peers: Option<PathBuf>,
 }

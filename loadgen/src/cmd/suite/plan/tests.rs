@@ -8,6 +8,7 @@ duration = "3s"
 server_cpus = [0]
 loadgen_cpus = [1]
 baseline = "tonic"
+subject = "slow-starter"
 client = "inline"
 peers = "../peers/peers.toml"
 
