@@ -14,7 +14,7 @@ use std::hint::black_box;
 use allocation_counter::{AllocationInfo, measure};
 use bidi_echo::proto::echo::EchoMessage;
 use bytes::{Bytes, BytesMut};
-use duplex::Duplex;
+use duplex::{Duplex, Transport};
 use prost::Message;
 
 const PAYLOADS: [usize; 4] = [0, 16, 1 << 10, 1 << 20];
@@ -37,9 +37,11 @@ fn main() {
         codec(bytes);
     }
     let rounds = if is_test { 10 } else { 1_000 };
-    for streams in [1, 100] {
-        for bytes in [8, 1_000] {
-            ping_pong(streams, bytes, rounds);
+    for transport in Transport::ALL {
+        for streams in [1, 100] {
+            for bytes in [8, 1_000] {
+                ping_pong(transport, streams, bytes, rounds);
+            }
         }
     }
 }
@@ -77,13 +79,13 @@ fn codec(payload_bytes: usize) {
 }
 
 /// Printed, not asserted: the count belongs to tonic, hyper and h2, and moves with their versions.
-fn ping_pong(streams: usize, payload_bytes: usize, rounds: u64) {
-    let mut connection = Duplex::open(streams, &payload(payload_bytes));
+fn ping_pong(transport: Transport, streams: usize, payload_bytes: usize, rounds: u64) {
+    let mut connection = Duplex::open(transport, streams, &payload(payload_bytes));
     // Buffers and tables grow to their size first.
     connection.ping_pong(rounds);
     let counted = measure(|| connection.ping_pong(rounds));
     print(
-        &format!("ping-pong, {streams} in flight"),
+        &format!("{}, {streams} in flight", transport.name()),
         payload_bytes,
         rounds * streams as u64,
         counted,

@@ -1,7 +1,8 @@
 //! What a message costs on one connection, without a network: the floor under any socket's figure.
 //!
 //! Ping-pong on one stream, and 100 streams with one message in flight on each, over the in-memory
-//! connection of [`duplex`]; then the codec path of tonic alone, to tell its share from HTTP/2's.
+//! connection of [`duplex`], carried by tonic's transport (h2) and by the inline one; then the codec
+//! path of tonic alone, to tell its share from HTTP/2's.
 //! One thread; client and server together; throughput is in messages (elements), so its inverse is
 //! the cost of one. Every echo is checked, in the timed rounds too.
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use bidi_echo::proto::echo::EchoMessage;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use duplex::Duplex;
+use duplex::{Duplex, Transport};
 use futures_util::stream;
 use tonic::Streaming;
 use tonic::codec::{Codec, EncodeBody};
@@ -29,17 +30,19 @@ fn streams(criterion: &mut Criterion) {
     for (name, streams) in [("ping_pong/1_stream", 1), ("ping_pong/100_streams", 100)] {
         let mut group = criterion.benchmark_group(name);
         group.throughput(Throughput::Elements(streams));
-        for bytes in PAYLOADS {
-            let streams = usize::try_from(streams).expect("small");
-            let mut connection = Duplex::open(streams, &payload(bytes));
-            connection.ping_pong(1);
-            group.bench_function(format!("{bytes}_B"), |bencher| {
-                bencher.iter_custom(|rounds| {
-                    let start = Instant::now();
-                    connection.ping_pong(rounds);
-                    start.elapsed()
+        let streams = usize::try_from(streams).expect("small");
+        for transport in Transport::ALL {
+            for bytes in PAYLOADS {
+                let mut connection = Duplex::open(transport, streams, &payload(bytes));
+                connection.ping_pong(1);
+                group.bench_function(format!("{}/{bytes}_B", transport.name()), |bencher| {
+                    bencher.iter_custom(|rounds| {
+                        let start = Instant::now();
+                        connection.ping_pong(rounds);
+                        start.elapsed()
+                    });
                 });
-            });
+            }
         }
     }
 }

@@ -78,6 +78,18 @@ mod streams {
     }
 
     #[tokio::test]
+    async fn a_priority_that_is_wrong_ends_the_connection_if_nobody_opened_its_stream() {
+        for (wrong, code) in [(&[0, 0, 0, 1, 15][..], PROTOCOL_ERROR), (&[0; 4], FRAME_SIZE_ERROR)]
+        {
+            let (mut peer, _served) = greeted().await;
+            peer.send(&frame(2, 0, 1, wrong)).await;
+            // Not RST_STREAM, which must not name an idle stream (6.4).
+            let Frame::GoAway { code: said, .. } = peer.frame().await else { panic!("no GOAWAY") };
+            assert_eq!(said, code);
+        }
+    }
+
+    #[tokio::test]
     async fn late_trailers_of_a_stream_that_we_ended_are_ignored() {
         let (mut peer, _served) = serve(
             Limits::default(),

@@ -5,9 +5,11 @@
 //! counted is the work of client and server together, without kernel, wake-up of another core or
 //! lock that is fought for: the floor under any figure taken over a socket. Holds no clock.
 //!
-//! The server is tonic's with the windows of ours, and a handler that returns the stream that it
-//! was given. The limits and counters of the library's own services are not in it: they are private,
+//! Either transport carries it, tonic's or the inline one, each with a client of its own kind and the
+//! windows of our server; the handler returns the stream that it was given. The limits and counters of the library's own services are not in it: they are private,
 //! and reached through a socket alone.
+
+mod inline;
 
 use bidi_echo::config::{CONNECTION_FLOW_WINDOW_BYTES, STREAM_FLOW_WINDOW_BYTES};
 use bidi_echo::proto::echo::EchoMessage;
@@ -24,20 +26,46 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
+/// What carries a connection, at both of its ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Transport {
+    Tonic,
+    Inline,
+}
+
+impl Transport {
+    pub(crate) const ALL: [Self; 2] = [Transport::Tonic, Transport::Inline];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Transport::Tonic => "tonic",
+            Transport::Inline => "inline",
+        }
+    }
+}
+
 /// A connection with its streams open, and the runtime that drives both ends of it.
 pub(crate) struct Duplex {
     runtime: Runtime,
-    streams: Vec<EchoStream>,
+    streams: Streams,
+}
+
+enum Streams {
+    Tonic(Vec<EchoStream>),
+    Inline(inline::Streams),
 }
 
 impl Duplex {
     /// Opens `streams` streams on one connection; each message will carry `payload`.
-    pub(crate) fn open(streams: usize, payload: &Bytes) -> Self {
+    pub(crate) fn open(transport: Transport, streams: usize, payload: &Bytes) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
         let streams = runtime.block_on(async {
+            if matches!(transport, Transport::Inline) {
+                return Streams::Inline(inline::Streams::open(streams, payload));
+            }
             let client = connect().await;
             let opening = (0..streams).map(|_| EchoStream::open(client.clone(), payload.clone()));
-            join_all(opening).await
+            Streams::Tonic(join_all(opening).await)
         });
         Duplex { runtime, streams }
     }
@@ -47,11 +75,13 @@ impl Duplex {
     pub(crate) fn ping_pong(&mut self, rounds: u64) {
         let Duplex { runtime, streams } = self;
         runtime.block_on(async {
-            // A single stream needs no scheduler between itself and the runtime.
-            if let [stream] = streams.as_mut_slice() {
-                stream.ping_pong(rounds).await;
-            } else {
-                join_all(streams.iter_mut().map(|stream| stream.ping_pong(rounds))).await;
+            match streams {
+                Streams::Inline(streams) => streams.ping_pong(rounds).await,
+                // A single stream needs no scheduler between itself and the runtime.
+                Streams::Tonic(streams) if streams.len() == 1 => streams[0].ping_pong(rounds).await,
+                Streams::Tonic(streams) => {
+                    join_all(streams.iter_mut().map(|stream| stream.ping_pong(rounds))).await;
+                }
             }
         });
     }

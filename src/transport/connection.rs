@@ -30,7 +30,7 @@ use super::frame::{
 };
 use super::limits::{FloodKind, Limits};
 use super::stream::{BodyError, Key, Wakes};
-use super::wire::{Core, Wire};
+use super::wire::{Core, QUEUE_KEPT, Wire};
 use crate::drain::Watcher;
 
 /// Bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
@@ -804,11 +804,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return self.refuse(id, ErrorCode::REFUSED_STREAM, FloodKind::Refused);
         }
         let key = self.next_key();
-        let recv = match self.handshake {
-            Handshake::Done => self.wire.limits.stream_flow_window_bytes,
-            _ => WINDOW_BYTES_DEFAULT,
-        };
-        let mut core = Core::new(id, key, &self.wire, recv);
+        let mut core = self.core(id, key);
         if fields.is_too_large {
             self.wire.charge(FloodKind::HeaderList)?;
             self.role.too_large(&mut core, &fields, &mut self.wire);
@@ -835,6 +831,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         self.insert(core, app);
         Ok(())
+    }
+
+    /// A stream that begins now. Until the peer has acknowledged our settings its window is the
+    /// default, but it aims at ours from the first: [`Self::settings_acknowledged`] makes up for it.
+    fn core(&self, id: u32, key: Key) -> Core {
+        let target = self.wire.limits.stream_flow_window_bytes;
+        let recv = match self.handshake {
+            Handshake::Done => target,
+            _ => WINDOW_BYTES_DEFAULT,
+        };
+        Core { recv_target: target, ..Core::new(id, key, &self.wire, recv) }
     }
 
     fn next_key(&self) -> Key {
@@ -929,6 +936,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if self.index.contains_key(&id) {
             return self.stream_error(id, code, reason);
         }
+        if self.is_idle(id) {
+            // RST_STREAM must not name an idle stream (RFC 9113, 6.4).
+            return Err(Fault { code, reason });
+        }
         self.refuse(id, code, FloodKind::ProvokedReset)
     }
 
@@ -1022,7 +1033,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let target = self.wire.limits.stream_flow_window_bytes;
         for (_, Slot { core, .. }) in &mut self.streams {
             core.recv.shift(i64::from(target) - i64::from(WINDOW_BYTES_DEFAULT));
-            core.recv_target = core.recv_target.max(target);
         }
         Ok(())
     }
@@ -1186,6 +1196,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.counters.stream_closed();
             self.drop_guarded(app);
         }
+        // The queue of a window that stays shut would keep the keys of all that ever waited there.
+        if self.wire.blocked.len() > 2 * self.streams.len() + QUEUE_KEPT {
+            let streams = &self.streams;
+            self.wire.blocked.retain(|key| {
+                streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
+            });
+        }
         if self.streams.is_empty() && self.streams.capacity() > 0 {
             self.streams = Slab::new();
             self.index = HashMap::default();
@@ -1232,11 +1249,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let id = self.next_own_stream;
             // 2^30 streams later the ids are used up; nobody has seen that yet.
             self.next_own_stream += 2;
-            let recv = match self.handshake {
-                Handshake::Done => self.wire.limits.stream_flow_window_bytes,
-                _ => WINDOW_BYTES_DEFAULT,
-            };
-            let mut core = Core::new(id, key, &self.wire, recv);
+            let mut core = self.core(id, key);
             self.wire.request(&mut core, &opening.request, false);
             self.insert(core, opening.app);
             opened = true;
@@ -1345,7 +1358,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return;
         }
         if !core.local_closed {
-            self.role.expire(core, app, &mut self.wire, why);
+            // The peer may provoke it as often as it likes, and whatever room the output has.
+            self.wire.reply(|wire| self.role.expire(core, app, wire, why));
         }
         if core.local_closed {
             let slot = core.key.slot;
@@ -1597,3 +1611,6 @@ impl Drop for ReadBuffer {
         READ.set(Some(std::mem::take(&mut self.0)));
     }
 }
+
+#[cfg(test)]
+mod tests;

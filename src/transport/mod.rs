@@ -22,6 +22,8 @@ mod fields;
 mod flow;
 mod frame;
 mod hpack;
+#[doc(hidden)]
+pub mod inside;
 mod limits;
 mod output;
 mod server;

@@ -25,7 +25,7 @@ const ENCODER_TABLE_BYTES: usize = 4_096;
 const DECODER_TABLE_BYTES: usize = 4_096;
 
 /// Queues of more streams than that are freed when they are empty.
-const QUEUE_KEPT: usize = 128;
+pub(crate) const QUEUE_KEPT: usize = 128;
 
 /// What the peer told us about itself.
 #[derive(Clone, Copy, Debug)]
@@ -208,6 +208,14 @@ impl Wire {
         let before = self.out.tail.len();
         write(&mut self.out.tail);
         self.control_bytes += self.out.tail.len() - before;
+    }
+
+    /// Lets `write` append whatever the peer provoked, and counts it as such a reply.
+    pub(crate) fn reply(&mut self, write: impl FnOnce(&mut Wire)) {
+        let before = self.out.len();
+        let counted = self.control_bytes;
+        write(self);
+        self.control_bytes = counted + self.out.len().saturating_sub(before);
     }
 
     /// Whether the peer provokes replies faster than it reads them.

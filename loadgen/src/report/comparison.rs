@@ -177,6 +177,10 @@ impl Compared {
     fn server(&self, name: &str) -> Option<&Contender> {
         self.servers.iter().find(|server| server.name == name)
     }
+
+    fn others(&self, without: &str) -> impl Iterator<Item = &Contender> {
+        self.servers.iter().filter(move |server| server.name != without)
+    }
 }
 
 impl Display for Comparison {
@@ -213,22 +217,18 @@ impl Comparison {
         without: &str,
         ratio: impl Fn(&Compared, &Contender) -> Option<Spread>,
     ) -> fmt::Result {
-        let others = |scenario: &Compared| {
-            let others = scenario.servers.iter().filter(|server| server.name != without);
-            others.cloned().collect::<Vec<_>>()
-        };
-        let names = self.scenarios.first().map_or(Vec::new(), others);
+        let Some(first) = self.scenarios.first() else { return Ok(()) };
+        let names: Vec<_> = first.others(without).map(|server| server.name.as_str()).collect();
         if names.is_empty() {
             return Ok(());
         }
-        let names: Vec<_> = names.iter().map(|server| server.name.as_str()).collect();
         writeln!(out, "\n## Ratios {what}, per server CPU-second\n")?;
         writeln!(out, "| scenario | load | {} |", names.join(" | "))?;
         writeln!(out, "|---|---|{}", "---|".repeat(names.len()))?;
         for scenario in &self.scenarios {
             write!(out, "| {} | {} |", scenario.name, scenario.load)?;
-            for other in others(scenario) {
-                write!(out, " {} |", show(ratio(scenario, &other), |ratio| ratio.show(times)))?;
+            for other in scenario.others(without) {
+                write!(out, " {} |", show(ratio(scenario, other), |ratio| ratio.show(times)))?;
             }
             writeln!(out)?;
         }

@@ -1,0 +1,215 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Ready, poll_fn, ready};
+
+use http::{Extensions, Response};
+
+use super::*;
+use crate::transport::inside::{self, HeaderEncoder};
+use crate::transport::serving::Serving;
+use crate::transport::stream::RecvBody;
+
+/// Answers with what comes.
+#[derive(Clone)]
+struct Echo;
+
+impl tower_service::Service<Request<RecvBody>> for Echo {
+    type Response = Response<RecvBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<RecvBody>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<RecvBody>) -> Self::Future {
+        ready(Ok(Response::new(request.into_body())))
+    }
+}
+
+/// A client that says what it is told to, and takes what it gets, or nothing of it.
+#[derive(Default)]
+struct Peer {
+    said: VecDeque<u8>,
+    got: Vec<u8>,
+    is_deaf: bool,
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.said.is_empty() {
+            return Poll::Pending;
+        }
+        let count = buf.remaining().min(self.said.len());
+        self.said.drain(..count).for_each(|byte| buf.put_slice(&[byte]));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_deaf {
+            return Poll::Pending;
+        }
+        self.got.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A server's connection that a test looks into, and the client's side of it.
+struct Probe {
+    connection: Connection<Peer, Serving<Echo>>,
+    encoder: HeaderEncoder,
+    is_over: bool,
+}
+
+impl Probe {
+    fn new(limits: Limits) -> Self {
+        let counters = Arc::<Counters>::default();
+        let serving =
+            Serving { service: Echo, extensions: Extensions::new(), counters: counters.clone() };
+        let connection =
+            Connection::new(Peer::default(), serving, Arc::new(limits), None, counters);
+        let mut probe = Probe { connection, encoder: HeaderEncoder::default(), is_over: false };
+        probe.connection.io.said.extend(PREFACE);
+        probe.say(kind::SETTINGS, 0, 0, &[]);
+        probe
+    }
+
+    fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let said = &mut self.connection.io.said;
+        said.extend(Head { length: payload.len(), kind, flags, stream }.bytes());
+        said.extend(payload);
+    }
+
+    fn acknowledge(&mut self) {
+        self.say(kind::SETTINGS, flag::ACK, 0, &[]);
+    }
+
+    fn open(&mut self, stream: u32, more: &[(&'static str, &'static str)]) {
+        let post = [(":method", "POST"), (":scheme", "http"), (":path", "/a/b")];
+        let fields = post.iter().chain(more);
+        let mut block = Vec::new();
+        self.encoder.encode(
+            fields.map(|(name, value)| (name.as_bytes(), value.as_bytes(), false)),
+            &mut block,
+        );
+        self.say(kind::HEADERS, flag::END_HEADERS, stream, &block);
+    }
+
+    /// Lets the connection do all that it can do now.
+    async fn settle(&mut self) {
+        for _ in 0..20 {
+            if !self.is_over {
+                let connection = Pin::new(&mut self.connection);
+                let mut connection = Some(connection);
+                self.is_over = poll_fn(|cx| {
+                    let connection = connection.take().expect("polled once");
+                    Poll::Ready(connection.poll(cx).is_ready())
+                })
+                .await;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Uses the connection's window up on stream 1, which then waits for more.
+async fn window_used_up() -> Probe {
+    let mut probe = Probe::new(Limits::default());
+    probe.acknowledge();
+    probe.open(1, &[]);
+    probe.say(kind::WINDOW_UPDATE, 0, 1, &(1_u32 << 20).to_be_bytes());
+    for _ in 0..5 {
+        probe.say(kind::DATA, 0, 1, &[1; FRAME_BYTES_MAX]);
+        probe.settle().await;
+    }
+    assert_eq!(probe.connection.wire.connection_room(), 0);
+    probe
+}
+
+#[tokio::test]
+async fn a_stream_stands_in_the_queue_of_the_connection_window_once() {
+    let mut probe = window_used_up().await;
+    for _ in 0..100 {
+        probe.say(kind::DATA, 0, 1, b"x");
+        probe.settle().await;
+    }
+    assert_eq!(probe.connection.wire.blocked.len(), 1);
+}
+
+#[tokio::test]
+async fn streams_that_are_gone_do_not_stay_in_the_queue_of_the_connection_window() {
+    let mut probe = window_used_up().await;
+    for stream in (3..2_000).step_by(2) {
+        probe.open(stream, &[]);
+        probe.say(kind::DATA, 0, stream, b"x");
+        probe.settle().await;
+        probe.say(kind::RST_STREAM, 0, stream, &ErrorCode::CANCEL.0.to_be_bytes());
+        probe.settle().await;
+    }
+    assert_eq!(probe.connection.streams.len(), 1);
+    assert!(probe.connection.wire.blocked.len() <= 3 + QUEUE_KEPT);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_cannot_gather_answers_to_deadlines() {
+    let mut probe = Probe::new(Limits { stall_timeout: None, ..Limits::default() });
+    probe.acknowledge();
+    probe.connection.io.is_deaf = true;
+    let deadline = [("content-type", "application/grpc"), ("grpc-timeout", "1n")];
+    for stream in (1..20_000).step_by(2) {
+        probe.open(stream, &deadline);
+        if stream % 100 == 1 {
+            probe.settle().await;
+        }
+    }
+    let limits = &probe.connection.wire.limits;
+    let bound = limits.output_bytes_max + limits.control_bytes_max;
+    let waiting = probe.connection.wire.out.len();
+    assert!(waiting < bound, "{waiting} bytes wait");
+    assert!(!probe.connection.io.said.is_empty(), "reading has paused");
+}
+
+#[tokio::test]
+async fn a_window_that_grew_before_our_settings_were_acknowledged_keeps_to_its_maximum() {
+    let max = i64::from(crate::transport::flow::WINDOW_BYTES_MAX);
+    let window = crate::transport::flow::WINDOW_BYTES_MAX;
+    let mut probe = Probe::new(Limits {
+        stream_flow_window_bytes: window,
+        stream_flow_window_bytes_max: window,
+        ..Limits::default()
+    });
+    // A client whose ACK is late: by its SETTINGS the stream's window is the largest already.
+    probe.open(1, &[]);
+    probe.say(kind::WINDOW_UPDATE, 0, 1, &(1_u32 << 20).to_be_bytes());
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 20).to_be_bytes());
+    let (mut sent, rounds) = (0, 3);
+    for _ in 0..rounds {
+        probe.say(kind::DATA, 0, 1, &[1; FRAME_BYTES_MAX]);
+        sent += FRAME_BYTES_MAX as i64;
+        probe.settle().await;
+    }
+    let granted: i64 = inside::frames(&probe.connection.io.got)
+        .filter(|(kind, _, stream, _)| (*kind, *stream) == (kind::WINDOW_UPDATE, 1))
+        .map(|(.., payload)| i64::from(u32::from_be_bytes(payload.try_into().unwrap())))
+        .sum();
+    assert!(granted > 0, "the echo took what came");
+    assert!(max - sent + granted <= max, "{granted} bytes granted for {sent}");
+}
