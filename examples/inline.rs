@@ -69,10 +69,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn talk(address: SocketAddr) -> Result<(), Box<dyn std::error::Error>> {
     let mut client = ChatClient::connect(format!("http://{address}")).await?;
-    let said = ["hello", "is anybody there?"].map(|message| ChatMessage {
-        name: String::new(),
-        message: message.to_owned(),
-    });
+    let said = ["hello", "is anybody there?"]
+        .map(|message| ChatMessage { name: String::new(), message: message.to_owned() });
     let mut shouted = client.chat(futures_util::stream::iter(said)).await?.into_inner();
     while let Some(reply) = shouted.message().await? {
         println!("{reply}");

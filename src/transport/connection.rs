@@ -7,10 +7,13 @@
 //! Must never: run user code while frames are handled, do work per frame that grows with the number
 //! of streams, or let what the peer sends decide how much memory or time it takes.
 
+#[cfg(test)]
+pub(crate) mod audit;
+
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -28,9 +31,10 @@ use super::frame::{
     self, ErrorCode, FRAME_BYTES_MAX, Fault, HEAD_BYTES, Head, PREFACE, Settings, flag, kind,
     setting,
 };
+use super::guard::catch_unwind;
 use super::limits::{FloodKind, Limits};
 use super::stream::{BodyError, Key, Wakes};
-use super::wire::{Core, QUEUE_KEPT, Wire};
+use super::wire::{Core, Wire};
 use crate::drain::Watcher;
 
 /// Bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
@@ -352,7 +356,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 Lap::Over(ended) => return Poll::Ready(ended),
                 Lap::Idle => {
                     self.wire.out.give_back();
-                    return match self.wait(cx) {
+                    // Without budget, streams that could go on were not polled, and nobody else
+                    // would wake us for them.
+                    let is_spent = !tokio::task::coop::has_budget_remaining();
+                    return match self.wait(cx) || is_spent {
                         true => self.again(cx),
                         false => Poll::Pending,
                     };
@@ -397,11 +404,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 return Lap::Over(Err(error));
             }
         }
-        if self.wire.out.is_empty() && self.is_finished() {
+        if self.wire.out.is_empty() && !self.needs_flush && self.is_finished() {
+            // Shutting down may take the peer, too; it does not get longer than it gets to close.
+            self.clocks.closing_since.get_or_insert(self.wire.now);
             return match Pin::new(&mut self.io).poll_shutdown(cx) {
                 Poll::Ready(_) => {
                     self.phase = Phase::Lingering;
-                    self.clocks.closing_since.get_or_insert(self.wire.now);
                     Lap::Busy
                 }
                 Poll::Pending => Lap::Idle,
@@ -1030,9 +1038,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return self.wire.charge(FloodKind::Settings);
         }
         self.handshake = Handshake::Done;
-        let target = self.wire.limits.stream_flow_window_bytes;
+        let shift =
+            i64::from(self.wire.limits.stream_flow_window_bytes) - i64::from(WINDOW_BYTES_DEFAULT);
         for (_, Slot { core, .. }) in &mut self.streams {
-            core.recv.shift(i64::from(target) - i64::from(WINDOW_BYTES_DEFAULT));
+            core.recv.shift(shift);
+            // What was too little to grant in the window of before may be all of this one.
+            self.wire.released(core, 0, false);
         }
         Ok(())
     }
@@ -1115,13 +1126,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
         self.bury();
         self.take_wakes();
+        let streams = &self.streams;
+        self.wire.purge(streams.len(), |key| {
+            streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
+        });
         let mut polled = self.open_streams(cx);
         if !R::IS_SERVER && !self.wire.runnable.is_empty() {
             self.wire.polled_at = now();
         }
         // Those that queue up again meanwhile wait for the next lap.
         let mut ready = self.wire.runnable.len();
-        while self.wire.has_output_room() && tokio::task::coop::has_budget_remaining() {
+        while self.wire.has_output_room()
+            // Reading has stopped until all has left: nothing is added that could prevent it for ever.
+            && !self.wire.control_is_full()
+            && tokio::task::coop::has_budget_remaining()
+        {
             let was_blocked = ready == 0;
             let key = if !was_blocked {
                 ready -= 1;
@@ -1196,13 +1215,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.counters.stream_closed();
             self.drop_guarded(app);
         }
-        // The queue of a window that stays shut would keep the keys of all that ever waited there.
-        if self.wire.blocked.len() > 2 * self.streams.len() + QUEUE_KEPT {
-            let streams = &self.streams;
-            self.wire.blocked.retain(|key| {
-                streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
-            });
-        }
         if self.streams.is_empty() && self.streams.capacity() > 0 {
             self.streams = Slab::new();
             self.index = HashMap::default();
@@ -1263,22 +1275,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         while !self.wire.out.is_empty() {
             match self.wire.out.poll_write(Pin::new(&mut self.io), cx)? {
                 Poll::Ready(_) => wrote = true,
-                Poll::Pending => {
-                    if wrote {
-                        self.clocks.write_stalled = None;
-                    }
-                    self.clocks.write_stalled.get_or_insert(self.wire.now);
-                    break;
-                }
+                Poll::Pending => break,
             }
         }
         self.needs_flush |= wrote;
         if self.wire.out.is_empty() {
-            self.clocks.write_stalled = None;
             self.wire.drained();
             if self.needs_flush && Pin::new(&mut self.io).poll_flush(cx)?.is_ready() {
                 self.needs_flush = false;
             }
+        }
+        let waits = !self.wire.out.is_empty() || self.needs_flush;
+        if wrote || !waits {
+            self.clocks.write_stalled = None;
+        }
+        if waits {
+            self.clocks.write_stalled.get_or_insert(self.wire.now);
         }
         Ok(wrote)
     }

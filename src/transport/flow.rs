@@ -66,6 +66,12 @@ impl RecvWindow {
         u32::try_from(self.open.max(0)).expect("at most WINDOW_BYTES_MAX")
     }
 
+    /// The same as the peer counts it, below zero too.
+    #[cfg(test)]
+    pub(crate) fn balance(self) -> i64 {
+        self.open
+    }
+
     /// Done with, but not granted again.
     pub(crate) fn owed(self) -> u32 {
         self.owed

@@ -21,6 +21,7 @@ mod counters;
 mod fields;
 mod flow;
 mod frame;
+mod guard;
 mod hpack;
 #[doc(hidden)]
 pub mod inside;
@@ -29,6 +30,8 @@ mod output;
 mod server;
 mod serving;
 mod stream;
+#[cfg(test)]
+mod torture;
 mod wire;
 
 pub use self::client::{

@@ -5,7 +5,7 @@
 //! behind a guard: a panic costs its stream an INTERNAL, and nobody else anything.
 
 use std::error::Error as StdError;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -20,6 +20,7 @@ use super::connection::{Expiry, Opening, Role, Turn};
 use super::counters::Counters;
 use super::fields::{self, Fields};
 use super::frame::ErrorCode;
+use super::guard::{Panicked, catch_unwind};
 use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, Wakes, lend};
 use super::wire::{Core, Ending, Wire};
 
@@ -208,15 +209,14 @@ impl<S: Service<Request<RecvBody>>, B> Drop for Handler<S, B> {
         }
         self.settle_remote();
         let mut remote = self.shared.remote();
+        let mut waiting = None;
         if !self.is_remote {
-            self.inbox.get_or_insert_default().hand_over(&mut remote.inbox);
+            waiting = self.inbox.get_or_insert_default().hand_over(&mut remote.inbox);
         }
         remote.inbox.end_if_open(BodyError::Ended("the stream is over"));
-        let waiting = remote.inbox.take_waiting();
+        let also_waiting = remote.inbox.take_waiting();
         drop(remote);
-        if let Some(waiting) = waiting {
-            waiting.wake();
-        }
+        [waiting, also_waiting].into_iter().flatten().for_each(Waker::wake);
     }
 }
 
@@ -546,11 +546,7 @@ where
             State::Answering(answer) => match answer.as_mut().poll(cx) {
                 Poll::Pending => Polled::Pending,
                 Poll::Ready(Err(_)) => Polled::Failed,
-                Poll::Ready(Ok(mut response)) => {
-                    // The user's types: what their drops do stays behind the guard.
-                    response.extensions_mut().clear();
-                    Polled::Head(Box::new(response))
-                }
+                Poll::Ready(Ok(response)) => Polled::Head(Box::new(response)),
             },
             State::Sending(body) => match body.as_mut().poll_frame(cx) {
                 Poll::Pending => Polled::Pending,
@@ -580,19 +576,23 @@ where
         wire: &mut Wire,
         response: Response<B>,
     ) {
-        let (head, body) = response.into_parts();
+        let (mut head, body) = response.into_parts();
         let ends =
             app.is_head || catch_unwind(AssertUnwindSafe(|| body.is_end_stream())).unwrap_or(false);
+        // Replaces the future that gave the answer. That, the body and the user's types in the
+        // extensions are each dropped behind a guard of its own: two panics at once would abort.
+        let sending = State::Sending(Box::pin(body));
+        let answered = std::mem::replace(&mut app.state, sending);
+        let _ = self.drop_guarded(app, answered);
+        if self.drop_guarded(app, std::mem::take(&mut head.extensions)).is_err() {
+            self.dismiss(app);
+            return fail(core, app.is_grpc, wire, PANICKED);
+        }
         if list_bytes(&head.headers) > u64::from(wire.peer.header_list_bytes_max) {
-            app.state = State::Sending(Box::pin(body));
             self.dismiss(app);
             return fail(core, app.is_grpc, wire, ANSWER_TOO_LARGE);
         }
         wire.response(core, head.status, &head.headers, ends);
-        // Replaces the future that gave the answer; both are dropped behind the guard.
-        let sending = State::Sending(Box::pin(body));
-        let answered = std::mem::replace(&mut app.state, sending);
-        self.drop_guarded(app, answered);
         if ends {
             self.dismiss(app);
         }
@@ -601,16 +601,14 @@ where
     /// Drops what is left of the service's side.
     fn dismiss(&self, app: &mut Handler<S, B>) {
         let state = std::mem::replace(&mut app.state, State::Done);
-        self.drop_guarded(app, state);
+        let _ = self.drop_guarded(app, state);
     }
 
-    fn drop_guarded(&self, app: &mut Handler<S, B>, state: State<S, B>) {
+    fn drop_guarded<T>(&self, app: &mut Handler<S, B>, value: T) -> Result<(), Panicked> {
         let Handler { shared, inbox, .. } = app;
         let owner = Arc::as_ptr(shared);
-        let dropped = lend(owner, inbox, || catch_unwind(AssertUnwindSafe(|| drop(state))));
-        if dropped.is_err() {
-            self.counters.panicked();
-        }
+        let dropped = lend(owner, inbox, || catch_unwind(AssertUnwindSafe(|| drop(value))));
+        dropped.inspect_err(|_| self.counters.panicked())
     }
 }
 

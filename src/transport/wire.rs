@@ -237,6 +237,15 @@ impl Wire {
         }
     }
 
+    /// Streams that are gone leave the queues before they outnumber those that are there.
+    pub(crate) fn purge(&mut self, streams: usize, is_there: impl Fn(&Key) -> bool) {
+        for queue in [&mut self.runnable, &mut self.blocked, &mut self.later] {
+            if queue.len() > 2 * streams + QUEUE_KEPT {
+                queue.retain(&is_there);
+            }
+        }
+    }
+
     /// Whether response bodies may be polled.
     pub(crate) fn has_output_room(&self) -> bool {
         self.out.len() < self.limits.output_bytes_max

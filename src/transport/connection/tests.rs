@@ -8,6 +8,7 @@ use super::*;
 use crate::transport::inside::{self, HeaderEncoder};
 use crate::transport::serving::Serving;
 use crate::transport::stream::RecvBody;
+use crate::transport::wire::QUEUE_KEPT;
 
 /// Answers with what comes.
 #[derive(Clone)]

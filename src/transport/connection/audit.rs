@@ -1,0 +1,118 @@
+//! What must hold of a connection between any two of its turns; tests look after each.
+
+use std::collections::HashMap;
+
+use super::{Connection, Handshake, Role, Slot};
+use crate::transport::flow::WINDOW_BYTES_DEFAULT;
+use crate::transport::stream::Key;
+use crate::transport::wire::Core;
+
+/// A connection's books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Books {
+    pub(crate) streams: usize,
+    pub(crate) buffered: usize,
+    /// What the peer may still send, by the connection's window.
+    pub(crate) recv_open: i64,
+    /// What we may still send, by the connection's window.
+    pub(crate) send_room: i64,
+    pub(crate) output_bytes: usize,
+}
+
+impl<IO, R: Role> Connection<IO, R> {
+    /// The books, checked.
+    pub(crate) fn audit(&self) -> Books {
+        let wire = &self.wire;
+        let live = || self.streams.iter().filter(|(_, slot)| !slot.core.is_dead);
+        assert_eq!(self.index.len(), live().count(), "every live stream has an id");
+        let buffered: usize = live().map(|(_, slot)| R::buffered(&slot.app)).sum();
+        assert_eq!(wire.buffered, buffered, "bytes buffered are those of the inboxes");
+        let queued = counted(&wire.runnable);
+        let blocked = counted(&wire.blocked);
+        for (at, Slot { core, app }) in live() {
+            let id = core.id;
+            assert_eq!(self.index.get(&id).map(|slot| *slot as usize), Some(at), "stream {id}");
+            let is_once = |queue: &HashMap<(u32, u32), usize>, is_in: bool| {
+                let found = queue.get(&(core.key.slot, core.key.generation)).copied();
+                found.unwrap_or(0) == usize::from(is_in)
+            };
+            assert!(
+                is_once(&queued, core.is_queued),
+                "stream {id} is to be polled once: {}",
+                told(core)
+            );
+            assert!(
+                is_once(&blocked, core.is_blocked),
+                "stream {id} is blocked once: {}",
+                told(core)
+            );
+            if !self.stopped {
+                let (open, owed) = (core.recv.balance(), i64::from(core.recv.owed()));
+                let buffered = i64::try_from(R::buffered(app)).expect("small");
+                // Until the peer acknowledges, its window is the default one, whatever we aim at.
+                let not_yet = match self.handshake {
+                    Handshake::Done => 0,
+                    _ => {
+                        i64::from(WINDOW_BYTES_DEFAULT)
+                            - i64::from(wire.limits.stream_flow_window_bytes)
+                    }
+                };
+                let target = i64::from(core.recv_target) + not_yet;
+                assert_eq!(open + owed + buffered, target, "window of stream {id}: {}", told(core));
+            }
+            if !core.is_flushed() && !core.is_queued {
+                let room = wire.room(core);
+                assert_eq!(room, 0, "stream {id} has something to send, and room: {}", told(core));
+                assert!(
+                    core.stalled_since.is_some(),
+                    "stream {id} waits for no window: {}",
+                    told(core)
+                );
+                let waits = wire.connection_room() > 0 || core.is_blocked;
+                assert!(
+                    waits,
+                    "stream {id} waits for the connection's window unseen: {}",
+                    told(core)
+                );
+            }
+        }
+        let bound = |queue: usize| queue <= 2 * self.streams.len() + 1_000;
+        assert!(bound(wire.runnable.len()), "{} to be polled", wire.runnable.len());
+        assert!(bound(wire.blocked.len()), "{} blocked", wire.blocked.len());
+        let deadlines = live().filter(|(_, slot)| slot.core.deadline.is_some()).count();
+        assert_eq!(self.deadlines.len(), deadlines, "deadlines are those of live streams");
+        if matches!(self.handshake, Handshake::Done) {
+            let size = self.wire.limits.connection_flow_window_bytes.max(65_535) as usize;
+            let given = wire.recv.open() as usize + buffered;
+            assert!(given <= size, "the connection's window: {given} of {size}");
+        }
+        Books {
+            streams: self.streams.len(),
+            buffered: wire.buffered,
+            recv_open: wire.recv.balance(),
+            send_room: wire.connection_room(),
+            output_bytes: wire.out.len(),
+        }
+    }
+}
+
+/// A stream's state without its bytes.
+fn told(core: &Core) -> String {
+    let Core { is_queued, is_blocked, remote_closed, local_closed, recv_target, .. } = core;
+    format!(
+        "queued {is_queued}, blocked {is_blocked}, remote closed {remote_closed}, local closed \
+         {local_closed}, {:?} of {recv_target}, {:?}, {} bytes and {:?} to send",
+        core.recv,
+        core.send,
+        core.pending.len(),
+        core.pending_end,
+    )
+}
+
+fn counted<'a>(queue: impl IntoIterator<Item = &'a Key>) -> HashMap<(u32, u32), usize> {
+    let mut counted = HashMap::new();
+    for Key { slot, generation } in queue {
+        *counted.entry((*slot, *generation)).or_default() += 1;
+    }
+    counted
+}
