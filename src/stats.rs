@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use crossbeam_utils::CachePadded;
 use tonic::Code;
 
+use crate::transport::StreamEnd;
+
 /// Counters of one server.
 #[derive(Debug)]
 pub struct Stats {
@@ -187,25 +189,31 @@ impl Drop for OpenConnection {
 #[derive(Debug)]
 pub(crate) struct OpenStream {
     stats: Arc<Stats>,
-    outcome: Outcome,
+    outcome: Option<Outcome>,
+    end: Option<StreamEnd>,
 }
 
 impl OpenStream {
-    pub(crate) fn new(stats: Arc<Stats>) -> Self {
+    /// `end` knows whether the transport ended the stream, where the transport tells.
+    pub(crate) fn new(stats: Arc<Stats>, end: Option<StreamEnd>) -> Self {
         stats.streams_open.fetch_add(1, Relaxed);
-        OpenStream { stats, outcome: Outcome::Grpc(Code::Cancelled) }
+        OpenStream { stats, outcome: None, end }
     }
 
     /// Notes how the stream ended; counted when this is dropped.
     pub(crate) fn finish(&mut self, outcome: Outcome) {
-        self.outcome = outcome;
+        self.outcome = Some(outcome);
     }
 }
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.stats.streams_open.fetch_sub(1, Relaxed);
-        self.stats.streams_finished[self.outcome.index()].fetch_add(1, Relaxed);
+        let by_transport = || self.end.as_ref().and_then(StreamEnd::grpc_code).map(Code::from_i32);
+        let outcome = self
+            .outcome
+            .unwrap_or_else(|| Outcome::Grpc(by_transport().unwrap_or(Code::Cancelled)));
+        self.stats.streams_finished[outcome.index()].fetch_add(1, Relaxed);
     }
 }
 
@@ -269,7 +277,7 @@ mod tests {
     #[test]
     fn a_stream_that_is_dropped_without_a_status_was_cancelled() {
         let stats = Arc::new(Stats::default());
-        let stream = OpenStream::new(stats.clone());
+        let stream = OpenStream::new(stats.clone(), None);
         assert_eq!(stats.snapshot().streams_open, 1);
         drop(stream);
         let finished = vec![(Outcome::Grpc(Code::Cancelled), 1)];

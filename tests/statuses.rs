@@ -200,19 +200,22 @@ async fn http_status(
 async fn a_stream_whose_time_is_over_is_ended_but_not_by_tonic(
     #[values(Inline, Tonic)] transport: Transport,
 ) {
-    check(on(transport), async |client| {
-        let mut request = grpc_request(ECHO);
-        request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1m"));
-        let mut call = client.request(request).await;
-        match transport {
-            Inline => assert_eq!(call.end().await.code, DEADLINE_EXCEEDED),
-            Tonic => {
-                call.send(frame(&echo_message(b"in time or not")));
-                assert_eq!(call.echoed().await, b"in time or not"[..]);
-            }
+    let server = Server::start(on(transport)).await;
+    let client = Client::connect(server.address).await;
+    let mut request = grpc_request(ECHO);
+    request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1m"));
+    let mut call = client.request(request).await;
+    match transport {
+        Inline => assert_eq!(call.end().await.code, DEADLINE_EXCEEDED),
+        Tonic => {
+            call.send(frame(&echo_message(b"in time or not")));
+            assert_eq!(call.echoed().await, b"in time or not"[..]);
         }
-    })
-    .await;
+    }
+    drop((call, client));
+    let summary = server.stop().await;
+    let expected = u64::from(transport == Inline);
+    assert_eq!(finished(&summary, "DEADLINE_EXCEEDED"), expected, "counted as what it was");
 }
 
 #[rstest]

@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use crate::build_info::SERVER_HEADER;
 use crate::drain::{Drain, Watcher};
 use crate::stats::{OpenStream, Outcome, Stats};
+use crate::transport::StreamEnd;
 
 /// Wraps a service in the policy.
 #[derive(Clone, Debug)]
@@ -59,7 +60,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let stream = OpenStream::new(self.layer.stats.clone());
+        let end = request.extensions().get::<StreamEnd>().cloned();
+        let stream = OpenStream::new(self.layer.stats.clone(), end);
         if let Some(refusal) = refuse(request.method(), request.headers()) {
             return Box::pin(async move { Ok(observe(refusal, stream, None)) });
         }

@@ -41,4 +41,4 @@ pub use self::counters::{Counters, CountersSnapshot};
 pub use self::frame::ErrorCode;
 pub use self::limits::{Age, Flood, FloodKind, Floods, Keepalive, Limits};
 pub use self::server::Server;
-pub use self::stream::{BodyError, RecvBody};
+pub use self::stream::{BodyError, RecvBody, StreamEnd};

@@ -21,7 +21,7 @@ use super::counters::Counters;
 use super::fields::{self, Fields};
 use super::frame::ErrorCode;
 use super::guard::{Panicked, catch_unwind};
-use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, Wakes, lend};
+use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
 use super::wire::{Core, Ending, Wire};
 
 /// What one stream may put into the output in one turn before its siblings get theirs.
@@ -341,6 +341,7 @@ where
     }
 
     fn expire(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire, why: Expiry) {
+        app.shared.end_with(expired(why).code as u8);
         self.dismiss(app);
         let was_cut = !core.is_flushed();
         core.pending = Bytes::new();
@@ -500,11 +501,13 @@ where
                 wire.end(core, Ending::Data);
             }
             Ok(Polled::Failed) => {
+                app.shared.end_with(FAILED.code as u8);
                 self.dismiss(app);
                 fail(core, app.is_grpc, wire, FAILED);
             }
             Err(_) => {
                 self.counters.panicked();
+                app.shared.end_with(PANICKED.code as u8);
                 self.dismiss(app);
                 fail(core, app.is_grpc, wire, PANICKED);
             }
@@ -527,6 +530,7 @@ where
                 let body = RecvBody::new(shared.clone(), waker.clone());
                 let mut request = head.map(|()| body);
                 request.extensions_mut().extend(self.extensions.clone());
+                request.extensions_mut().insert(StreamEnd::of(shared.clone()));
                 *state = State::Unready(self.service.clone(), Box::new(request));
                 Polled::Called
             }

@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -234,6 +234,8 @@ pub(crate) struct Shared {
     /// Marked and not polled since.
     marked: AtomicBool,
     is_remote: AtomicBool,
+    /// The gRPC code with which the transport itself ended the stream; 0: it did not.
+    ended_with: AtomicU8,
     remote: Mutex<Remote>,
 }
 
@@ -244,6 +246,7 @@ impl Shared {
             key,
             marked: AtomicBool::new(false),
             is_remote: AtomicBool::new(false),
+            ended_with: AtomicU8::new(0),
             remote: Mutex::default(),
         })
     }
@@ -254,6 +257,11 @@ impl Shared {
         if self.marked.load(Ordering::Relaxed) {
             self.marked.store(false, Ordering::SeqCst);
         }
+    }
+
+    /// The transport ends the stream with this gRPC code. Called before user code is dropped.
+    pub(crate) fn end_with(&self, code: u8) {
+        self.ended_with.store(code, Ordering::Relaxed);
     }
 
     pub(crate) fn is_remote(&self) -> bool {
@@ -308,6 +316,26 @@ pub(crate) fn lend<T>(
     let lent = LENT.replace(outer).expect("whoever lends gives back");
     *inbox = Some(lent.inbox);
     polled
+}
+
+/// How the transport itself ended a stream, if it did: in the extensions of each request, for layers
+/// that count. A service whose future or body is dropped finds here whether its client went away.
+#[derive(Clone, Debug)]
+pub struct StreamEnd(Arc<Shared>);
+
+impl StreamEnd {
+    pub(crate) fn of(shared: Arc<Shared>) -> Self {
+        StreamEnd(shared)
+    }
+
+    /// gRPC's code of a deadline, a stall, idleness, a drain or a panic; `None`: the transport did not
+    /// end it, or not yet.
+    pub fn grpc_code(&self) -> Option<i32> {
+        match self.0.ended_with.load(Ordering::Relaxed) {
+            0 => None,
+            code => Some(code.into()),
+        }
+    }
 }
 
 /// The body of what the peer sends: DATA, then trailers, if there are any.
