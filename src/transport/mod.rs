@@ -10,9 +10,9 @@
 //! socket <- output <------------- wire (flow windows) <- serving <- your response body
 //! ```
 //!
-//! In reading order: [`connection`] is the loop, [`serving`] the server's side of a stream,
-//! [`stream`] what a body and its connection share, [`wire`] what all streams of a connection share;
-//! [`frame`], [`hpack`], [`fields`], [`flow`], [`limits`] and [`output`] know neither socket nor clock.
+//! In reading order: `connection` is the loop, `serving` the server's side of a stream,
+//! `stream` what a body and its connection share, `wire` what all streams of a connection share;
+//! `frame`, `hpack`, `fields`, `flow`, `limits` and `output` know neither socket nor clock.
 //! It knows no echo and no gRPC beyond the status of its own failures.
 
 mod client;

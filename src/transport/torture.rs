@@ -13,8 +13,9 @@ mod services;
 use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use http::Extensions;
@@ -95,6 +96,19 @@ struct Watched {
     turns: Mutex<(u64, u64)>,
 }
 
+/// A waker that notes whether it woke.
+struct Noting {
+    woken: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Noting {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, SeqCst);
+        self.task.wake_by_ref();
+    }
+}
+
 /// Polls the connection to its end, and audits it after each turn.
 async fn watch<IO: AsyncRead + AsyncWrite + Unpin>(
     mut connection: Connection<IO, Serving<Stage>>,
@@ -103,8 +117,10 @@ async fn watch<IO: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let mut before = events();
     let ended = poll_fn(|cx| {
-        let polled = Pin::new(&mut connection).poll(cx);
-        *watched.books.lock().unwrap() = connection.audit();
+        let noting = Arc::new(Noting { woken: AtomicBool::new(false), task: cx.waker().clone() });
+        let waker = Waker::from(noting.clone());
+        let polled = Pin::new(&mut connection).poll(&mut Context::from_waker(&waker));
+        *watched.books.lock().unwrap() = connection.audit(noting.woken.load(SeqCst));
         let after = events();
         let mut turns = watched.turns.lock().unwrap();
         turns.0 += 1;
@@ -145,14 +161,13 @@ async fn torture(seed: u64, pause_one_in: usize, unit: Duration) {
     if stays {
         client.calls.iter().for_each(|call| call.check());
         let expected = Books { recv_open: client.send_window, ..*watched.books.lock().unwrap() };
-        until("the server's books are the client's", || {
+        let is_settled = || {
             let books = *watched.books.lock().unwrap();
-            books.streams == 0
-                && books.buffered == 0
-                && books.output_bytes == 0
-                && books == expected
-        })
-        .await;
+            let is_empty = (books.streams, books.buffered, books.output_bytes) == (0, 0, 0);
+            is_empty && books == expected
+        };
+        let story = || format!("{watched:?}, but {expected:?}; {}", client.state());
+        until(is_settled, || format!("the server's books are the client's: {}", story())).await;
         check_requests(&client, &theatre);
         let goes = client.farewell;
         timeout(PATIENCE, client.leave()).await.unwrap_or_else(|_| panic!("{goes:?}: stays"));
@@ -160,7 +175,7 @@ async fn torture(seed: u64, pause_one_in: usize, unit: Duration) {
         drop(client);
     }
     timeout(PATIENCE, serving).await.expect("the server's connection ends").unwrap();
-    until("no handler is left", || theatre.alive.load(SeqCst) == 0).await;
+    until(|| theatre.alive.load(SeqCst) == 0, || "no handler is left".into()).await;
     let counted = counters.snapshot();
     assert_eq!(counted.streams_opened, counted.streams_closed);
     let (turns, idle) = *watched.turns.lock().unwrap();
@@ -198,14 +213,14 @@ fn check_requests(client: &Client, theatre: &Theatre) {
     }
 }
 
-async fn until(what: &str, condition: impl Fn() -> bool) {
+async fn until(condition: impl Fn() -> bool, what: impl Fn() -> String) {
     for _ in 0..5_000 {
         if condition() {
             return;
         }
         sleep(Duration::from_millis(1)).await;
     }
-    panic!("never: {what}");
+    panic!("never: {}", what());
 }
 
 #[test]

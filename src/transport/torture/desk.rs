@@ -221,8 +221,9 @@ where
     }
 
     fn turn(&mut self) {
+        let before = self.woken.0.load(SeqCst);
         assert!(!self.is_over_after_a_turn(), "the connection ended");
-        self.connection.audit();
+        self.connection.audit(self.woken.0.load(SeqCst) > before);
     }
 
     fn is_over_after_a_turn(&mut self) -> bool {

@@ -361,7 +361,8 @@ impl Client {
                 return Poll::Ready(false);
             }
             if let Stage::Quiet(pauses) = &mut self.stage {
-                *pauses += 1;
+                // What it still has to say may still be answered.
+                *pauses = if self.out.is_empty() { *pauses + 1 } else { 0 };
                 if *pauses > 40 {
                     return Poll::Ready(true);
                 }
