@@ -224,7 +224,8 @@ struct Clocks {
     next_sweep: Option<Instant>,
     /// When the first GOAWAY of a drain left.
     leaving_since: Option<Instant>,
-    closing_since: Option<Instant>,
+    /// When a connection that closes has had its time.
+    close_by: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +312,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             cut_off_at: None,
             next_sweep: None,
             leaving_since: None,
-            closing_since: None,
+            close_by: None,
         };
         Connection {
             io,
@@ -391,7 +392,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         match self.read(cx) {
             Read::Some => busy = true,
             Read::None => {}
-            Read::End(ended) => return Lap::Over(ended),
+            Read::End(ended) => {
+                // The peer may have closed only its own half: what is said to it may still arrive.
+                let _ = self.write(cx);
+                return Lap::Over(ended);
+            }
         }
         busy |= self.poll_streams(cx);
         if self.phase != Phase::Closing {
@@ -406,7 +411,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         if self.wire.out.is_empty() && !self.needs_flush && self.is_finished() {
             // Shutting down may take the peer, too; it does not get longer than it gets to close.
-            self.clocks.closing_since.get_or_insert(self.wire.now);
+            self.clocks.close_by.get_or_insert(self.wire.now + LINGER);
             return match Pin::new(&mut self.io).poll_shutdown(cx) {
                 Poll::Ready(_) => {
                     self.phase = Phase::Lingering;
@@ -556,7 +561,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// What is in the output still leaves; nothing else happens any more.
     fn close(&mut self) {
         self.phase = Phase::Closing;
-        self.clocks.closing_since.get_or_insert(self.wire.now);
+        self.clocks.close_by.get_or_insert(self.wire.now + LINGER);
         self.clocks.write_stalled = None;
         self.tail = Vec::new();
         self.block = None;
@@ -800,7 +805,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         fields: Fields,
     ) -> Result<(), Fault> {
         if self.last_accepted.is_some_and(|last| id > last) || self.phase == Phase::Closing {
-            return Ok(());
+            return self.wire.charge(FloodKind::Refused);
         }
         if depends_on == Some(id) {
             return self.refuse(id, ErrorCode::PROTOCOL_ERROR, FloodKind::ProvokedReset);
@@ -1025,7 +1030,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             if core.send.grant(0, initial).is_err() {
                 return Err(Fault::flow("stream_window_overflow_by_settings"));
             }
-            if core.stalled_since.is_some() {
+            if core.is_waiting {
                 self.wire.run(core);
             }
         }
@@ -1113,7 +1118,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let code = ErrorCode::FLOW_CONTROL_ERROR;
             return self.stream_error(head.stream, code, "stream_window_overflow");
         }
-        if core.stalled_since.is_some() {
+        if core.is_waiting {
             self.wire.run(core);
         }
         Ok(())
@@ -1274,7 +1279,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let mut wrote = false;
         while !self.wire.out.is_empty() {
             match self.wire.out.poll_write(Pin::new(&mut self.io), cx)? {
-                Poll::Ready(_) => wrote = true,
+                Poll::Ready(bytes) => {
+                    wrote = true;
+                    self.wire.left(bytes);
+                }
                 Poll::Pending => break,
             }
         }
@@ -1300,7 +1308,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if matches!(self.phase, Phase::Closing | Phase::Lingering) {
             if signals.cut_off.is_set(cx) {
                 // Nobody has time to linger.
-                self.clocks.closing_since = self.wire.now.checked_sub(LINGER);
+                self.clocks.close_by = Some(self.wire.now);
             }
             return;
         }
@@ -1361,7 +1369,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         self.close();
         self.lose_streams(&BodyError::Ended("the server is shutting down"));
-        self.clocks.closing_since = self.wire.now.checked_sub(LINGER);
+        self.clocks.close_by = Some(self.wire.now);
     }
 
     fn expire_stream(&mut self, slot: usize, why: Expiry) {
@@ -1385,8 +1393,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// When something is due next.
     fn next_due(&self) -> Option<Instant> {
         let (clocks, limits) = (&self.clocks, &self.wire.limits);
-        if let Some(since) = clocks.closing_since {
-            return Some(since + LINGER);
+        if let Some(close_by) = clocks.close_by {
+            return Some(close_by);
         }
         let shaking = matches!(self.handshake, Handshake::Preface | Handshake::Settings);
         let idle = limits.connection_idle_timeout.filter(|_| self.streams.is_empty());
@@ -1466,7 +1474,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let is_due = |since: Option<Instant>, after: Duration| {
             since.is_some_and(|since| since + after <= now)
         };
-        if is_due(self.clocks.closing_since, LINGER) {
+        if self.clocks.close_by.is_some_and(|at| at <= now) {
             // Shut down and lingered, or unable to write: there is nothing left to wait for.
             self.wire.out = super::output::Output::default();
             self.phase = Phase::Lingering;
@@ -1485,7 +1493,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             && is_due(self.clocks.write_stalled, stall)
         {
             self.fault(Fault::calm("peer_does_not_read"));
-            self.clocks.closing_since = now.checked_sub(LINGER);
+            self.clocks.close_by = Some(now);
             return;
         }
         if let Some(idle) = limits.connection_idle_timeout

@@ -91,11 +91,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Bytes that a header block may have before it is decoded: eight times the list (a block is
-    /// seldom larger than its list, so most of this is for lists that are refused politely, with 431
-    /// or RESOURCE_EXHAUSTED), at least 64 KiB.
+    /// Bytes that a header block may have before it is decoded. Far more than the list, so that lists
+    /// of 1 MiB are refused politely, with 431 or RESOURCE_EXHAUSTED, and cost one stream only.
     pub fn header_block_bytes_max(&self) -> usize {
-        (self.header_list_bytes_max as usize).saturating_mul(8).clamp(64 << 10, 1 << 20)
+        (self.header_list_bytes_max as usize).max(1 << 20) + (64 << 10)
     }
 
     /// Most bytes that the transport owns for one connection.
@@ -144,7 +143,7 @@ pub enum FloodKind {
     RapidReset,
     /// RST_STREAM that the peer provoked us to send (CVE-2025-8671).
     ProvokedReset,
-    /// Streams above the limit.
+    /// Streams above the limit, or above the last that our GOAWAY named.
     Refused,
     /// PING.
     Ping,

@@ -27,6 +27,7 @@ mod hpack;
 pub mod inside;
 mod limits;
 mod output;
+mod placement;
 mod server;
 mod serving;
 mod stream;
@@ -40,5 +41,6 @@ pub use self::client::{
 pub use self::counters::{Counters, CountersSnapshot};
 pub use self::frame::ErrorCode;
 pub use self::limits::{Age, Flood, FloodKind, Floods, Keepalive, Limits};
+pub use self::placement::Placement;
 pub use self::server::Server;
 pub use self::stream::{BodyError, RecvBody, StreamEnd};

@@ -11,16 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Buf;
+use futures_util::future::Either;
 use http::{Extensions, Request, Response};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
 use super::connection::{Connection, Signals};
 use super::counters::Counters;
 use super::limits::Limits;
+use super::placement::{OnTasks, Placement};
 use super::serving::Serving;
 use super::stream::RecvBody;
 use crate::drain::Drain;
@@ -63,6 +65,7 @@ pub struct Server {
     drain_limit: Duration,
     connections_max: usize,
     extensions: Option<Arc<ExtensionsHook>>,
+    placement: Placement,
 }
 
 impl fmt::Debug for Server {
@@ -80,6 +83,7 @@ impl Server {
             drain_limit: DRAIN_LIMIT,
             connections_max: CONNECTIONS_MAX,
             extensions: None,
+            placement: Placement::default(),
         }
     }
 
@@ -104,6 +108,12 @@ impl Server {
         Server { extensions: Some(Arc::new(hook)), ..self }
     }
 
+    /// Where streams run; inline unless set.
+    #[must_use]
+    pub fn placement(self, placement: Placement) -> Self {
+        Server { placement, ..self }
+    }
+
     /// What this server counts.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
@@ -119,10 +129,11 @@ impl Server {
     ) where
         S: Service<Request<RecvBody>, Response = Response<B>>,
         S: Clone + Send + Sync + 'static,
-        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        S::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
         S::Future: Send,
         B: Body + Send + 'static,
-        B::Data: Buf,
+        B::Data: Buf + Send,
+        B::Error: Send,
     {
         let drain = Drain::default();
         let drain_limit = self.drain_limit;
@@ -139,10 +150,11 @@ impl Server {
     where
         S: Service<Request<RecvBody>, Response = Response<B>>,
         S: Clone + Send + Sync + 'static,
-        S::Error: Into<Box<dyn StdError + Send + Sync>>,
+        S::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
         S::Future: Send,
         B: Body + Send + 'static,
-        B::Data: Buf,
+        B::Data: Buf + Send,
+        B::Error: Send,
     {
         let mut listener = Listener::new(listener);
         let places = Arc::new(Semaphore::new(self.connections_max.min(Semaphore::MAX_PERMITS)));
@@ -157,12 +169,15 @@ impl Server {
             };
             let (tcp, place) = accepted;
             let extensions = self.extensions.as_ref().map(|hook| hook(&tcp)).unwrap_or_default();
-            let connection = self.connection(tcp, service.clone(), extensions, drain);
-            tokio::spawn(async move {
-                // What ends a connection early, its streams were told.
-                let _ = connection.await;
-                drop(place);
-            });
+            let service = service.clone();
+            match self.placement {
+                Placement::Inline => {
+                    spawn(self.connection(tcp, service, extensions, drain), place);
+                }
+                Placement::Task => {
+                    spawn(self.connection(tcp, OnTasks(service), extensions, drain), place);
+                }
+            }
         }
         drop((leave, listener));
         drain.cut_off.unwatched().await;
@@ -179,13 +194,25 @@ impl Server {
     ) -> impl Future<Output = io::Result<()>> + use<IO, S, B>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
-        S: Service<Request<RecvBody>, Response = Response<B>> + Clone,
-        S::Error: Into<Box<dyn StdError + Send + Sync>>,
-        B: Body,
-        B::Data: Buf,
+        S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Buf + Send,
+        B::Error: Send,
     {
-        let serving = Serving { service, extensions, counters: self.counters.clone() };
-        Connection::new(io, serving, self.limits.clone(), None, self.counters.clone())
+        let (limits, counters) = (self.limits.clone(), self.counters.clone());
+        match self.placement {
+            Placement::Inline => {
+                let serving = Serving { service, extensions, counters: counters.clone() };
+                Either::Left(Connection::new(io, serving, limits, None, counters))
+            }
+            Placement::Task => {
+                let service = OnTasks(service);
+                let serving = Serving { service, extensions, counters: counters.clone() };
+                Either::Right(Connection::new(io, serving, limits, None, counters))
+            }
+        }
     }
 
     fn connection<IO, S, B>(
@@ -210,4 +237,16 @@ impl Server {
         let serving = Serving { service, extensions, counters: self.counters.clone() };
         Connection::new(io, serving, self.limits.clone(), Some(signals), self.counters.clone())
     }
+}
+
+/// Serves a connection on a task of its own; `place` is free again when that ends.
+fn spawn(
+    connection: impl Future<Output = io::Result<()>> + Send + 'static,
+    place: OwnedSemaphorePermit,
+) {
+    tokio::spawn(async move {
+        // What ends a connection early, its streams were told.
+        let _ = connection.await;
+        drop(place);
+    });
 }

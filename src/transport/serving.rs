@@ -337,6 +337,10 @@ where
         if turn != Turn::Over {
             consume(core, app, wire, taken);
         }
+        if core.is_waiting && (app.buffered > 0 || core.remote_closed) {
+            // The body would take that, and answer; one that has nothing to do is not stalled.
+            core.stalled_since.get_or_insert(wire.now);
+        }
         turn
     }
 
@@ -452,6 +456,9 @@ where
             if core.headers_sent && wire.room(core) == 0 {
                 wire.block(core);
                 return Turn::Wait;
+            }
+            if core.is_waiting {
+                (core.is_waiting, core.stalled_since) = (false, None);
             }
             if gave && app.calm >= CALM_MIN && !core.remote_closed {
                 return Turn::Later;

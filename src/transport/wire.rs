@@ -62,8 +62,12 @@ pub(crate) struct Wire {
     pub(crate) recv: RecvWindow,
     /// Bytes in all inboxes.
     pub(crate) buffered: usize,
-    /// Bytes of control replies since the output was last empty.
+    /// Bytes of control replies that may still be in the output: the newer ones ...
     control_bytes: usize,
+    /// ... and those that were there when `control_bytes` began anew,
+    control_bytes_before: usize,
+    /// which have all left when so many bytes have.
+    bytes_before: usize,
     /// Streams to poll; some may be gone by the time of their turn.
     pub(crate) runnable: VecDeque<Key>,
     /// Streams that are to be asked again after a while, unless they are polled before.
@@ -107,7 +111,9 @@ pub(crate) struct Core {
     pub(crate) pending: Bytes,
     /// What follows `pending`.
     pub(crate) pending_end: Option<Ending>,
-    /// Since when something waits for the peer.
+    /// It is polled when a window opens.
+    pub(crate) is_waiting: bool,
+    /// Since when it has something to send, or to take, and waits for a window.
     pub(crate) stalled_since: Option<Instant>,
     /// When a frame last came or left.
     pub(crate) last_frame: Instant,
@@ -142,6 +148,7 @@ impl Core {
             content_left: None,
             pending: Bytes::new(),
             pending_end: None,
+            is_waiting: false,
             stalled_since: None,
             last_frame: wire.now,
             deadline: None,
@@ -169,6 +176,8 @@ impl Wire {
             recv: RecvWindow::new(WINDOW_BYTES_DEFAULT),
             buffered: 0,
             control_bytes: 0,
+            control_bytes_before: 0,
+            bytes_before: 0,
             runnable: VecDeque::new(),
             later: VecDeque::new(),
             later_begun: None,
@@ -220,12 +229,23 @@ impl Wire {
 
     /// Whether the peer provokes replies faster than it reads them.
     pub(crate) fn control_is_full(&self) -> bool {
-        self.control_bytes >= self.limits.control_bytes_max && !self.out.is_empty()
+        let waiting = self.control_bytes_before + self.control_bytes;
+        waiting >= self.limits.control_bytes_max && !self.out.is_empty()
+    }
+
+    /// `bytes` have left. Replies that went with them no longer count, even if the output is never
+    /// empty: two busy peers that both count too much would both stop reading.
+    pub(crate) fn left(&mut self, bytes: usize) {
+        self.bytes_before = self.bytes_before.saturating_sub(bytes);
+        if self.bytes_before == 0 {
+            self.control_bytes_before = std::mem::take(&mut self.control_bytes);
+            self.bytes_before = self.out.len();
+        }
     }
 
     /// Everything has left: an idle connection owns no queues.
     pub(crate) fn drained(&mut self) {
-        self.control_bytes = 0;
+        (self.control_bytes, self.control_bytes_before, self.bytes_before) = (0, 0, 0);
         if self.runnable.is_empty() && self.runnable.capacity() > QUEUE_KEPT {
             self.runnable = VecDeque::new();
         }
@@ -291,6 +311,7 @@ impl Wire {
             let room = self.room(core);
             if room == 0 {
                 self.block(core);
+                core.stalled_since.get_or_insert(self.now);
                 return false;
             }
             let ends = matches!(core.pending_end, Some(Ending::Data));
@@ -313,6 +334,7 @@ impl Wire {
             Some(Ending::Data) => self.data_head(core, 0, true),
             Some(Ending::Trailers(trailers)) => self.trailers(core, &trailers),
         }
+        core.is_waiting = false;
         core.stalled_since = None;
         true
     }
@@ -330,6 +352,7 @@ impl Wire {
         self.send.spend(length);
         core.local_closed |= end;
         core.last_frame = self.now;
+        core.is_waiting = false;
         core.stalled_since = None;
         self.floods.useful(1);
     }
@@ -380,7 +403,7 @@ impl Wire {
 
     /// Notes that the stream waits for a window, and for which.
     pub(crate) fn block(&mut self, core: &mut Core) {
-        core.stalled_since.get_or_insert(self.now);
+        core.is_waiting = true;
         if self.connection_room() <= 0 && !core.is_blocked {
             core.is_blocked = true;
             self.blocked.push_back(core.key);
@@ -477,7 +500,8 @@ impl Wire {
             core.recv_target = target;
         }
         if let Some(increment) = core.recv.update(1) {
-            frame::window_update(&mut self.out.tail, core.id, increment);
+            let id = core.id;
+            self.control(|out| frame::window_update(out, id, increment));
         }
     }
 

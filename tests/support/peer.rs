@@ -103,10 +103,11 @@ impl Served {
 pub fn serve<S, B>(limits: Limits, buffer: usize, service: S) -> (Peer, Served)
 where
     S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + Sync + Unpin + 'static,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
     S::Future: Send,
     B: Body + Send + 'static,
-    B::Data: Buf,
+    B::Data: Buf + Send,
+    B::Error: Send,
 {
     let (near, far) = tokio::io::duplex(buffer);
     let server = Server::new(limits);

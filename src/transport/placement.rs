@@ -1,0 +1,288 @@
+//! Where streams run: in their connection's task, or each on a task of its own.
+//!
+//! In: a service. Out: the same service, each call on a task, its answer and body handed back over a
+//! channel; so both placements go through the same inbox and output. Costs a task and two hops a
+//! turn; worth it for handlers that compute long, which inline would hold their siblings up.
+
+use std::panic::resume_unwind;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use http_body::{Body, Frame};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tower_service::Service;
+
+use super::stream::RecvBody;
+
+/// Where a server's streams run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// In the task of their connection: nothing is spawned, no reply leaves alone that could have left
+    /// with others. For handlers that wait more than they compute.
+    #[default]
+    Inline,
+    /// Each on a task of its own. For handlers that compute long.
+    Task,
+}
+
+/// Pieces of a body between its task and its connection. The body is not polled for more.
+const PIECES_MAX: usize = 2;
+
+/// Runs the calls of a service on tasks of their own.
+#[derive(Clone, Debug)]
+pub(crate) struct OnTasks<S>(pub(crate) S);
+
+impl<S, B> Service<Request<RecvBody>> for OnTasks<S>
+where
+    S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Send,
+{
+    type Response = Response<TaskBody<B>>;
+    type Error = S::Error;
+    type Future = TaskAnswer<B, S::Error>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<RecvBody>) -> Self::Future {
+        // The one that is ready goes; the clone stays.
+        let ready = self.0.clone();
+        let mut ready = std::mem::replace(&mut self.0, ready);
+        let (answered, answer) = oneshot::channel();
+        let (pieces, body) = mpsc::channel(PIECES_MAX);
+        let task = tokio::spawn(async move {
+            match ready.call(request).await {
+                Err(error) => _ = answered.send(Err(error)),
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    // Fails only if nobody waits for the answer: then this task is being aborted.
+                    if answered.send(Ok(Response::from_parts(head, ()))).is_ok() {
+                        pump(body, pieces).await;
+                    }
+                }
+            }
+        });
+        TaskAnswer { answer, body: Some(TaskBody { pieces: body, task: Task(task) }) }
+    }
+}
+
+/// Moves a body's pieces into the channel, as far as there is room.
+async fn pump<B: Body>(body: B, pieces: mpsc::Sender<Result<Frame<B::Data>, B::Error>>) {
+    let mut body = std::pin::pin!(body);
+    loop {
+        let Ok(place) = pieces.reserve().await else { return };
+        match std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            Some(piece) => place.send(piece),
+            None => return,
+        }
+    }
+}
+
+/// A task that ends with the stream that it works for.
+#[derive(Debug)]
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Task {
+    /// Resolves when the task is over; passes a panic on, to whoever guards this stream.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match ready!(Pin::new(&mut self.0).poll(cx)) {
+            Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
+            _ => Poll::Ready(()),
+        }
+    }
+}
+
+/// The answer of a call on a task.
+pub(crate) struct TaskAnswer<B: Body, E> {
+    answer: oneshot::Receiver<Result<Response<()>, E>>,
+    body: Option<TaskBody<B>>,
+}
+
+/// Nothing in it has to stay in place.
+impl<B: Body, E> Unpin for TaskAnswer<B, E> {}
+
+impl<B: Body, E> Future for TaskAnswer<B, E> {
+    type Output = Result<Response<TaskBody<B>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match ready!(Pin::new(&mut self.answer).poll(cx)) {
+            Ok(Ok(head)) => {
+                let body = self.body.take().expect("polled once to its end");
+                Poll::Ready(Ok(head.map(|()| body)))
+            }
+            Ok(Err(error)) => Poll::Ready(Err(error)),
+            // The task ended without an answer: it panicked, which this passes on, or its runtime is
+            // shutting down, and then nobody will poll again.
+            Err(_) => {
+                if let Some(body) = &mut self.body {
+                    ready!(body.task.poll_over(cx));
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The body of an answer whose call runs on a task.
+pub(crate) struct TaskBody<B: Body> {
+    pieces: mpsc::Receiver<Result<Frame<B::Data>, B::Error>>,
+    task: Task,
+}
+
+/// Nothing in it has to stay in place.
+impl<B: Body> Unpin for TaskBody<B> {}
+
+impl<B: Body> Body for TaskBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match ready!(self.pieces.poll_recv(cx)) {
+            Some(piece) => Poll::Ready(Some(piece)),
+            None => {
+                ready!(self.task.poll_over(cx));
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt;
+    use http_body_util::BodyExt;
+    use tokio::sync::Notify;
+
+    use super::super::stream::{Key, Shared, Wakes};
+
+    /// Answers with a body of so many pieces, in the way that it is told.
+    #[derive(Clone)]
+    struct Answers {
+        pieces: usize,
+        polled: Arc<AtomicUsize>,
+        panics: bool,
+        waits: Option<Arc<Notify>>,
+    }
+
+    struct Pieces(Answers, usize);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.polled.fetch_add(1, Ordering::SeqCst);
+            self.1 += 1;
+            let is_there = self.1 <= self.0.pieces;
+            let piece = || Ok(Frame::data(Bytes::from(self.1.to_string())));
+            Poll::Ready(is_there.then(piece))
+        }
+    }
+
+    /// Says when the call is dropped.
+    struct Dropped(Option<Arc<Notify>>);
+
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            if let Some(dropped) = &self.0 {
+                dropped.notify_one();
+            }
+        }
+    }
+
+    impl Service<Request<RecvBody>> for Answers {
+        type Response = Response<Pieces>;
+        type Error = Infallible;
+        type Future = Pin<Box<dyn Future<Output = Result<Response<Pieces>, Infallible>> + Send>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<RecvBody>) -> Self::Future {
+            let answers = self.clone();
+            Box::pin(async move {
+                let _dropped = Dropped(answers.waits.clone());
+                if answers.waits.is_some() {
+                    std::future::pending::<()>().await;
+                }
+                assert!(!answers.panics, "as it was told");
+                Ok(Response::new(Pieces(answers, 0)))
+            })
+        }
+    }
+
+    fn answers(pieces: usize) -> Answers {
+        Answers { pieces, polled: Arc::default(), panics: false, waits: None }
+    }
+
+    fn request() -> Request<RecvBody> {
+        let shared = Shared::new(Arc::<Wakes>::default(), Key { slot: 0, generation: 0 });
+        Request::new(RecvBody::new(shared, Waker::noop().clone()))
+    }
+
+    #[tokio::test]
+    async fn a_body_passes_in_order_and_ends() {
+        let answer = OnTasks(answers(9)).call(request()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_not_polled_for_more_than_there_is_room() {
+        let answers = answers(1_000);
+        let polled = answers.polled.clone();
+        let mut body = OnTasks(answers).call(request()).await.unwrap().into_body();
+        for taken in 1..50 {
+            body.frame().await.unwrap().unwrap();
+            // The task may go as far as it can.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert!(polled.load(Ordering::SeqCst) <= taken + PIECES_MAX);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_nobody_waits_for_any_more_is_dropped() {
+        let dropped = Arc::new(Notify::new());
+        let answers = Answers { waits: Some(dropped.clone()), ..answers(1) };
+        let mut answer = OnTasks(answers).call(request());
+        assert!((&mut answer).now_or_never().is_none());
+        tokio::task::yield_now().await;
+        drop(answer);
+        dropped.notified().await;
+    }
+
+    #[tokio::test]
+    async fn a_panic_reaches_whoever_guards_the_stream() {
+        let answers = Answers { panics: true, ..answers(1) };
+        let answer = std::panic::AssertUnwindSafe(OnTasks(answers).call(request()));
+        assert!(answer.catch_unwind().await.is_err());
+    }
+}
