@@ -48,7 +48,7 @@ type ExtensionsHook = dyn Fn(&TcpStream) -> Extensions + Send + Sync;
 /// #             Error = Infallible,
 /// #         > + Clone + Send + Sync + 'static,
 /// #     S::Future: Send,
-/// #     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+/// #     B: http_body::Body<Data = bytes::Bytes, Error = Infallible> + Send + 'static,
 /// # {
 /// use bidi_echo::transport::{Limits, Server};
 ///
