@@ -36,7 +36,7 @@ use crate::stats::Stats;
 /// All services of one server, as tonic's build generated them.
 ///
 /// The two echoes are found by their path, the others by tonic's router: that wraps every body into
-/// boxes of its own, which each frame has to pass (results/2026-11-22-transport, "router").
+/// boxes of its own, which each frame has to pass in both directions.
 #[derive(Clone, Debug)]
 pub(crate) struct Services {
     echo: EchoServer<echo::Echo>,

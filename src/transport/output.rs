@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 
-/// Payloads from here up are written from where they are, smaller ones are copied: a copy of that
-/// size costs less than another slice and its reference count (notes in ARCHITECTURE, "Output").
+/// Payloads from here up are written from where they are, smaller ones are copied. Not measured yet: a
+/// rule of thumb says that copies below 2 to 4 KiB cost less than another slice and its count.
 pub(crate) const SLICE_BYTES_MIN: usize = 4_096;
 
 /// A lent buffer that grew larger than this is freed, not given back.
