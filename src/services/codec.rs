@@ -5,7 +5,7 @@
 //!
 //! - a stream begins with small buffers instead of twice 8 KiB
 //! - a small message is decoded from its bytes where they are, so that a `Bytes` field is a copy of its
-//!   own instead of a counted slice of the stream's buffer: four atomic operations fewer
+//!   own instead of a counted slice of the stream's buffer
 //! - an `EchoMessage` is encoded from its payload where it is: prost clones a `Bytes` to write it, which
 //!   allocates a count for it, a quarter of an echo where many messages share a frame
 
@@ -25,7 +25,7 @@ const BUFFER_BYTES: usize = 256;
 /// tonic's own default: what is encoded before it is handed on.
 const YIELD_BYTES: usize = 32 << 10;
 
-/// Messages below this are copied out, larger ones sliced: the copy costs less than the counting.
+/// Messages below this are copied out, larger ones sliced. Where the line best lies is not measured yet.
 const COPY_BYTES_MAX: usize = 1_024;
 
 /// How a message is written: as prost does, or better.

@@ -253,7 +253,7 @@ impl Shared {
 
     /// From here on a wake marks the stream again. Called before it is polled.
     pub(crate) fn unmark(&self) {
-        // Nearly always false: a store in sequence costs as much as parsing the frame did.
+        // Nearly always false, and a load is cheaper than a sequentially consistent store.
         if self.marked.load(Ordering::Relaxed) {
             self.marked.store(false, Ordering::SeqCst);
         }

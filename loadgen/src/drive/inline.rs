@@ -51,7 +51,7 @@ pub(crate) struct InlineCall<C> {
     contract: PhantomData<fn() -> C>,
 }
 
-/// What both clients of a stream share.
+/// What either client needs for one stream.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub(crate) stream: usize,

@@ -1,3 +1,5 @@
+//! HPACK against RFC 7541's examples, against h2 in both directions, and against hostile blocks.
+
 use super::*;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

@@ -1,3 +1,5 @@
+//! What a suite file may say, what it may not, and in which order its runs go.
+
 use super::*;
 
 const SUITE: &str = r#"
