@@ -6,6 +6,7 @@ use std::future::{Ready, poll_fn, ready};
 
 use http::{Extensions, Response};
 
+use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};
 use super::*;
 use crate::transport::inside::{self, HeaderEncoder};
 use crate::transport::serving::Serving;
