@@ -7,21 +7,17 @@
 //! everything of a read was received, and everything of a write was pulled, at one instant.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::task::Context;
 use std::time::Instant;
 
 use bidi_echo::transport::{BodyError, Exchange, Sending, grpc_code_of_http, grpc_code_of_reset};
 use http::{HeaderMap, StatusCode};
-use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use super::clock::Clock;
 use super::contract::Contract;
-use super::flight::{Flight, Pull};
+use super::flight::Pull;
 use super::payload::Payloads;
-use super::recorder::Recorder;
-use super::stream::{Echo, Shared, ended};
+use super::stream::{Echo, Parts, ended};
 use crate::scenario::MESSAGE_BYTES_MAX;
 use crate::units::Nanos;
 
@@ -34,13 +30,7 @@ const CHUNK_BYTES_MIN: usize = 4_096;
 /// One stream on the inline client.
 #[derive(Debug)]
 pub(crate) struct InlineCall<C> {
-    pub(crate) stream: usize,
-    pub(crate) payloads: Payloads,
-    pub(crate) flight: Shared<Flight>,
-    pub(crate) recorder: Shared<Recorder>,
-    pub(crate) clock: Clock,
-    /// Counts the streams whose response headers came, or that failed before.
-    pub(crate) opened: Arc<watch::Sender<usize>>,
+    parts: Parts,
     opening: Nanos,
     is_open: bool,
     http_status: StatusCode,
@@ -51,28 +41,11 @@ pub(crate) struct InlineCall<C> {
     contract: PhantomData<fn() -> C>,
 }
 
-/// What either client needs for one stream.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) stream: usize,
-    pub(crate) payloads: Payloads,
-    pub(crate) flight: Shared<Flight>,
-    pub(crate) recorder: Shared<Recorder>,
-    pub(crate) clock: Clock,
-    pub(crate) opened: Arc<watch::Sender<usize>>,
-}
-
 impl<C: Contract> InlineCall<C> {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { stream, payloads, flight, recorder, clock, opened } = parts;
         InlineCall {
-            stream,
-            payloads,
-            flight,
-            recorder,
-            clock,
-            opened,
-            opening: clock.now(),
+            opening: parts.clock.now(),
+            parts,
             is_open: false,
             http_status: StatusCode::OK,
             partial: Vec::new(),
@@ -83,13 +56,13 @@ impl<C: Contract> InlineCall<C> {
 
     fn note_open(&mut self) {
         if !std::mem::replace(&mut self.is_open, true) {
-            self.opened.send_modify(|opened| *opened += 1);
+            self.parts.opened.send_modify(|opened| *opened += 1);
         }
     }
 
     /// Takes the whole messages at the beginning of `bytes`. Out: how many bytes they are.
     fn take(&mut self, bytes: &[u8], received: Nanos) -> usize {
-        let (mut flight, mut recorder) = (self.flight.lock(), self.recorder.lock());
+        let (mut flight, mut recorder) = (self.parts.flight.lock(), self.parts.recorder.lock());
         let mut taken = 0;
         while self.broken.is_none()
             && let Some([compressed, length @ ..]) = bytes[taken..].first_chunk::<PREFIX_BYTES>()
@@ -103,8 +76,8 @@ impl<C: Contract> InlineCall<C> {
             let begin = taken + PREFIX_BYTES;
             let Some(reply) = bytes.get(begin..begin + length) else { break };
             let payload = C::payload_in(reply);
-            let echo = Echo { stream: self.stream, payload: payload.as_deref(), received };
-            echo.land(&mut flight, &mut recorder, &self.payloads);
+            let echo = Echo { stream: self.parts.stream, payload: payload.as_deref(), received };
+            echo.land(&mut flight, &mut recorder, &self.parts.payloads);
             taken = begin + length;
         }
         taken
@@ -139,8 +112,8 @@ impl<C: Contract> Exchange for InlineCall<C> {
     fn head(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         self.http_status = status;
         {
-            let mut recorder = self.recorder.lock();
-            recorder.seen.response_headers.record(self.clock.at(now).since(self.opening));
+            let mut recorder = self.parts.recorder.lock();
+            recorder.seen.response_headers.record(self.parts.clock.at(now).since(self.opening));
             let product = headers.get("server").and_then(|value| value.to_str().ok());
             if let (None, Some(product)) = (&recorder.seen.product, product) {
                 recorder.seen.product = Some(product.to_owned());
@@ -150,7 +123,7 @@ impl<C: Contract> Exchange for InlineCall<C> {
     }
 
     fn data(&mut self, payload: &[u8], now: Instant) {
-        let received = self.clock.at(now);
+        let received = self.parts.clock.at(now);
         if self.partial.is_empty() {
             let taken = self.take(payload, received);
             self.partial.extend_from_slice(&payload[taken..]);
@@ -167,8 +140,8 @@ impl<C: Contract> Exchange for InlineCall<C> {
 
     fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant) {
         let status = self.status(end);
-        let (mut flight, mut recorder) = (self.flight.lock(), self.recorder.lock());
-        ended(self.stream, &status, self.clock.at(now), &mut flight, &mut recorder);
+        let (mut flight, mut recorder) = (self.parts.flight.lock(), self.parts.recorder.lock());
+        ended(self.parts.stream, &status, self.parts.clock.at(now), &mut flight, &mut recorder);
         drop((flight, recorder));
         self.note_open();
     }
@@ -184,18 +157,18 @@ impl<C: Contract> Exchange for InlineCall<C> {
             // The stream is of no use any more.
             return Sending::End;
         }
-        let pulled = self.clock.at(now);
+        let pulled = self.parts.clock.at(now);
         let full = frame.len() + room;
-        let mut flight = self.flight.lock();
+        let mut flight = self.parts.flight.lock();
         while frame.len() < full {
             match flight.pull(|| pulled) {
                 Pull::Message(sequence) => {
-                    if self.payloads.bytes() >= CHUNK_BYTES_MIN {
-                        let mut chunk = Vec::with_capacity(self.payloads.bytes() + 64);
-                        append::<C>(&self.payloads, sequence, &mut chunk);
+                    if self.parts.payloads.bytes() >= CHUNK_BYTES_MIN {
+                        let mut chunk = Vec::with_capacity(self.parts.payloads.bytes() + 64);
+                        append::<C>(&self.parts.payloads, sequence, &mut chunk);
                         return Sending::Chunk(chunk.into());
                     }
-                    append::<C>(&self.payloads, sequence, frame);
+                    append::<C>(&self.parts.payloads, sequence, frame);
                 }
                 Pull::Wait => {
                     flight.wait(cx.waker());

@@ -21,11 +21,11 @@ use tonic::transport::{Channel, Endpoint};
 use super::clock::Clock;
 use super::contract::Contract;
 use super::flight::{Flight, Lost};
-use super::inline::{InlineCall, Parts};
+use super::inline::InlineCall;
 use super::pacer::{OUTSTANDING_MAX, Paced, PacerError, pace};
 use super::payload::{Payloads, filler};
 use super::recorder::{Interval, Recorder, Seen};
-use super::stream::{self, Call, Shared};
+use super::stream::{self, Call, Parts, Shared};
 use super::timeline::Timeline;
 use super::{DriveError, FLOW_WINDOW_BYTES};
 use crate::scenario::{ClientName, Load, Scenario};
@@ -270,17 +270,8 @@ impl<C: Contract> Shard<C> {
     ) {
         let headers = metadata(&self.plan.scenario);
         for parts in self.parts(connection, opened) {
-            let Parts { stream, payloads, flight, recorder, clock, opened } = parts;
-            self.calls.spawn(stream::run::<C>(Call {
-                stream,
-                channel: channel.clone(),
-                headers: headers.clone(),
-                payloads,
-                flight,
-                recorder,
-                clock,
-                opened,
-            }));
+            let (channel, headers) = (channel.clone(), headers.clone());
+            self.calls.spawn(stream::run::<C>(Call { parts, channel, headers }));
         }
     }
 

@@ -50,12 +50,10 @@ impl<T> Shared<T> {
     }
 }
 
-/// What one stream needs to run.
+/// What either client needs for one stream.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct Parts {
     pub(crate) stream: usize,
-    pub(crate) channel: Channel,
-    pub(crate) headers: MetadataMap,
     pub(crate) payloads: Payloads,
     pub(crate) flight: Shared<Flight>,
     pub(crate) recorder: Shared<Recorder>,
@@ -64,35 +62,44 @@ pub(crate) struct Call {
     pub(crate) opened: Arc<watch::Sender<usize>>,
 }
 
+/// What one stream on tonic's client needs to run.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) parts: Parts,
+    pub(crate) channel: Channel,
+    pub(crate) headers: MetadataMap,
+}
+
 /// Opens the stream and carries its messages until it ends.
 pub(crate) async fn run<C: Contract>(call: Call) {
     let replies = open::<C>(&call).await;
-    call.opened.send_modify(|opened| *opened += 1);
+    call.parts.opened.send_modify(|opened| *opened += 1);
     let ended = match replies {
-        Ok(replies) => Receiving::<C> { call: &call, replies }.run().await,
+        Ok(replies) => Receiving::<C> { parts: &call.parts, replies }.run().await,
         Err(status) => Err(status),
     };
-    end(&call, ended.err().unwrap_or_else(|| Status::ok("")));
+    end(&call.parts, ended.err().unwrap_or_else(|| Status::ok("")));
 }
 
 async fn open<C: Contract>(call: &Call) -> Result<Streaming<C::Reply>, Status> {
+    let Parts { payloads, flight, recorder, clock, .. } = &call.parts;
     let mut client = tonic::client::Grpc::new(call.channel.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     client.ready().await.map_err(|error| Status::from_error(error.into()))?;
     let mut request = Request::new(Sending::<C> {
-        flight: call.flight.clone(),
-        payloads: call.payloads.clone(),
-        clock: call.clock,
+        flight: flight.clone(),
+        payloads: payloads.clone(),
+        clock: *clock,
         contract: PhantomData,
     });
     *request.metadata_mut() = call.headers.clone();
-    let opening = call.clock.now();
+    let opening = clock.now();
     let path = PathAndQuery::from_static(C::PATH);
     let codec = ProstCodec::<C::Request, C::Reply>::default();
     let response = client.streaming(request, path, codec).await?;
-    let mut recorder = call.recorder.lock();
-    recorder.seen.response_headers.record(call.clock.now().since(opening));
+    let mut recorder = recorder.lock();
+    recorder.seen.response_headers.record(clock.now().since(opening));
     let product = response.metadata().get("server").and_then(|value| value.to_str().ok());
     if let (None, Some(product)) = (&recorder.seen.product, product) {
         recorder.seen.product = Some(product.to_owned());
@@ -100,9 +107,9 @@ async fn open<C: Contract>(call: &Call) -> Result<Streaming<C::Reply>, Status> {
     Ok(response.into_inner())
 }
 
-fn end(call: &Call, status: Status) {
-    let now = call.clock.now();
-    ended(call.stream, &status, now, &mut call.flight.lock(), &mut call.recorder.lock());
+fn end(parts: &Parts, status: Status) {
+    let now = parts.clock.now();
+    ended(parts.stream, &status, now, &mut parts.flight.lock(), &mut parts.recorder.lock());
 }
 
 /// Notes how a stream ended, as either client learned of it.
@@ -154,7 +161,7 @@ impl<C: Contract> Stream for Sending<C> {
 
 /// The reply stream.
 struct Receiving<'a, C: Contract> {
-    call: &'a Call,
+    parts: &'a Parts,
     replies: Streaming<C::Reply>,
 }
 
@@ -167,7 +174,7 @@ impl<C: Contract> Receiving<'_, C> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
         loop {
             match Pin::new(&mut self.replies).poll_next(cx) {
-                Poll::Ready(Some(Ok(reply))) => self.take(&reply, self.call.clock.now()),
+                Poll::Ready(Some(Ok(reply))) => self.take(&reply, self.parts.clock.now()),
                 Poll::Ready(Some(Err(status))) => return Poll::Ready(Err(status)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
@@ -176,7 +183,7 @@ impl<C: Contract> Receiving<'_, C> {
     }
 
     fn take(&self, reply: &C::Reply, received: Nanos) {
-        let Call { flight, recorder, payloads, stream, .. } = self.call;
+        let Parts { flight, recorder, payloads, stream, .. } = self.parts;
         let echo = Echo { stream: *stream, payload: C::payload(reply), received };
         echo.land(&mut flight.lock(), &mut recorder.lock(), payloads);
     }
