@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, SERVER};
+use http::header::{ALLOW, SERVER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use tonic::body::Body;
@@ -20,7 +20,7 @@ use tonic::{Code, Status};
 use crate::build_info::SERVER_HEADER;
 use crate::drain::{Drain, Watcher};
 use crate::stats::{OpenStream, Outcome, Stats};
-use crate::transport::StreamEnd;
+use crate::transport::{StreamEnd, is_grpc};
 
 /// Wraps a service in the policy.
 #[derive(Clone, Debug)]
@@ -78,7 +78,7 @@ fn refuse(method: &Method, headers: &HeaderMap) -> Option<Response<Body>> {
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
         return Some(refusal);
     }
-    if !headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+    if !is_grpc(headers) {
         return Some(empty(StatusCode::UNSUPPORTED_MEDIA_TYPE));
     }
     None
@@ -88,15 +88,6 @@ fn empty(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     response
-}
-
-/// `application/grpc` alone, with a subtype (`+proto`) or with parameters (`;`).
-fn is_grpc(content_type: &HeaderValue) -> bool {
-    const GRPC: &[u8] = b"application/grpc";
-    let value = content_type.as_bytes();
-    value.len() >= GRPC.len()
-        && value[..GRPC.len()].eq_ignore_ascii_case(GRPC)
-        && matches!(value.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
 }
 
 fn observe(
@@ -194,21 +185,6 @@ impl http_body::Body for Observed {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn grpc_is_told_by_its_content_type() {
-        let check = |value: &'static str, expected| {
-            assert_eq!(is_grpc(&HeaderValue::from_static(value)), expected, "{value}");
-        };
-        check("application/grpc", true);
-        check("application/grpc+proto", true);
-        check("application/grpc;charset=utf-8", true);
-        check("Application/gRPC", true);
-        check("application/grpc-web", false);
-        check("application/grpcx", false);
-        check("application/json", false);
-        check("", false);
-    }
 
     #[test]
     fn only_an_overlong_message_changes_its_status() {

@@ -402,6 +402,8 @@ mod tests {
         check("application/grpc;charset=utf-8", true);
         check("Application/gRPC", true);
         check("application/grpc-web", false);
+        check("application/grpcx", false);
         check("application/json", false);
+        check("", false);
     }
 }

@@ -13,7 +13,7 @@
 //! In reading order: `connection` is the loop, `serving` the server's side of a stream,
 //! `stream` what a body and its connection share, `wire` what all streams of a connection share;
 //! `frame`, `hpack`, `fields`, `flow`, `limits` and `output` know neither socket nor clock.
-//! It knows no echo and no gRPC beyond the status of its own failures.
+//! It knows no echo, and of gRPC what tells its requests from others and the status of its own failures.
 
 mod client;
 mod connection;
@@ -39,6 +39,7 @@ pub use self::client::{
     Client, Exchange, Sending, client_limits, grpc_code_of_http, grpc_code_of_reset,
 };
 pub use self::counters::{Counters, CountersSnapshot};
+pub(crate) use self::fields::is_grpc;
 pub use self::frame::ErrorCode;
 pub use self::limits::{Age, Flood, FloodKind, Floods, Keepalive, Limits};
 pub use self::placement::Placement;
