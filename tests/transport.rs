@@ -7,6 +7,7 @@ mod support;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bidi_echo::transport::{BodyError, Limits, RecvBody};
 use bytes::Bytes;
@@ -1152,6 +1153,112 @@ mod flow_control {
         check(Limits::default(), "stream_window_exceeded").await;
         let limits = Limits { connection_flow_window_bytes: 65_535, ..Limits::default() };
         check(limits, "connection_window_exceeded").await;
+    }
+
+    /// Answers with a body that the test gives.
+    fn given(
+        to: mpsc::UnboundedSender<Sender>,
+    ) -> impl Service<Request<RecvBody>, Response = Response<Boxed>, Error = BoxError, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + Unpin
+    + 'static {
+        service_fn(move |_unread: Request<RecvBody>| {
+            let (sender, body) = channel();
+            to.send(sender).unwrap();
+            async { Ok(Response::new(body)) }
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_behind_a_shut_window_is_stalled_as_soon_as_it_has_something_and_not_before() {
+        const STALL: Duration = Duration::from_secs(8);
+        let limits = Limits { stall_timeout: Some(STALL), ..Limits::default() };
+        let (to, mut senders) = mpsc::unbounded_channel();
+        let (mut peer, _served) = serve(limits, BUFFER, given(to));
+        peer.greet(&[(INITIAL_WINDOW_SIZE, 4)]).await;
+        let grpc = [("content-type", "application/grpc")];
+        peer.send(&[post_with(1, 0, &grpc), post_with(3, 0, &grpc)].concat()).await;
+        let idle = senders.recv().await.unwrap();
+        let busy = senders.recv().await.unwrap();
+        for sender in [&idle, &busy] {
+            sender.send(Ok(BodyFrame::data(Bytes::from_static(b"ping")))).unwrap();
+        }
+        for _ in 0..4 {
+            assert!(matches!(peer.frame().await, Frame::Headers { .. } | Frame::Data { .. }));
+        }
+        // Both windows are used up to the byte, both clients are still there; nothing is in any inbox.
+        for _ in 0..8 {
+            tokio::time::advance(STALL / 2).await;
+            peer.expect_silence().await;
+        }
+        busy.send(Ok(BodyFrame::data(Bytes::from_static(b"more")))).unwrap();
+        let began = tokio::time::Instant::now();
+        let end = peer.frame().await;
+        assert_eq!((end.stream(), end.header("grpc-status")), (3, Some("8")));
+        assert_eq!(peer.frame().await, Frame::Reset { stream: 3, code: NO_ERROR });
+        assert!(began.elapsed() <= STALL * 3 / 2, "after {:?}", began.elapsed());
+        // The other one lives, and ends in order although its window is shut: trailers need none.
+        idle.send(Ok(trailers("0"))).unwrap();
+        drop(idle);
+        let end = peer.frame().await;
+        assert_eq!((end.stream(), end.header("grpc-status")), (1, Some("0")));
+    }
+
+    #[tokio::test]
+    async fn pieces_that_wait_for_tiny_windows_are_bounded_and_starve_no_sibling_that_is_read() {
+        let polled = Arc::new(AtomicUsize::new(0));
+        let counted = polled.clone();
+        let service = service_fn(move |request: Request<RecvBody>| {
+            let counted = counted.clone();
+            let body = if request.headers().contains_key("x-echo") {
+                request.into_body().map_err(BoxError::from).boxed_unsync()
+            } else {
+                let pieces = std::iter::repeat_with(move || {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    Ok(BodyFrame::data(Bytes::from_static(&[7; 100_000])))
+                });
+                StreamBody::new(tokio_stream::iter(pieces)).boxed_unsync()
+            };
+            async { Ok::<_, BoxError>(Response::new(body)) }
+        });
+        let limits = Limits { pending_bytes_max: 1 << 20, ..Limits::default() };
+        let (mut peer, _served) = serve(limits, BUFFER, service);
+        peer.greet(&[(INITIAL_WINDOW_SIZE, 1)]).await;
+        for id in (1..400).step_by(2) {
+            peer.send(&post(id, 0)).await;
+        }
+        peer.frames_until_pong().await;
+        // Half a MiB of pieces, and the one that went beyond.
+        assert_eq!(polled.load(Ordering::SeqCst), 6);
+        let widen = [window_update(0, 1 << 30), window_update(401, 1 << 30)];
+        peer.send(&[post_with(401, 0, &[("x-echo", "1")]), widen.concat()].concat()).await;
+        for _ in 0..100 {
+            peer.send(&data(401, 0, &[7; 10_000])).await;
+            let mut left = 10_000;
+            while left > 0 {
+                match peer.frame().await {
+                    Frame::Data { stream: 401, payload, .. } => left -= payload.len(),
+                    Frame::Headers { stream: 401, .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(polled.load(Ordering::SeqCst), 6);
+        // Those that are read make room for others.
+        for id in (1..400).step_by(2) {
+            peer.send(&window_update(id, 99_999)).await;
+        }
+        // A piece each, of which six bytes have been read before.
+        let mut left = 200 * 100_000 - 6;
+        while left > 0 {
+            if let Frame::Data { payload, .. } = peer.frame().await {
+                left -= payload.len();
+            }
+        }
+        peer.frames_until_pong().await;
+        assert_eq!(polled.load(Ordering::SeqCst), 200);
     }
 
     #[tokio::test]

@@ -457,6 +457,17 @@ enum Lap {
     Over(io::Result<()>),
 }
 
+/// Where a stream waits to be polled.
+#[derive(Clone, Copy, Debug)]
+enum Queue {
+    /// It may go on.
+    Runnable,
+    /// For the connection's window.
+    Blocked,
+    /// For less to be pending.
+    Parked,
+}
+
 enum Read {
     Some,
     None,
@@ -509,17 +520,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             && !self.wire.control_is_full()
             && tokio::task::coop::has_budget_remaining()
         {
-            let was_blocked = ready == 0;
-            let key = if !was_blocked {
+            let (key, queue) = if ready > 0 {
                 ready -= 1;
-                self.wire.runnable.pop_front()
+                (self.wire.runnable.pop_front(), Queue::Runnable)
+            } else if let Some(key) = self.wire.unpark() {
+                (Some(key), Queue::Parked)
             } else if self.wire.connection_room() > 0 {
-                self.wire.blocked.pop_front()
+                (self.wire.blocked.pop_front(), Queue::Blocked)
             } else {
-                None
+                (None, Queue::Blocked)
             };
             let Some(key) = key else { break };
-            polled |= self.poll_stream(key, was_blocked);
+            polled |= self.poll_stream(key, queue);
         }
         polled
     }
@@ -538,18 +550,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.woken = woken;
     }
 
-    /// Says whether there was a stream to poll. `was_blocked`: which queue it left; it may stand in
-    /// the other one still.
-    fn poll_stream(&mut self, key: Key, was_blocked: bool) -> bool {
+    /// Says whether there was a stream to poll. `queue`: which one it left; it may stand in others still.
+    fn poll_stream(&mut self, key: Key, queue: Queue) -> bool {
         let Some(Slot { core, app }) = self.streams.get_mut(key.slot as usize) else {
             return false;
         };
         if core.key != key || core.is_dead {
             return false;
         }
-        match was_blocked {
-            true => core.is_blocked = false,
-            false => core.is_queued = false,
+        match queue {
+            Queue::Runnable => core.is_queued = false,
+            Queue::Blocked => core.is_blocked = false,
+            Queue::Parked => core.is_parked = false,
         }
         core.later_since = None;
         match self.role.poll(core, app, &mut self.wire) {
@@ -564,6 +576,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// A stream ended in order.
     fn finish(&mut self, slot: u32) {
         let Slot { mut core, app } = self.streams.remove(slot as usize);
+        self.wire.drop_pending(&mut core);
         self.forget(core.id, core.deadline.take());
         if core.remote_closed {
             self.remember_closed(core.id);
@@ -604,7 +617,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.deadlines = BTreeSet::new();
         self.dead = Vec::new();
         self.wire.buffered = 0;
-        for (_, Slot { core, mut app }) in std::mem::take(&mut self.streams) {
+        for (_, Slot { mut core, mut app }) in std::mem::take(&mut self.streams) {
+            self.wire.drop_pending(&mut core);
             if !core.is_dead {
                 self.role.broken(&mut app, error.clone());
             }

@@ -29,6 +29,11 @@ pub struct Limits {
     /// Output at which no further response body is polled. Bounds what a peer that does not read
     /// makes us keep.
     pub output_bytes_max: usize,
+    /// Most that waits for the windows of streams: pieces of response bodies that did not wholly fit.
+    ///
+    /// From half of it on bodies are polled only where the window has room for a frame of 16 KiB,
+    /// beyond it none is. 8 MiB: two of gRPC's largest messages.
+    pub pending_bytes_max: usize,
     /// Control replies (to PING, SETTINGS, broken streams) at which reading pauses.
     pub control_bytes_max: usize,
     /// From accept to the peer's first SETTINGS.
@@ -41,6 +46,10 @@ pub struct Limits {
     pub stream_idle_timeout: Option<Duration>,
     /// A stream that has something to send, or a connection with output, must get some of it out in
     /// this time: defends against peers that never open a window or never read.
+    ///
+    /// A response body is not polled while its window is shut, but for once each time that this has
+    /// passed: whether it has something to send, nobody else knows. If it has, its stream ends within
+    /// a quarter of this time more.
     pub stall_timeout: Option<Duration>,
     /// Pings that notice peers that vanished.
     pub keepalive: Option<Keepalive>,
@@ -77,6 +86,7 @@ impl Default for Limits {
             stream_flow_window_bytes_max: 1 << 20,
             connection_flow_window_bytes: 16 << 20,
             output_bytes_max: 256 << 10,
+            pending_bytes_max: 8 << 20,
             control_bytes_max: 64 << 10,
             handshake_timeout: Duration::from_secs(10),
             header_block_timeout: Duration::from_secs(10),

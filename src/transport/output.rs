@@ -100,9 +100,18 @@ impl Output {
             return;
         }
         if self.tail.len() > self.written {
-            let tail = std::mem::take(&mut self.tail);
-            self.queued_bytes += tail.len() - self.written;
-            self.queue.push_back(Chunk::Copied(tail, std::mem::take(&mut self.written)));
+            let waiting = &self.tail[self.written..];
+            self.queued_bytes += waiting.len();
+            // The buffer may be a large one, lent by the thread: not kept for the head of a frame.
+            let chunk = if self.tail.capacity() > 2 * waiting.len() {
+                let copied = Chunk::Copied(waiting.to_vec(), 0);
+                self.tail.clear();
+                self.written = 0;
+                copied
+            } else {
+                Chunk::Copied(std::mem::take(&mut self.tail), std::mem::take(&mut self.written))
+            };
+            self.queue.push_back(chunk);
         }
         self.queued_bytes += payload.len();
         self.queue.push_back(Chunk::Slice(payload));

@@ -337,19 +337,14 @@ where
         if turn != Turn::Over {
             consume(core, app, wire, taken);
         }
-        if core.is_waiting && (app.buffered > 0 || core.remote_closed) {
-            // The body would take that, and answer; one that has nothing to do is not stalled.
-            core.stalled_since.get_or_insert(wire.now);
-        }
         turn
     }
 
     fn expire(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire, why: Expiry) {
         app.shared.end_with(expired(why).code as u8);
         self.dismiss(app);
-        let was_cut = !core.is_flushed();
-        core.pending = Bytes::new();
-        core.pending_end = None;
+        let was_cut = core.pending.len() < core.piece_bytes;
+        wire.drop_pending(core);
         core.stalled_since = None;
         if was_cut {
             // A part of a message has left: trailers after it would be read as its end.
@@ -453,9 +448,19 @@ where
                 return Turn::Again;
             }
             // The body is not asked for what could not leave.
-            if core.headers_sent && wire.room(core) == 0 {
-                wire.block(core);
-                return Turn::Wait;
+            if core.headers_sent {
+                let is_shut = wire.room(core) == 0;
+                if is_shut && !core.is_asked {
+                    wire.block(core);
+                    return Turn::Wait;
+                }
+                if !wire.has_pending_room(core) {
+                    wire.park(core);
+                    return Turn::Wait;
+                }
+                if is_shut {
+                    return self.ask(core, app, wire);
+                }
             }
             if core.is_waiting {
                 (core.is_waiting, core.stalled_since) = (false, None);
@@ -476,6 +481,22 @@ where
             }
         }
         Turn::Again
+    }
+
+    /// The window has been shut for the stall timeout. Whether the stream has anything to send, only
+    /// its body knows: it is asked once. What it gives stays behind the window, which
+    /// is a stall, and the next sweep ends it; otherwise the stream goes on, for as long again.
+    fn ask(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Turn {
+        core.is_asked = false;
+        let _ = self.step(core, app, wire);
+        if core.local_closed {
+            return finish(core, wire);
+        }
+        if core.is_flushed() {
+            wire.block(core);
+            core.stalled_since = Some(wire.now);
+        }
+        Turn::Wait
     }
 
     /// Lets user code run once, behind the guard.

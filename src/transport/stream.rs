@@ -24,6 +24,13 @@ use super::frame::ErrorCode;
 /// frame of a byte costs a byte.
 const GATHER_BYTES_MAX: usize = 4_096;
 
+/// Most that is gathered in one buffer. What a reader takes at once, and may have to keep itself, is
+/// no more than that, or one frame.
+const GATHERED_BYTES_MAX: usize = 16 << 10;
+
+/// Chunks that an empty inbox keeps places for.
+const CHUNKS_KEPT: usize = 16;
+
 /// Why a body ended before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -95,9 +102,19 @@ impl Inbox {
             // Nearly always the only one of a turn: exactly its size, so that it becomes `Bytes`
             // without another allocation.
             self.gathered = payload.to_vec();
-        } else {
-            self.gathered.extend_from_slice(payload);
+            return;
         }
+        let needed = self.gathered.len() + payload.len();
+        if needed > GATHERED_BYTES_MAX {
+            self.close_gathered();
+            self.gathered = payload.to_vec();
+            return;
+        }
+        if needed > self.gathered.capacity() {
+            let roomy = (2 * self.gathered.capacity()).clamp(needed, GATHERED_BYTES_MAX);
+            self.gathered.reserve_exact(roomy - self.gathered.len());
+        }
+        self.gathered.extend_from_slice(payload);
     }
 
     fn close_gathered(&mut self) {
@@ -137,7 +154,12 @@ impl Inbox {
     /// The next chunk, trailers, the end, or nothing yet.
     fn pop(&mut self) -> Option<Option<Result<Frame<Bytes>, BodyError>>> {
         let chunk = match self.chunks.pop_front() {
-            Some(chunk) => chunk,
+            Some(chunk) => {
+                if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
+                    self.chunks = VecDeque::new();
+                }
+                chunk
+            }
             None => Bytes::from(std::mem::take(&mut self.gathered)),
         };
         if !chunk.is_empty() {

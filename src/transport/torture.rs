@@ -68,6 +68,7 @@ fn limits(chance: &mut Chance) -> Limits {
         stream_flow_window_bytes_max: window.max(chance.pick(&[1, 1_000, 65_536, 1 << 20])),
         connection_flow_window_bytes: chance.pick(&[100, 5_000, 65_535, 100_000, 16 << 20]),
         output_bytes_max: chance.pick(&[1, 1_000, 20_000, 256 << 10]),
+        pending_bytes_max: chance.pick(&[1, 1_000, 20_000, 8 << 20]),
         control_bytes_max: chance.pick(&[1, 100, 64 << 10]),
         // A byte at a time, a call may take an hour.
         handshake_timeout: PATIENCE,

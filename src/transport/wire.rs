@@ -62,6 +62,13 @@ pub(crate) struct Wire {
     pub(crate) recv: RecvWindow,
     /// Bytes in all inboxes.
     pub(crate) buffered: usize,
+    /// Bytes of the pieces of bodies that did not wholly fit into their windows, and of those that
+    /// have left for the output meanwhile, where a last part keeps the whole piece alive.
+    pub(crate) pending: usize,
+    /// The latter: the newer ones ...
+    orphaned: usize,
+    /// ... and those that were there when `orphaned` began anew.
+    orphaned_before: usize,
     /// Bytes of control replies that may still be in the output: the newer ones ...
     control_bytes: usize,
     /// ... and those that were there when `control_bytes` began anew,
@@ -76,6 +83,8 @@ pub(crate) struct Wire {
     pub(crate) later_begun: Option<Instant>,
     /// Streams with something to send that wait for the connection's window.
     pub(crate) blocked: VecDeque<Key>,
+    /// Streams whose bodies are not polled while too much is `pending`.
+    pub(crate) parked: VecDeque<Key>,
 }
 
 /// One stream's part of the protocol.
@@ -91,6 +100,8 @@ pub(crate) struct Core {
     pub(crate) is_queued: bool,
     /// It is in `blocked`.
     pub(crate) is_blocked: bool,
+    /// It is in `parked`.
+    pub(crate) is_parked: bool,
     /// It is in `later`.
     pub(crate) is_later: bool,
     /// Since when it is to be asked again; a poll settles that.
@@ -109,11 +120,15 @@ pub(crate) struct Core {
     pub(crate) content_left: Option<u64>,
     /// What did not fit into the windows.
     pub(crate) pending: Bytes,
+    /// What the piece that `pending` is the rest of counts in [`Wire::pending`].
+    pub(crate) piece_bytes: usize,
     /// What follows `pending`.
     pub(crate) pending_end: Option<Ending>,
     /// It is polled when a window opens.
     pub(crate) is_waiting: bool,
-    /// Since when it has something to send, or to take, and waits for a window.
+    /// Its body is to be polled once although the window is shut.
+    pub(crate) is_asked: bool,
+    /// Since when it waits for a window, or was last asked whether it needs one.
     pub(crate) stalled_since: Option<Instant>,
     /// When a frame last came or left.
     pub(crate) last_frame: Instant,
@@ -138,6 +153,7 @@ impl Core {
             recv_target: recv,
             is_queued: false,
             is_blocked: false,
+            is_parked: false,
             is_later: false,
             later_since: None,
             remote_closed: false,
@@ -147,8 +163,10 @@ impl Core {
             reset_sent: false,
             content_left: None,
             pending: Bytes::new(),
+            piece_bytes: 0,
             pending_end: None,
             is_waiting: false,
+            is_asked: false,
             stalled_since: None,
             last_frame: wire.now,
             deadline: None,
@@ -175,6 +193,9 @@ impl Wire {
             send: SendWindow::default(),
             recv: RecvWindow::new(WINDOW_BYTES_DEFAULT),
             buffered: 0,
+            pending: 0,
+            orphaned: 0,
+            orphaned_before: 0,
             control_bytes: 0,
             control_bytes_before: 0,
             bytes_before: 0,
@@ -182,6 +203,7 @@ impl Wire {
             later: VecDeque::new(),
             later_begun: None,
             blocked: VecDeque::new(),
+            parked: VecDeque::new(),
         }
     }
 
@@ -239,6 +261,8 @@ impl Wire {
         self.bytes_before = self.bytes_before.saturating_sub(bytes);
         if self.bytes_before == 0 {
             self.control_bytes_before = std::mem::take(&mut self.control_bytes);
+            self.pending -= self.orphaned_before;
+            self.orphaned_before = std::mem::take(&mut self.orphaned);
             self.bytes_before = self.out.len();
         }
     }
@@ -246,20 +270,22 @@ impl Wire {
     /// Everything has left: an idle connection owns no queues.
     pub(crate) fn drained(&mut self) {
         (self.control_bytes, self.control_bytes_before, self.bytes_before) = (0, 0, 0);
-        if self.runnable.is_empty() && self.runnable.capacity() > QUEUE_KEPT {
-            self.runnable = VecDeque::new();
+        self.pending -= self.orphaned + self.orphaned_before;
+        (self.orphaned, self.orphaned_before) = (0, 0);
+        for queue in self.queues() {
+            if queue.is_empty() && queue.capacity() > QUEUE_KEPT {
+                *queue = VecDeque::new();
+            }
         }
-        if self.later.is_empty() && self.later.capacity() > QUEUE_KEPT {
-            self.later = VecDeque::new();
-        }
-        if self.blocked.is_empty() && self.blocked.capacity() > QUEUE_KEPT {
-            self.blocked = VecDeque::new();
-        }
+    }
+
+    fn queues(&mut self) -> [&mut VecDeque<Key>; 4] {
+        [&mut self.runnable, &mut self.blocked, &mut self.later, &mut self.parked]
     }
 
     /// Streams that are gone leave the queues before they outnumber those that are there.
     pub(crate) fn purge(&mut self, streams: usize, is_there: impl Fn(&Key) -> bool) {
-        for queue in [&mut self.runnable, &mut self.blocked, &mut self.later] {
+        for queue in self.queues() {
             if queue.len() > 2 * streams + QUEUE_KEPT {
                 queue.retain(&is_there);
             }
@@ -269,6 +295,37 @@ impl Wire {
     /// Whether response bodies may be polled.
     pub(crate) fn has_output_room(&self) -> bool {
         self.out.len() < self.limits.output_bytes_max
+    }
+
+    /// Whether the stream's body may be polled, as far as what waits for windows is concerned.
+    ///
+    /// From half the cap on only where the window has room for a whole frame, so that what the body
+    /// gives mostly leaves at once: stuck streams do not starve siblings that are read.
+    pub(crate) fn has_pending_room(&self, core: &Core) -> bool {
+        let max = self.limits.pending_bytes_max;
+        !self.pending_is_full() || (self.pending < max && self.room(core) == FRAME_BYTES_MAX)
+    }
+
+    /// Whether streams that are set aside stay there. However small the cap, a piece fits if it is alone.
+    pub(crate) fn pending_is_full(&self) -> bool {
+        self.pending > 0 && self.pending >= self.limits.pending_bytes_max / 2
+    }
+
+    /// Sets the stream aside until less is pending. Its own window is not what it waits for.
+    pub(crate) fn park(&mut self, core: &mut Core) {
+        (core.is_waiting, core.stalled_since) = (false, None);
+        if !core.is_parked {
+            core.is_parked = true;
+            self.parked.push_back(core.key);
+        }
+    }
+
+    /// The next stream that was set aside, if there is room again.
+    pub(crate) fn unpark(&mut self) -> Option<Key> {
+        if self.parked.is_empty() || self.pending_is_full() {
+            return None;
+        }
+        self.parked.pop_front()
     }
 
     /// What the connection's window lets leave.
@@ -307,11 +364,15 @@ impl Wire {
 
     /// Sends what waits, as far as the windows allow; says whether all of it has left.
     pub(crate) fn flush(&mut self, core: &mut Core) -> bool {
+        let piece = core.pending.len();
         while !core.pending.is_empty() {
             let room = self.room(core);
             if room == 0 {
                 self.block(core);
-                core.stalled_since.get_or_insert(self.now);
+                if core.piece_bytes == 0 {
+                    core.piece_bytes = piece;
+                    self.pending += piece;
+                }
                 return false;
             }
             let ends = matches!(core.pending_end, Some(Ending::Data));
@@ -329,6 +390,7 @@ impl Wire {
                 core.pending_end = None;
             }
         }
+        self.orphan(core);
         match core.pending_end.take() {
             None => {}
             Some(Ending::Data) => self.data_head(core, 0, true),
@@ -337,6 +399,25 @@ impl Wire {
         core.is_waiting = false;
         core.stalled_since = None;
         true
+    }
+
+    /// Nothing of the piece is pending any more, but its last parts may still be in the output.
+    fn orphan(&mut self, core: &mut Core) {
+        if core.piece_bytes > 0 {
+            self.orphaned += std::mem::take(&mut core.piece_bytes);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn orphaned(&self) -> usize {
+        self.orphaned + self.orphaned_before
+    }
+
+    /// Gives up what waits for a window.
+    pub(crate) fn drop_pending(&mut self, core: &mut Core) {
+        core.pending = Bytes::new();
+        core.pending_end = None;
+        self.orphan(core);
     }
 
     /// The head of a DATA frame whose payload follows; takes it off the windows.
@@ -397,6 +478,8 @@ impl Wire {
         if core.is_flushed() {
             return self.data(core, payload, false);
         }
+        self.pending += payload.len();
+        core.piece_bytes += payload.len();
         let waiting = std::mem::take(&mut core.pending);
         core.pending = [waiting, payload].concat().into();
     }
@@ -404,6 +487,7 @@ impl Wire {
     /// Notes that the stream waits for a window, and for which.
     pub(crate) fn block(&mut self, core: &mut Core) {
         core.is_waiting = true;
+        core.stalled_since.get_or_insert(self.now);
         if self.connection_room() <= 0 && !core.is_blocked {
             core.is_blocked = true;
             self.blocked.push_back(core.key);
@@ -473,8 +557,7 @@ impl Wire {
             self.control(|out| frame::rst_stream(out, id, code));
         }
         core.local_closed = true;
-        core.pending = Bytes::new();
-        core.pending_end = None;
+        self.drop_pending(core);
     }
 
     /// `bytes` of the stream's DATA were taken: grants them again when it pays.

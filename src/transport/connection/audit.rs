@@ -27,8 +27,11 @@ impl<IO, R: Role> Connection<IO, R> {
         assert_eq!(self.index.len(), live().count(), "every live stream has an id");
         let buffered: usize = live().map(|(_, slot)| R::buffered(&slot.app)).sum();
         assert_eq!(wire.buffered, buffered, "bytes buffered are those of the inboxes");
+        let pieces: usize = live().map(|(_, slot)| slot.core.piece_bytes).sum();
+        assert_eq!(wire.pending, pieces + wire.orphaned(), "bytes pending are those of the pieces");
         let queued = counted(&wire.runnable);
         let blocked = counted(&wire.blocked);
+        let parked = counted(&wire.parked);
         // What the turn left over has its next turn, or waits for the writer.
         let goes_on = is_woken || !wire.out.is_empty();
         for (at, Slot { core, app }) in live() {
@@ -46,6 +49,12 @@ impl<IO, R: Role> Connection<IO, R> {
             assert!(
                 is_once(&blocked, core.is_blocked),
                 "stream {id} is blocked once: {}",
+                told(core)
+            );
+            assert!(is_once(&parked, core.is_parked), "stream {id} is parked once: {}", told(core));
+            assert!(
+                goes_on || !core.is_parked || wire.pending_is_full(),
+                "nobody unparks stream {id}: {}",
                 told(core)
             );
             assert!(
@@ -89,6 +98,7 @@ impl<IO, R: Role> Connection<IO, R> {
         let bound = |queue: usize| queue <= 2 * self.streams.len() + 1_000;
         assert!(bound(wire.runnable.len()), "{} to be polled", wire.runnable.len());
         assert!(bound(wire.blocked.len()), "{} blocked", wire.blocked.len());
+        assert!(bound(wire.parked.len()), "{} parked", wire.parked.len());
         let deadlines = live().filter(|(_, slot)| slot.core.deadline.is_some()).count();
         assert_eq!(self.deadlines.len(), deadlines, "deadlines are those of live streams");
         if matches!(self.handshake, Handshake::Done) {

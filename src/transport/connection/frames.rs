@@ -434,8 +434,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let Slot { core, app } = &mut self.streams[slot as usize];
         core.is_dead = true;
         core.local_closed = true;
-        core.pending = bytes::Bytes::new();
-        core.pending_end = None;
+        self.wire.drop_pending(core);
         self.wire.buffered -= R::buffered(app);
         self.role.broken(app, error);
         let (id, deadline) = (core.id, core.deadline.take());

@@ -12,7 +12,6 @@ use tokio::time::sleep_until;
 use super::super::frame::{self, ErrorCode, Fault};
 use super::super::output::Output;
 use super::super::stream::BodyError;
-use super::super::wire::Core;
 use super::{
     Connection, Expiry, GOAWAY_PATIENCE, Handshake, LATER, PING_DRAIN, PING_KEEPALIVE, Phase, Role,
     Slot,
@@ -284,17 +283,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let over = |since: Instant, after: Option<Duration>| {
             after.is_some_and(|after| since + after <= now)
         };
-        let expired = |core: &Core| {
+        let mut expired = Vec::new();
+        for (slot, Slot { core, .. }) in &mut self.streams {
             if core.stalled_since.is_some_and(|since| over(since, limits.stall_timeout)) {
-                return Some(Expiry::Stalled);
+                if R::IS_SERVER && core.is_flushed() {
+                    core.is_asked = true;
+                    self.wire.run(core);
+                } else {
+                    expired.push((slot, Expiry::Stalled));
+                }
+            } else if over(core.last_frame, limits.stream_idle_timeout) {
+                expired.push((slot, Expiry::Idle));
             }
-            over(core.last_frame, limits.stream_idle_timeout).then_some(Expiry::Idle)
-        };
-        let expired: Vec<(usize, Expiry)> = self
-            .streams
-            .iter()
-            .filter_map(|(slot, Slot { core, .. })| Some((slot, expired(core)?)))
-            .collect();
+        }
         for (slot, why) in expired {
             self.expire_stream(slot, why);
         }
