@@ -51,8 +51,8 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let max = self.message_bytes_max;
-        self.inner.call(request.map(|body| Guarded { body, messages: Messages::new(max) }))
+        let message_bytes_max = self.message_bytes_max;
+        self.inner.call(request.map(|body| Guarded { body, message_bytes_max, waiting: None }))
     }
 }
 
@@ -60,7 +60,9 @@ where
 #[derive(Debug)]
 pub(crate) struct Guarded<B> {
     body: B,
-    messages: Messages,
+    message_bytes_max: usize,
+    /// What waits for the rest of its message, and what stands behind that; nearly always nothing.
+    waiting: Option<Box<Messages>>,
 }
 
 impl<B> Body for Guarded<B>
@@ -77,50 +79,55 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
         loop {
-            if let Some(whole) = this.messages.pop() {
-                return Poll::Ready(Some(Ok(Frame::data(whole))));
-            }
-            if let Some(bytes) = this.messages.overlong {
-                let max = this.messages.bytes_max;
-                let status = Status::resource_exhausted(format!(
-                    "message of {bytes} bytes: this server takes at most {max}"
-                ));
-                return Poll::Ready(Some(Err(status.into())));
-            }
-            if let Some(trailers) = this.messages.trailers.take() {
-                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            if let Some(next) = this.next_whole() {
+                return Poll::Ready(Some(next.map_err(Into::into)));
             }
             let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => {
                     // A message that was cut off is the decoder's to complain about.
-                    this.messages.release_all();
-                    return Poll::Ready(this.messages.pop().map(|rest| Ok(Frame::data(rest))));
+                    let rest = this.waiting.take().map(|messages| messages.given_up());
+                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
             };
+            // Nearly always: whole messages, and nothing before them.
+            if this.waiting.is_none()
+                && frame.data_ref().is_none_or(|data| are_whole(data, this.message_bytes_max))
+            {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            let max = this.message_bytes_max;
+            let messages = this.waiting.get_or_insert_with(|| Box::new(Messages::new(max)));
             match frame.into_data() {
-                Ok(data) => {
-                    // Nearly always: whole messages, and nothing before them.
-                    if this.messages.are_whole(&data) {
-                        return Poll::Ready(Some(Ok(Frame::data(data))));
-                    }
-                    this.messages.push(data);
-                }
+                Ok(data) => messages.push(data),
                 Err(frame) => {
-                    this.messages.release_all();
-                    this.messages.trailers = frame.into_trailers().ok();
+                    messages.release_all();
+                    messages.trailers = frame.into_trailers().ok();
                 }
             }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.messages.is_empty() && self.messages.overlong.is_none() && self.body.is_end_stream()
+        self.waiting.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+impl<B> Guarded<B> {
+    /// What need not wait any longer.
+    fn next_whole(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
+        let messages = self.waiting.as_mut()?;
+        let next = messages.next();
+        if messages.is_empty() {
+            // An idle stream keeps nothing.
+            self.waiting = None;
+        }
+        next
     }
 }
 
@@ -159,20 +166,28 @@ impl Messages {
             && self.held.is_empty()
             && self.prefix.is_empty()
             && self.missing == 0
+            && self.overlong.is_none()
             && self.trailers.is_none()
     }
 
-    fn pop(&mut self) -> Option<Bytes> {
-        let chunk = self.whole.pop_front();
-        if chunk.is_some() && self.whole.is_empty() {
-            // An idle stream keeps no queue.
-            self.whole = VecDeque::new();
+    fn next(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
+        if let Some(whole) = self.whole.pop_front() {
+            return Some(Ok(Frame::data(whole)));
         }
-        chunk
+        if let Some(bytes) = self.overlong {
+            let max = self.bytes_max;
+            return Some(Err(Status::resource_exhausted(format!(
+                "message of {bytes} bytes: this server takes at most {max}"
+            ))));
+        }
+        self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
     }
 
     /// Takes a chunk in.
     fn push(&mut self, mut chunk: Bytes) {
+        if self.overlong.is_some() {
+            return;
+        }
         if self.missing > 0 {
             if chunk.len() < self.missing {
                 self.missing -= chunk.len();
@@ -202,21 +217,6 @@ impl Messages {
         } else {
             self.hold(chunk);
         }
-    }
-
-    /// Whether nothing waits and `chunk` ends where a message does, with none over the limit.
-    fn are_whole(&self, mut chunk: &[u8]) -> bool {
-        if !self.is_empty() {
-            return false;
-        }
-        while let Some(([_, length @ ..], rest)) = chunk.split_first_chunk::<PREFIX_BYTES>() {
-            let length = u32::from_be_bytes(*length) as usize;
-            match rest.get(length..) {
-                Some(rest) if length <= self.bytes_max => chunk = rest,
-                _ => return false,
-            }
-        }
-        chunk.is_empty()
     }
 
     /// How many bytes at the beginning of `chunk` are whole messages; notes what the next one lacks.
@@ -258,11 +258,32 @@ impl Messages {
 
     /// Gives up waiting for the rest.
     fn release_all(&mut self) {
+        self.missing = 0;
         self.whole.append(&mut self.held);
         if self.prefix.has_remaining() {
             self.whole.push_back(std::mem::take(&mut self.prefix).freeze());
         }
     }
+
+    /// All that waits, because nothing more comes.
+    fn given_up(mut self) -> Bytes {
+        self.release_all();
+        let mut rest = BytesMut::new();
+        self.whole.iter().for_each(|chunk| rest.extend_from_slice(chunk));
+        rest.freeze()
+    }
+}
+
+/// Whether `chunk` ends where a message does, with none over `bytes_max`.
+fn are_whole(mut chunk: &[u8], bytes_max: usize) -> bool {
+    while let Some(([_, length @ ..], rest)) = chunk.split_first_chunk::<PREFIX_BYTES>() {
+        let length = u32::from_be_bytes(*length) as usize;
+        match rest.get(length..) {
+            Some(rest) if length <= bytes_max => chunk = rest,
+            _ => return false,
+        }
+    }
+    chunk.is_empty()
 }
 
 #[cfg(test)]
@@ -294,7 +315,7 @@ mod tests {
         let stream = [message(b"hello"), message(&[7; 300]), message(b""), message(b"x")].concat();
         for piece in 1..=stream.len() {
             let body = Chunks(stream.chunks(piece).map(Bytes::copy_from_slice).collect());
-            let mut guarded = Guarded { body, messages: Messages::new(300) };
+            let mut guarded = Guarded { body, message_bytes_max: 300, waiting: None };
             let mut got = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(Some(frame)) = Pin::new(&mut guarded).poll_frame(&mut cx) {
@@ -306,7 +327,7 @@ mod tests {
     }
 
     fn drain(messages: &mut Messages) -> Vec<u8> {
-        std::iter::from_fn(|| messages.pop()).flatten().collect()
+        std::iter::from_fn(|| messages.whole.pop_front()).flatten().collect()
     }
 
     #[test]
@@ -314,7 +335,7 @@ mod tests {
         let mut messages = Messages::new(100);
         let chunk = Bytes::from([message(b"a"), message(b""), message(&[7; 100])].concat());
         messages.push(chunk.clone());
-        let passed = messages.pop().unwrap();
+        let passed = messages.whole.pop_front().unwrap();
         assert_eq!(passed.as_ptr(), chunk.as_ptr(), "not copied");
         assert_eq!(passed, chunk);
         assert!(messages.is_empty());
@@ -362,8 +383,7 @@ mod tests {
     fn what_is_cut_off_is_given_up() {
         let mut messages = Messages::new(100);
         messages.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1, 2]));
-        assert_eq!(messages.pop(), None);
-        messages.release_all();
-        assert_eq!(drain(&mut messages), [0, 0, 0, 0, 9, 1, 2]);
+        assert!(drain(&mut messages).is_empty());
+        assert_eq!(*messages.given_up(), [0, 0, 0, 0, 9, 1, 2]);
     }
 }
