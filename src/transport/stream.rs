@@ -151,8 +151,11 @@ impl Inbox {
         std::mem::take(&mut self.bytes)
     }
 
-    /// The next chunk, trailers, the end, or nothing yet.
-    fn pop(&mut self) -> Option<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// The next chunk.
+    fn pop_data(&mut self) -> Option<Bytes> {
+        if self.bytes == 0 {
+            return None;
+        }
         let chunk = match self.chunks.pop_front() {
             Some(chunk) => {
                 if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
@@ -162,8 +165,13 @@ impl Inbox {
             }
             None => Bytes::from(std::mem::take(&mut self.gathered)),
         };
-        if !chunk.is_empty() {
-            self.bytes -= chunk.len();
+        self.bytes -= chunk.len();
+        Some(chunk)
+    }
+
+    /// The next chunk, trailers, the end, or nothing yet.
+    fn pop(&mut self) -> Option<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(chunk) = self.pop_data() {
             return Some(Some(Ok(Frame::data(chunk))));
         }
         match self.end.as_mut()? {
@@ -389,16 +397,18 @@ impl RecvBody {
         })
     }
 
-    fn poll_lent(&self, cx: &Context<'_>) -> Option<PolledFrame> {
-        self.with_lent(|inbox| match inbox.pop() {
-            Some(next) => Poll::Ready(next),
+    /// What an inbox that is lent to this body has. `None`: none is.
+    fn look(&self, cx: &Context<'_>) -> Option<Look> {
+        self.with_lent(|inbox| match inbox.pop_data() {
+            Some(data) => Look::Data(data),
+            None if inbox.end.is_some() => Look::Ended(Box::new(inbox.pop().flatten())),
             None => {
                 // The connection polls the stream anyway when something comes; another waker is
                 // somebody's combinator, which must hear of it by itself.
                 if !cx.waker().will_wake(&self.own_waker) {
                     inbox.wait(cx.waker());
                 }
-                Poll::Pending
+                Look::Nothing
             }
         })
     }
@@ -423,6 +433,14 @@ impl RecvBody {
 
 type PolledFrame = Poll<Option<Result<Frame<Bytes>, BodyError>>>;
 
+/// What a lent inbox has for its body. Small, since nearly all of it is data, or nothing.
+enum Look {
+    Data(Bytes),
+    Nothing,
+    /// Trailers, an error, the end.
+    Ended(Box<Option<Result<Frame<Bytes>, BodyError>>>),
+}
+
 impl http_body::Body for RecvBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -431,11 +449,15 @@ impl http_body::Body for RecvBody {
         if self.is_done {
             return Poll::Ready(None);
         }
-        let lent = if self.is_remote { None } else { self.poll_lent(cx) };
-        let polled = lent.unwrap_or_else(|| {
-            self.is_remote = true;
-            self.poll_remote(cx)
-        });
+        let polled = match if self.is_remote { None } else { self.look(cx) } {
+            Some(Look::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Look::Nothing) => return Poll::Pending,
+            Some(Look::Ended(end)) => Poll::Ready(*end),
+            None => {
+                self.is_remote = true;
+                self.poll_remote(cx)
+            }
+        };
         if let Poll::Ready(None | Some(Err(_))) = polled {
             self.is_done = true;
         }

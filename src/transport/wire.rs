@@ -350,6 +350,10 @@ impl Wire {
     /// Sends a payload, as the last one if `ends`; what does not fit into the windows waits.
     pub(crate) fn data(&mut self, core: &mut Core, payload: Bytes, ends: bool) {
         debug_assert!(core.is_flushed() && !core.local_closed);
+        if !payload.is_empty() && payload.len() <= self.room(core) {
+            self.data_head(core, payload.len(), ends);
+            return self.out.payload(payload);
+        }
         core.pending = payload;
         core.pending_end = ends.then_some(Ending::Data);
         self.flush(core);
