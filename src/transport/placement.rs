@@ -4,7 +4,7 @@
 //! channel; so both placements go through the same inbox and output. Costs a task and two hops a
 //! turn; worth it for handlers that compute long, which inline would hold their siblings up.
 
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
+use super::guard::catch_unwind;
 use super::stream::RecvBody;
 
 /// Where a server's streams run.
@@ -58,7 +59,11 @@ where
         let (answered, answer) = oneshot::channel();
         let (pieces, body) = mpsc::channel(PIECES_MAX);
         let task = tokio::spawn(async move {
-            match ready.call(request).await {
+            let mut call = Box::pin(ready.call(request));
+            let answer = call.as_mut().await;
+            // What panics when it is dropped costs the answer nothing, as inline.
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(call)));
+            match answer {
                 Err(error) => _ = answered.send(Err(error)),
                 Ok(response) => {
                     let (head, body) = response.into_parts();
@@ -73,14 +78,20 @@ where
     }
 }
 
-/// Moves a body's pieces into the channel, as far as there is room.
-async fn pump<B: Body>(body: B, pieces: mpsc::Sender<Result<Frame<B::Data>, B::Error>>) {
+/// A piece of a body, or `None` when it is over: only a body that panicked ends without.
+type Piece<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+
+/// Moves a body's pieces and its end into the channel, as far as there is room.
+async fn pump<B: Body>(body: B, pieces: mpsc::Sender<Piece<B>>) {
     let mut body = std::pin::pin!(body);
     loop {
         let Ok(place) = pieces.reserve().await else { return };
-        match std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
-            Some(piece) => place.send(piece),
-            None => return,
+        let piece = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+        let is_over = piece.is_none();
+        // The end is told before the body is dropped, which may panic and then costs nobody anything.
+        place.send(piece);
+        if is_over {
+            return;
         }
     }
 }
@@ -138,7 +149,7 @@ impl<B: Body, E> Future for TaskAnswer<B, E> {
 
 /// The body of an answer whose call runs on a task.
 pub(crate) struct TaskBody<B: Body> {
-    pieces: mpsc::Receiver<Result<Frame<B::Data>, B::Error>>,
+    pieces: mpsc::Receiver<Piece<B>>,
     task: Task,
 }
 
@@ -154,7 +165,7 @@ impl<B: Body> Body for TaskBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         match ready!(self.pieces.poll_recv(cx)) {
-            Some(piece) => Poll::Ready(Some(piece)),
+            Some(piece) => Poll::Ready(piece),
             None => {
                 ready!(self.task.poll_over(cx));
                 Poll::Ready(None)
@@ -184,10 +195,23 @@ mod tests {
         pieces: usize,
         polled: Arc<AtomicUsize>,
         panics: bool,
+        /// The answer's future and body panic when they are dropped.
+        explodes: bool,
         waits: Option<Arc<Notify>>,
     }
 
-    struct Pieces(Answers, usize);
+    struct Pieces(Answers, usize, #[expect(dead_code, reason = "goes off when dropped")] Bomb);
+
+    /// Panics when it is dropped, if it is a real one.
+    struct Bomb(bool);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            if self.0 && !std::thread::panicking() {
+                resume_unwind(Box::new(()));
+            }
+        }
+    }
 
     impl Body for Pieces {
         type Data = Bytes;
@@ -216,6 +240,17 @@ mod tests {
         }
     }
 
+    /// A future that is there until it is dropped, with what it holds.
+    struct WithBomb<F>(Pin<Box<F>>, #[expect(dead_code, reason = "goes off when dropped")] Bomb);
+
+    impl<F: Future> Future for WithBomb<F> {
+        type Output = F::Output;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+            self.0.as_mut().poll(cx)
+        }
+    }
+
     impl Service<Request<RecvBody>> for Answers {
         type Response = Response<Pieces>;
         type Error = Infallible;
@@ -227,19 +262,22 @@ mod tests {
 
         fn call(&mut self, _: Request<RecvBody>) -> Self::Future {
             let answers = self.clone();
-            Box::pin(async move {
+            let bomb = Bomb(answers.explodes);
+            let answer = Box::pin(async move {
                 let _dropped = Dropped(answers.waits.clone());
                 if answers.waits.is_some() {
                     std::future::pending::<()>().await;
                 }
                 assert!(!answers.panics, "as it was told");
-                Ok(Response::new(Pieces(answers, 0)))
-            })
+                let bomb = Bomb(answers.explodes);
+                Ok(Response::new(Pieces(answers, 0, bomb)))
+            });
+            Box::pin(WithBomb(answer, bomb))
         }
     }
 
     fn answers(pieces: usize) -> Answers {
-        Answers { pieces, polled: Arc::default(), panics: false, waits: None }
+        Answers { pieces, polled: Arc::default(), panics: false, explodes: false, waits: None }
     }
 
     fn request() -> Request<RecvBody> {
@@ -250,6 +288,13 @@ mod tests {
     #[tokio::test]
     async fn a_body_passes_in_order_and_ends() {
         let answer = OnTasks(answers(9)).call(request()).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
+    }
+
+    #[tokio::test]
+    async fn what_panics_when_it_is_dropped_costs_the_answer_nothing() {
+        let answers = Answers { explodes: true, ..answers(9) };
+        let answer = OnTasks(answers).call(request()).await.unwrap();
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
     }
 

@@ -108,10 +108,11 @@ impl Call {
             || (self.server_ended && self.client_ended)
     }
 
-    /// What the server must have done by the end, unless we reset the call.
-    pub(crate) fn check(&self) {
+    /// What the server must have done by the end, unless we reset the call. `echoed`: bytes that an
+    /// echo gives.
+    pub(crate) fn check(&self, echoed: usize) {
         let Call { plan, number, received, status, .. } = self;
-        if self.reset_sent || self.refused {
+        if self.id == 0 || self.reset_sent || self.refused {
             return;
         }
         let call = format!("call {number}: {self:?}");
@@ -144,7 +145,7 @@ impl Call {
             }
         };
         match plan.kind {
-            kind if kind.is_echo() => ends_well(Some(plan.request_bytes)),
+            kind if kind.is_echo() => ends_well(Some(echoed)),
             Kind::Source | Kind::EarlyAnswer => ends_well(Some(plan.size)),
             Kind::EarlyDrop => ends_well(Some(0)),
             Kind::PanicInCall | Kind::PanicInAnswer | Kind::PanicInExtensions => fails("13", 500),
@@ -174,9 +175,28 @@ pub(crate) enum Farewell {
     Vanish(usize),
 }
 
+/// How far the server goes while it is asked to drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Drained {
+    Not,
+    /// It says GOAWAY; what is open goes on to its end.
+    Left,
+    /// Handlers get nothing more, and what they took is still answered.
+    Stopped,
+    /// Everything ends at once.
+    CutOff,
+}
+
+impl Drained {
+    pub(crate) fn random(chance: &mut Chance) -> Self {
+        chance.pick(&[Drained::Not, Drained::Not, Drained::Left, Drained::Stopped, Drained::CutOff])
+    }
+}
+
 /// The client.
 pub(crate) struct Client {
     io: End,
+    drained: Drained,
     chance: Chance,
     unit: Duration,
     pub(crate) farewell: Farewell,
@@ -199,7 +219,7 @@ pub(crate) struct Client {
     peer_streams_max: usize,
     knows_settings: bool,
     /// What we let the server send.
-    recv_window: i64,
+    pub(crate) recv_window: i64,
     acked_initial: i64,
     unacknowledged: VecDeque<Option<u32>>,
     settings_left: usize,
@@ -233,7 +253,13 @@ enum Came {
 }
 
 impl Client {
-    pub(crate) fn new(io: End, chance: &mut Chance, bytes_max: usize, unit: Duration) -> Self {
+    pub(crate) fn new(
+        io: End,
+        chance: &mut Chance,
+        bytes_max: usize,
+        unit: Duration,
+        drained: Drained,
+    ) -> Self {
         let mut chance = chance.fork();
         let count = chance.pick(&[1, 3, 10, 30]);
         let calls = (0..count).map(|number| Call {
@@ -258,6 +284,7 @@ impl Client {
         let calls = calls.collect();
         let mut client = Client {
             io,
+            drained,
             unit,
             farewell: match chance.below(8) {
                 0 => Farewell::Vanish(chance.between(1, 60)),
@@ -301,7 +328,8 @@ impl Client {
         client
     }
 
-    /// Lives until all calls are over and nothing moves any more. `false`: it vanished before.
+    /// Lives until all calls are over and nothing moves any more, or until a server that drains
+    /// closes. `false`: it vanished before.
     pub(crate) async fn run(&mut self) -> bool {
         poll_fn(|cx| self.turn(cx)).await
     }
@@ -315,10 +343,14 @@ impl Client {
         if says_goaway {
             frame::goaway(&mut self.out, 0, ErrorCode::NO_ERROR, "bye");
         }
+        let mut is_shut = false;
         poll_fn(|cx| {
+            if is_shut {
+                self.out.clear();
+            }
             self.write(cx);
             if !says_goaway && self.out.is_empty() && !self.needs_flush {
-                let _ = Pin::new(&mut self.io).poll_shutdown(cx);
+                is_shut |= Pin::new(&mut self.io).poll_shutdown(cx).is_ready();
             }
             loop {
                 match self.read(cx) {
@@ -345,6 +377,7 @@ impl Client {
                         }
                     }
                     Came::Nothing => break,
+                    Came::End if self.drained > Drained::Not => return Poll::Ready(true),
                     // How the server's task ended says more.
                     Came::End => return Poll::Pending,
                 }
@@ -777,7 +810,8 @@ impl Client {
 
     fn rst_stream(&mut self, head: Head, payload: &[u8]) {
         let code = ErrorCode(u32::from_be_bytes(payload.try_into().unwrap()));
-        let is_over_limit = self.calls.iter().any(|call| call.reset_sent || call.is_blind);
+        let is_over_limit = self.drained >= Drained::Stopped
+            || self.calls.iter().any(|call| call.reset_sent || call.is_blind);
         let call = self.call(head);
         if code == ErrorCode::REFUSED_STREAM {
             assert!(is_over_limit, "refused although there was room: {call:?}");
@@ -836,9 +870,13 @@ impl Client {
         let reason = String::from_utf8_lossy(&payload[8..]);
         assert_eq!(ErrorCode(code), ErrorCode::NO_ERROR, "GOAWAY: {reason}; {}", self.state());
         let last = u32::from_be_bytes(payload[..4].try_into().unwrap());
+        assert!(self.last_id.is_none_or(|before| last <= before), "GOAWAY takes more back");
         self.last_id = Some(last);
         for call in &mut self.calls[..self.opened] {
-            call.refused |= call.id > last;
+            if call.id > last {
+                assert_eq!(call.status, None, "answered, and then given up: {call:?}");
+                call.refused = true;
+            }
         }
     }
 
