@@ -1,5 +1,7 @@
 //! The server's binary: allocator, flags, logging, listener, serve, exit code.
 
+mod allocator;
+
 use std::io::Write;
 use std::process::{ExitCode, exit};
 
@@ -12,9 +14,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
-
-#[global_allocator]
-static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -33,7 +32,9 @@ fn run(args: &Args) -> Result<(), Error> {
     if let Err(error) = raise_open_files_limit() {
         warn!(%error, "cannot raise the limit of open files; connections may run out");
     }
-    runtime(args)?.block_on(listen_and_serve(args, config))
+    let runtime = runtime(args)?;
+    runtime.spawn(allocator::give_back_from_time_to_time());
+    runtime.block_on(listen_and_serve(args, config))
 }
 
 fn runtime(args: &Args) -> Result<Runtime, Error> {

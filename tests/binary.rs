@@ -170,6 +170,39 @@ async fn a_server_without_descriptors_waits_for_some_and_accepts_again(
     assert_eq!(warnings, 1, "{:#?}", server.log());
 }
 
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_streams_held_goes_back_to_the_system_while_others_go_on(
+    #[values(Inline, Tonic)] transport: Transport,
+) {
+    let server = Binary::start(transport, &["--threads", "2"]);
+    let lone = Client::connect(server.address).await;
+    lone.echo(b"first").await;
+    let before = server.resident_bytes();
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        let client = Client::connect(server.address).await;
+        let mut calls = Vec::new();
+        for _ in 0..250 {
+            let mut call = client.open(ECHO).await;
+            call.send(frame(&echo_message(b"1234567")));
+            calls.push(call);
+        }
+        for call in &mut calls {
+            assert_eq!(call.echoed().await, b"1234567"[..]);
+        }
+        held.push((client, calls));
+    }
+    let full = server.resident_bytes();
+    assert!(full > before + (5 << 20), "5,000 streams took {} bytes", full - before);
+    drop(held);
+    until("three quarters have gone back", async || {
+        assert_eq!(lone.echo(b"on").await, b"on"[..]);
+        server.resident_bytes() <= before + (full - before) / 4
+    })
+    .await;
+}
+
 /// The body of `GET path`; Err: the status line, if it is not 200.
 fn metrics(address: SocketAddr, path: &str) -> Result<String, String> {
     let mut tcp = TcpStream::connect(address).unwrap();

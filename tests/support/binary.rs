@@ -92,6 +92,13 @@ impl Binary {
         ticks(11) + ticks(12)
     }
 
+    /// Resident memory of the process now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        1024 * line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap()
+    }
+
     /// Waits for the process to end by itself.
     pub async fn exit(mut self) -> Exit {
         let start = Instant::now();

@@ -43,10 +43,11 @@ enum Verb {
     },
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and does what it says. `upkeep` runs beside an embedded server, whose
+/// allocator is the binary's.
 ///
 /// Exit codes: 0 all well; 1 something was lost, wrong or failed; 2 bad usage.
-pub fn main() -> anyhow::Result<ExitCode> {
+pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<ExitCode> {
     let matches = Cli::command().get_matches();
     let typed = |matches: &clap::ArgMatches| {
         matches.value_source("duration") == Some(ValueSource::CommandLine)
@@ -59,7 +60,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::from_arg_matches(&matches)?;
     let mut args = match cli.verb {
         Some(Verb::EmbeddedServer { transport }) => {
-            harness::server::serve_until_stdin_ends(transport)?;
+            harness::server::serve_until_stdin_ends(transport, upkeep)?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(Verb::Suite(args)) => return suite::run(&args),

@@ -83,10 +83,14 @@ impl EmbeddedServer {
     }
 }
 
-/// The server's role: serves on a free loopback port until stdin ends.
-pub fn serve_until_stdin_ends(transport: Transport) -> anyhow::Result<()> {
+/// The server's role: serves on a free loopback port until stdin ends, with `upkeep` beside.
+pub fn serve_until_stdin_ends(
+    transport: Transport,
+    upkeep: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
     bidi_echo::logging::init(LogLevel::Warn, LogFormat::Text);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.spawn(upkeep);
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let mut stdout = io::stdout();
