@@ -147,7 +147,7 @@ enum State<S: Service<Request<RecvBody>>, B> {
     /// No user code has run.
     New(Box<Request<()>>),
     /// The service is not ready.
-    Unready(S, Box<Request<RecvBody>>),
+    Unready(Box<(S, Request<RecvBody>)>),
     Answering(Pin<Box<S::Future>>),
     Sending(Pin<Box<B>>),
     /// Nothing more comes from the service.
@@ -164,7 +164,8 @@ impl<S: Service<Request<RecvBody>>, B> Handler<S, B> {
     fn deliver<T>(&mut self, with: impl FnOnce(&mut Inbox) -> T) -> T {
         let (done, waiting) = if self.is_remote {
             let mut remote = self.shared.remote();
-            (with(&mut remote.inbox), remote.inbox.take_waiting())
+            let inbox = remote.inbox();
+            (with(inbox), inbox.take_waiting())
         } else {
             let inbox = self.inbox();
             (with(inbox), inbox.take_waiting())
@@ -186,11 +187,11 @@ impl<S: Service<Request<RecvBody>>, B> Handler<S, B> {
         if !self.is_remote {
             self.is_remote = true;
             let inbox = self.inbox.get_or_insert_default();
-            waiting = inbox.hand_over(&mut remote.inbox);
+            waiting = inbox.hand_over(remote.inbox());
         }
         let mut taken = std::mem::take(&mut remote.taken);
-        if remote.inbox.abandoned {
-            taken += remote.inbox.discard();
+        if remote.inbox().abandoned {
+            taken += remote.inbox().discard();
         }
         drop(remote);
         if let Some(waiting) = waiting {
@@ -211,10 +212,10 @@ impl<S: Service<Request<RecvBody>>, B> Drop for Handler<S, B> {
         let mut remote = self.shared.remote();
         let mut waiting = None;
         if !self.is_remote {
-            waiting = self.inbox.get_or_insert_default().hand_over(&mut remote.inbox);
+            waiting = self.inbox.get_or_insert_default().hand_over(remote.inbox());
         }
-        remote.inbox.end_if_open(BodyError::Ended("the stream is over"));
-        let also_waiting = remote.inbox.take_waiting();
+        remote.inbox().end_if_open(BodyError::Ended("the stream is over"));
+        let also_waiting = remote.inbox().take_waiting();
         drop(remote);
         [waiting, also_waiting].into_iter().flatten().for_each(Waker::wake);
     }
@@ -559,19 +560,18 @@ where
                 let mut request = head.map(|()| body);
                 request.extensions_mut().extend(self.extensions.clone());
                 request.extensions_mut().insert(StreamEnd::of(shared.clone()));
-                *state = State::Unready(self.service.clone(), Box::new(request));
+                *state = State::Unready(Box::new((self.service.clone(), request)));
                 Polled::Called
             }
-            State::Unready(service, _) => match service.poll_ready(cx) {
+            State::Unready(waiting) => match waiting.0.poll_ready(cx) {
                 Poll::Pending => Polled::Pending,
                 Poll::Ready(Err(_)) => Polled::Failed,
                 Poll::Ready(Ok(())) => {
-                    let State::Unready(mut service, request) =
-                        std::mem::replace(state, State::Done)
-                    else {
+                    let State::Unready(waiting) = std::mem::replace(state, State::Done) else {
                         unreachable!("matched above")
                     };
-                    *state = State::Answering(Box::pin(service.call(*request)));
+                    let (mut service, request) = *waiting;
+                    *state = State::Answering(Box::pin(service.call(request)));
                     Polled::Called
                 }
             },

@@ -209,9 +209,16 @@ impl Inbox {
 /// What a remote body and the connection share.
 #[derive(Debug, Default)]
 pub(crate) struct Remote {
-    pub(crate) inbox: Inbox,
+    /// `None` as long as there was no use for it.
+    inbox: Option<Box<Inbox>>,
     /// Bytes that the body took and the connection has not granted again.
     pub(crate) taken: usize,
+}
+
+impl Remote {
+    pub(crate) fn inbox(&mut self) -> &mut Inbox {
+        self.inbox.get_or_insert_default()
+    }
 }
 
 /// The wakers of a connection's streams, as its task sees them.
@@ -416,11 +423,11 @@ impl RecvBody {
     fn poll_remote(&self, cx: &Context<'_>) -> PolledFrame {
         let mut remote = self.shared.remote();
         let became_remote = !self.shared.is_remote.swap(true, Ordering::AcqRel);
-        let next = remote.inbox.pop();
+        let next = remote.inbox().pop();
         if let Some(Some(Ok(frame))) = &next {
             remote.taken += frame.data_ref().map_or(0, Bytes::len);
         } else if next.is_none() {
-            remote.inbox.wait(cx.waker());
+            remote.inbox().wait(cx.waker());
         }
         drop(remote);
         // The connection hands its inbox over, or grants again what was taken.
@@ -478,7 +485,7 @@ impl Drop for RecvBody {
     fn drop(&mut self) {
         let abandon = |inbox: &mut Inbox| inbox.abandoned = true;
         if self.is_remote || self.with_lent(abandon).is_none() {
-            self.shared.remote().inbox.abandoned = true;
+            self.shared.remote().inbox().abandoned = true;
             self.shared.is_remote.store(true, Ordering::Release);
             self.shared.mark();
         }
