@@ -47,6 +47,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// From the first GOAWAY of a drain to the second, if the peer does not answer the ping between.
 const GOAWAY_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same for a client that has not said its preface yet: as long as that may be on its way, once around
+/// the globe. Whoever never says it holds a drain up no longer.
+const GREETING_PATIENCE: Duration = Duration::from_millis(250);
+
 /// Streams that the peer ended last: a frame for one of them is the peer's error, not a late one.
 const RECENTLY_CLOSED: usize = 16;
 

@@ -8,6 +8,7 @@ use http::{Extensions, Response};
 
 use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};
 use super::*;
+use crate::drain::Drain;
 use crate::transport::inside::{self, HeaderEncoder};
 use crate::transport::serving::Serving;
 use crate::transport::stream::RecvBody;
@@ -85,15 +86,37 @@ struct Probe {
 
 impl Probe {
     fn new(limits: Limits) -> Self {
+        let mut probe = Self::silent(limits, None);
+        probe.greet();
+        probe
+    }
+
+    /// A client that has said nothing yet.
+    fn silent(limits: Limits, drain: Option<&Drain>) -> Self {
+        let signals = drain.map(|drain| Signals {
+            leave: drain.leave.watch(),
+            stop: drain.stop_reading.watch(),
+            cut_off: drain.cut_off.watch(),
+        });
         let counters = Arc::<Counters>::default();
         let serving =
             Serving { service: Echo, extensions: Extensions::new(), counters: counters.clone() };
         let connection =
-            Connection::new(Peer::default(), serving, Arc::new(limits), None, counters);
-        let mut probe = Probe { connection, encoder: HeaderEncoder::default(), is_over: false };
-        probe.connection.io.said.extend(PREFACE);
-        probe.say(kind::SETTINGS, 0, 0, &[]);
-        probe
+            Connection::new(Peer::default(), serving, Arc::new(limits), signals, counters);
+        Probe { connection, encoder: HeaderEncoder::default(), is_over: false }
+    }
+
+    fn greet(&mut self) {
+        self.connection.io.said.extend(PREFACE);
+        self.say(kind::SETTINGS, 0, 0, &[]);
+    }
+
+    /// The last streams that GOAWAYs named, in order.
+    fn goaways(&self) -> Vec<u32> {
+        inside::frames(&self.connection.io.got)
+            .filter(|(kind, ..)| *kind == kind::GOAWAY)
+            .map(|(.., payload)| u32::from_be_bytes(*payload.first_chunk().unwrap()))
+            .collect()
     }
 
     fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -131,6 +154,69 @@ impl Probe {
             }
             tokio::task::yield_now().await;
         }
+    }
+}
+
+const ANY: u32 = (1 << 31) - 1;
+
+#[tokio::test(start_paused = true)]
+async fn a_request_behind_a_preface_that_was_not_read_when_a_drain_began_is_served() {
+    let drain = Drain::default();
+    let mut probe = Probe::silent(Limits::default(), Some(&drain));
+    probe.greet();
+    probe.open(1, &[]);
+    probe.say(kind::DATA, flag::END_STREAM, 1, b"on its way");
+    drain.leave.set();
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY]);
+    let echoed = inside::frames(&probe.connection.io.got).any(|(kind, _, stream, payload)| {
+        (kind, stream, payload) == (kind::DATA, 1, b"on its way")
+    });
+    assert!(echoed, "the request was lost");
+    // And what it sends until it knows of the drain.
+    probe.open(3, &[]);
+    probe.say(kind::PING, flag::ACK, 0, &PING_DRAIN);
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preface_that_comes_while_a_drain_goes_on_is_taken() {
+    let drain = Drain::default();
+    let mut probe = Probe::silent(Limits::default(), Some(&drain));
+    probe.settle().await;
+    drain.leave.set();
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY]);
+    tokio::time::advance(GREETING_PATIENCE - Duration::from_millis(1)).await;
+    probe.settle().await;
+    probe.greet();
+    probe.open(1, &[]);
+    probe.settle().await;
+    tokio::time::advance(GREETING_PATIENCE).await;
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY], "it has as long as any other");
+    tokio::time::advance(GOAWAY_PATIENCE).await;
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY, 1]);
+    assert!(!probe.is_over, "its stream goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_never_finishes_its_handshake_does_not_hold_a_drain_up() {
+    for said in [&b""[..], &PREFACE[..10], PREFACE] {
+        let drain = Drain::default();
+        let mut probe = Probe::silent(Limits::default(), Some(&drain));
+        probe.connection.io.said.extend(said);
+        probe.settle().await;
+        drain.leave.set();
+        probe.settle().await;
+        tokio::time::advance(GREETING_PATIENCE).await;
+        probe.settle().await;
+        assert_eq!(probe.goaways(), [ANY, 0], "{said:?}");
+        tokio::time::advance(LINGER).await;
+        probe.settle().await;
+        assert!(probe.is_over, "{said:?}");
     }
 }
 

@@ -13,8 +13,8 @@ use super::super::frame::{self, ErrorCode, Fault};
 use super::super::output::Output;
 use super::super::stream::BodyError;
 use super::{
-    Connection, Expiry, GOAWAY_PATIENCE, Handshake, LATER, PING_DRAIN, PING_KEEPALIVE, Phase, Role,
-    Slot,
+    Connection, Expiry, GOAWAY_PATIENCE, GREETING_PATIENCE, Handshake, LATER, PING_DRAIN,
+    PING_KEEPALIVE, Phase, Role, Slot,
 };
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
@@ -40,16 +40,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
     }
 
-    /// Says that the peer should go: GOAWAY in two steps, so that no stream that is on its way is lost.
+    /// Says that the peer should go: GOAWAY in two steps, so that no stream that is on its way is lost,
+    /// be it that of a client whose preface has not been read yet.
     fn leave(&mut self) {
-        if matches!(self.handshake, Handshake::Preface | Handshake::Settings) {
-            return self.name_last_stream();
-        }
         let any = (1 << 31) - 1;
         frame::goaway(&mut self.wire.out.tail, any, ErrorCode::NO_ERROR, "draining");
         frame::ping(&mut self.wire.out.tail, &PING_DRAIN, false);
         self.phase = Phase::Leaving;
         self.clocks.leaving_since = Some(self.wire.now);
+    }
+
+    /// When the second GOAWAY leaves, although the ping was not answered.
+    fn last_stream_due(&self) -> Option<Instant> {
+        let since = self.clocks.leaving_since.filter(|_| self.phase == Phase::Leaving)?;
+        Some(since + if self.is_greeted() { GOAWAY_PATIENCE } else { GREETING_PATIENCE })
+    }
+
+    /// Whether the peer's preface and first SETTINGS came.
+    fn is_greeted(&self) -> bool {
+        matches!(self.handshake, Handshake::Ack | Handshake::Done)
     }
 
     /// The second GOAWAY: streams above the last that we saw will not be served.
@@ -111,19 +120,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if let Some(close_by) = clocks.close_by {
             return Some(close_by);
         }
-        let shaking = matches!(self.handshake, Handshake::Preface | Handshake::Settings);
         let idle = limits.connection_idle_timeout.filter(|_| self.streams.is_empty());
         let keepalive = limits.keepalive.map(|keepalive| match clocks.ping_sent {
             Some(sent) => sent + keepalive.timeout,
             None => clocks.last_read + keepalive.interval,
         });
-        let leaving = clocks.leaving_since.filter(|_| self.phase == Phase::Leaving);
         [
-            shaking.then(|| clocks.began + limits.handshake_timeout),
+            (!self.is_greeted()).then(|| clocks.began + limits.handshake_timeout),
             self.block.as_ref().map(|block| block.began + limits.header_block_timeout),
             idle.map(|idle| clocks.last_busy + idle),
             keepalive,
-            leaving.map(|since| since + GOAWAY_PATIENCE),
+            self.last_stream_due(),
             limits.stall_timeout.and_then(|stall| clocks.write_stalled.map(|since| since + stall)),
             clocks.leave_at.filter(|_| self.phase == Phase::Open),
             clocks.cut_off_at,
@@ -196,9 +203,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.is_abandoned = true;
             return;
         }
-        if matches!(self.handshake, Handshake::Preface | Handshake::Settings)
-            && is_due(Some(self.clocks.began), limits.handshake_timeout)
-        {
+        if !self.is_greeted() && is_due(Some(self.clocks.began), limits.handshake_timeout) {
             return self.fault(Fault::calm("handshake_timeout"));
         }
         if is_due(self.block.as_ref().map(|block| block.began), limits.header_block_timeout) {
@@ -225,7 +230,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.clocks.cut_off_at = grace.map(|grace| now + grace);
             self.leave();
         }
-        if self.phase == Phase::Leaving && is_due(self.clocks.leaving_since, GOAWAY_PATIENCE) {
+        if self.last_stream_due().is_some_and(|at| at <= now) {
             self.name_last_stream();
         }
         if is_due(self.wire.later_begun, LATER) {
