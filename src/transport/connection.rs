@@ -142,6 +142,18 @@ pub(crate) enum Expiry {
     Drained,
 }
 
+impl Expiry {
+    /// The word in metrics.
+    fn reason(self) -> &'static str {
+        match self {
+            Expiry::Deadline => "deadline",
+            Expiry::Stalled => "stalled",
+            Expiry::Idle => "idle",
+            Expiry::Drained => "drained",
+        }
+    }
+}
+
 /// What a stream waits for after its turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {

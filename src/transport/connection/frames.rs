@@ -408,6 +408,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
 
     /// Ends a stream that was not begun.
     fn refuse(&mut self, id: u32, code: ErrorCode, flood: FloodKind) -> Result<(), Fault> {
+        match flood {
+            FloodKind::Refused => self.counters.stream_refused(),
+            _ => self.counters.stream_broken(),
+        }
         self.wire.charge(flood)?;
         self.wire.control(|out| frame::rst_stream(out, id, code));
         Ok(())
@@ -420,6 +424,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         code: ErrorCode,
         reason: &'static str,
     ) -> Result<(), Fault> {
+        self.counters.stream_broken();
         self.wire.charge(FloodKind::ProvokedReset)?;
         if let Some(slot) = self.index.get(&id).copied() {
             let core = &mut self.streams[slot as usize].core;
@@ -500,6 +505,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if R::IS_SERVER && !core.local_closed {
             self.wire.charge(FloodKind::RapidReset)?;
         }
+        self.counters.stream_reset();
         self.remember_closed(head.stream);
         self.kill(slot, BodyError::Reset(code));
         Ok(())

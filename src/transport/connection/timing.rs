@@ -101,6 +101,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if core.is_dead {
             return;
         }
+        self.counters.stream_expired(why.reason());
         if !core.local_closed {
             // The peer may provoke it as often as it likes, and whatever room the output has.
             self.wire.reply(|wire| self.role.expire(core, app, wire, why));
