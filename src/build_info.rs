@@ -2,9 +2,9 @@
 //!
 //! A record that cannot say what was built proves nothing, so both binaries print these.
 
-/// `concat!` takes literals only, so the one word that differs is passed in.
-macro_rules! server_header {
-    ($debug_assertions:literal) => {
+/// The product, and what follows it; `concat!` takes literals only, so the words that differ are passed in.
+macro_rules! product {
+    ($debug_assertions:literal, $after:literal) => {
         concat!(
             "bidi-echo/",
             env!("CARGO_PKG_VERSION"),
@@ -14,8 +14,12 @@ macro_rules! server_header {
             env!("BIDI_ECHO_OPT_LEVEL"),
             "; debug assertions ",
             $debug_assertions,
-            ")"
+            ")",
+            $after
         )
+    };
+    ($after:literal) => {
+        if DEBUG_ASSERTIONS { product!("on", $after) } else { product!("off", $after) }
     };
 }
 
@@ -34,8 +38,17 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Whether debug assertions were compiled in; figures taken with them are not worth publishing.
 pub const DEBUG_ASSERTIONS: bool = cfg!(debug_assertions);
 
-/// Value of the `server` header of every response: product, version, revision and how it was built.
+/// Product, version, revision and how it was built; the `server` header begins with it.
 ///
 /// The load generator compares it with its own, to warn when it measures another build.
-pub const SERVER_HEADER: &str =
-    if DEBUG_ASSERTIONS { server_header!("on") } else { server_header!("off") };
+pub const PRODUCT: &str = product!("");
+
+/// The `server` header of the inline transport with streams in their connection's task. Headers say what
+/// carries a server, so that a record can say it of servers that nobody knows otherwise.
+pub const SERVER_HEADER_INLINE: &str = product!(" (transport inline; placement inline)");
+
+/// The `server` header of the inline transport with a task per stream.
+pub const SERVER_HEADER_TASK: &str = product!(" (transport inline; placement task)");
+
+/// The `server` header of tonic's transport.
+pub const SERVER_HEADER_TONIC: &str = product!(" (transport tonic; placement task)");

@@ -3,11 +3,13 @@
 //! Every flag of the server is declared here and nowhere else. `Config::try_from(args)` rejects
 //! what is wrong, with the value and the cure; past it nothing is checked again.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, PossibleValue};
 use clap::{Parser, ValueEnum};
 
 use crate::error::Error;
@@ -43,6 +45,21 @@ pub const MAX_CONCURRENT_STREAMS: u32 = 4_096;
 /// Time to answer a keepalive ping, unless set: gRPC's default in every implementation.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Time from accept to a client's first SETTINGS, unless set: many round trips of any network.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time from the first frame of a header block to its last, unless set. They leave together, so this
+/// is one retransmission after another.
+pub const HEADER_BLOCK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time after which a connection without streams is closed, unless set. Clients open a new one when
+/// they need it; a quarter of an hour outlives any pause between two calls of one task.
+pub const CONNECTION_IDLE_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Time for a peer to read, or to open a window, before it is given up, unless set. A slow network
+/// takes some of what waits for it within a minute.
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How long a drain may take, unless set.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,6 +78,10 @@ pub struct Args {
     /// What carries the streams
     #[arg(long, env = "BIDI_ECHO_TRANSPORT", value_enum, default_value_t = Transport::Tonic)]
     pub transport: Transport,
+
+    /// Where the streams of the inline transport run [default: inline]
+    #[arg(long, env = "BIDI_ECHO_PLACEMENT", value_enum)]
+    pub placement: Option<Placement>,
 
     /// Streams that one connection may have open at once
     #[arg(long, env = "BIDI_ECHO_MAX_CONCURRENT_STREAMS", value_name = "N",
@@ -109,6 +130,29 @@ pub struct Args {
     #[arg(long, env = "BIDI_ECHO_CONNECTION_AGE_GRACE", value_name = "TIME")]
     pub connection_age_grace: Option<humantime::Duration>,
 
+    /// Inline: close a connection that has not sent its first SETTINGS this long after it was accepted
+    /// [default: 10s]
+    #[arg(long, env = "BIDI_ECHO_HANDSHAKE_TIMEOUT", value_name = "TIME")]
+    pub handshake_timeout: Option<humantime::Duration>,
+
+    /// Inline: close a connection whose header block is not complete within this time [default: 10s]
+    #[arg(long, env = "BIDI_ECHO_HEADER_BLOCK_TIMEOUT", value_name = "TIME")]
+    pub header_block_timeout: Option<humantime::Duration>,
+
+    /// Inline: close a connection that has had no stream for this long, or never [default: 15m]
+    #[arg(long, env = "BIDI_ECHO_CONNECTION_IDLE_TIMEOUT", value_name = "TIME")]
+    pub connection_idle_timeout: Option<TimeLimit>,
+
+    /// Inline: end a stream on which nothing came or went for this long, with UNAVAILABLE
+    /// [default: never]
+    #[arg(long, env = "BIDI_ECHO_STREAM_IDLE_TIMEOUT", value_name = "TIME")]
+    pub stream_idle_timeout: Option<TimeLimit>,
+
+    /// Inline: end a stream whose window the client does not open, and close a connection that it
+    /// does not read, after this time, or never [default: 1m]
+    #[arg(long, env = "BIDI_ECHO_STALL_TIMEOUT", value_name = "TIME")]
+    pub stall_timeout: Option<TimeLimit>,
+
     /// From SIGTERM or SIGINT to exit, at most: streams finish, the rest ends with UNAVAILABLE
     #[arg(long, env = "BIDI_ECHO_DRAIN_LIMIT", value_name = "TIME",
           default_value_t = DRAIN_LIMIT.into())]
@@ -141,10 +185,10 @@ const LONG_VERSION: &str = concat!(
 );
 
 /// What carries HTTP/2 between the socket and the services.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Ours: all streams of a connection live inside its task.
-    Inline,
+    /// Ours: one task per connection.
+    Inline(Placement),
     /// tonic's own, on hyper and h2.
     Tonic,
 }
@@ -153,8 +197,92 @@ impl Transport {
     /// The name as typed.
     pub fn name(self) -> &'static str {
         match self {
-            Transport::Inline => "inline",
+            Transport::Inline(_) => "inline",
             Transport::Tonic => "tonic",
+        }
+    }
+
+    /// Where streams run. On tonic's transport hyper gives each a task of its own.
+    pub fn placement(self) -> Placement {
+        match self {
+            Transport::Inline(placement) => placement,
+            Transport::Tonic => Placement::Task,
+        }
+    }
+
+    /// This transport, with `placement` if one was typed. Err: it has no choice to make.
+    pub fn placed(self, placement: Option<Placement>) -> Result<Self, Error> {
+        match (self, placement) {
+            (Transport::Inline(_), Some(placement)) => Ok(Transport::Inline(placement)),
+            (Transport::Tonic, Some(placement)) => Err(wrong(
+                "--placement",
+                placement.name(),
+                "tonic runs each stream on a task of its own; pass --transport inline too",
+            )),
+            (transport, None) => Ok(transport),
+        }
+    }
+}
+
+/// As typed; the placement has a flag of its own.
+impl ValueEnum for Transport {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Transport::Inline(Placement::Inline), Transport::Tonic]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Transport::Inline(_) => "Ours: one task per connection",
+            Transport::Tonic => "tonic's own, on hyper and h2",
+        };
+        Some(PossibleValue::new(self.name()).help(help))
+    }
+}
+
+/// Where the streams of the inline transport run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Placement {
+    /// In their connection's task
+    Inline,
+    /// Each on a task of its own, for handlers that compute long
+    Task,
+}
+
+impl Placement {
+    /// The name as typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Placement::Inline => "inline",
+            Placement::Task => "task",
+        }
+    }
+}
+
+/// A time limit as typed: a time such as `90s`, or `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// There is no limit.
+    Never,
+    /// So long.
+    After(Duration),
+}
+
+impl FromStr for TimeLimit {
+    type Err = humantime::DurationError;
+
+    fn from_str(typed: &str) -> Result<Self, Self::Err> {
+        match typed {
+            "never" => Ok(TimeLimit::Never),
+            time => humantime::parse_duration(time).map(TimeLimit::After),
+        }
+    }
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TimeLimit::Never => out.write_str("never"),
+            TimeLimit::After(time) => humantime::format_duration(*time).fmt(out),
         }
     }
 }
@@ -202,6 +330,8 @@ pub struct Config {
     pub keepalive: Option<Keepalive>,
     /// Connection age limit; `None` is never.
     pub connection_age: Option<ConnectionAge>,
+    /// What the inline transport waits for, and how long.
+    pub timers: Timers,
     /// From the shutdown signal to the return of `serve`, at most.
     pub drain_limit: Duration,
     /// Whether reflection is offered.
@@ -228,6 +358,33 @@ pub struct ConnectionAge {
     pub grace: Option<Duration>,
 }
 
+/// Times after which the inline transport gives a client up; `None` is never, and none is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// From accept to the first SETTINGS.
+    pub handshake: Duration,
+    /// From the first frame of a header block to its last.
+    pub header_block: Duration,
+    /// A connection without streams.
+    pub connection_idle: Option<Duration>,
+    /// A stream without any frame.
+    pub stream_idle: Option<Duration>,
+    /// A stream whose window stays shut, a connection that is not read.
+    pub stall: Option<Duration>,
+}
+
+impl Default for Timers {
+    fn default() -> Self {
+        Timers {
+            handshake: HANDSHAKE_TIMEOUT,
+            header_block: HEADER_BLOCK_TIMEOUT,
+            connection_idle: Some(CONNECTION_IDLE_TIMEOUT),
+            stream_idle: None,
+            stall: Some(STALL_TIMEOUT),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Config {
@@ -240,6 +397,7 @@ impl Default for Config {
             connection_flow_window_bytes: CONNECTION_FLOW_WINDOW_BYTES,
             keepalive: None,
             connection_age: None,
+            timers: Timers::default(),
             drain_limit: DRAIN_LIMIT,
             reflection: false,
             metrics_listen: None,
@@ -271,8 +429,9 @@ impl TryFrom<&Args> for Config {
                 "is the gRPC address; pass another port",
             ));
         }
+        let transport = args.transport.placed(args.placement)?;
         Ok(Config {
-            transport: args.transport,
+            transport,
             max_concurrent_streams: args.max_concurrent_streams,
             inbound_message_bytes_max: message_limit(
                 "--inbound-message-bytes-max",
@@ -299,6 +458,7 @@ impl TryFrom<&Args> for Config {
             )?,
             keepalive: keepalive(args)?,
             connection_age: connection_age(args)?,
+            timers: timers(args)?,
             drain_limit: args.drain_limit.into(),
             reflection: args.reflection,
             metrics_listen: args.metrics_listen,
@@ -372,6 +532,47 @@ fn connection_age(args: &Args) -> Result<Option<ConnectionAge>, Error> {
     }
 }
 
+fn timers(args: &Args) -> Result<Timers, Error> {
+    let default = Timers::default();
+    let read = |flag, typed: Option<TimeLimit>, default: Option<Duration>, cure: &str| match typed {
+        None => Ok(default),
+        Some(typed) if args.transport == Transport::Tonic => {
+            let cure = "tonic has no such timer; pass --transport inline too, or leave it out";
+            Err(wrong(flag, typed, cure))
+        }
+        Some(TimeLimit::After(Duration::ZERO)) => Err(wrong(flag, "0s", cure)),
+        Some(TimeLimit::After(time)) => Ok(Some(time)),
+        Some(TimeLimit::Never) => Ok(None),
+    };
+    let always = |flag, typed: Option<humantime::Duration>, default: Duration| {
+        let typed = typed.map(|time| TimeLimit::After(time.into()));
+        let cure = "no client is that fast; pass a time such as 10s";
+        read(flag, typed, Some(default), cure).map(|time| time.unwrap_or(default))
+    };
+    let (or_never, at_once) = (read, "would end what has just begun; pass a time, or never");
+    Ok(Timers {
+        handshake: always("--handshake-timeout", args.handshake_timeout, default.handshake)?,
+        header_block: always(
+            "--header-block-timeout",
+            args.header_block_timeout,
+            default.header_block,
+        )?,
+        connection_idle: or_never(
+            "--connection-idle-timeout",
+            args.connection_idle_timeout,
+            default.connection_idle,
+            at_once,
+        )?,
+        stream_idle: or_never(
+            "--stream-idle-timeout",
+            args.stream_idle_timeout,
+            default.stream_idle,
+            at_once,
+        )?,
+        stall: or_never("--stall-timeout", args.stall_timeout, default.stall, at_once)?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -429,6 +630,14 @@ mod tests {
             &["--connection-age-grace", "5s"],
             "--connection-age-grace 5s: has no age to follow; pass --connection-age-max too",
         );
+        for flag in ["--handshake-timeout", "--header-block-timeout"] {
+            let cure = "no client is that fast; pass a time such as 10s";
+            check(&["--transport", "inline", flag, "0s"], &format!("{flag} 0s: {cure}"));
+        }
+        for flag in ["--connection-idle-timeout", "--stream-idle-timeout", "--stall-timeout"] {
+            let cure = "would end what has just begun; pass a time, or never";
+            check(&["--transport", "inline", flag, "0s"], &format!("{flag} 0s: {cure}"));
+        }
         check(
             &["--listen", "127.0.0.1:9000", "--metrics-listen", "127.0.0.1:9000"],
             "--metrics-listen 127.0.0.1:9000: is the gRPC address; pass another port",
@@ -458,6 +667,59 @@ mod tests {
         let keepalive =
             Keepalive { interval: Duration::from_secs(60), timeout: Duration::from_secs(20) };
         assert_eq!(config.keepalive, Some(keepalive));
+    }
+
+    #[test]
+    fn a_flag_that_would_do_nothing_on_tonics_transport_is_refused() {
+        let tonic = ["--transport", "tonic"];
+        for flag in [
+            "--handshake-timeout",
+            "--header-block-timeout",
+            "--connection-idle-timeout",
+            "--stream-idle-timeout",
+            "--stall-timeout",
+        ] {
+            let message = config(&[&tonic[..], &[flag, "5s"]].concat()).unwrap_err().to_string();
+            let cure = "tonic has no such timer; pass --transport inline too, or leave it out";
+            assert_eq!(message, format!("{flag} 5s: {cure}"));
+        }
+        for placement in ["inline", "task"] {
+            let flags = [&tonic[..], &["--placement", placement]].concat();
+            let cure = "tonic runs each stream on a task of its own; pass --transport inline too";
+            let message = config(&flags).unwrap_err().to_string();
+            assert_eq!(message, format!("--placement {placement}: {cure}"));
+        }
+    }
+
+    #[test]
+    fn the_inline_transport_takes_its_placement_and_its_timers() {
+        let inline = ["--transport", "inline"];
+        let read = |flags: &[&str]| config(&[&inline[..], flags].concat()).unwrap();
+        assert_eq!(read(&[]).transport, Transport::Inline(Placement::Inline));
+        let placed = read(&["--placement", "task"]).transport;
+        assert_eq!(placed, Transport::Inline(Placement::Task));
+        assert_eq!(read(&[]).timers, Timers::default());
+        let seconds = Duration::from_secs;
+        let expected = Timers {
+            handshake: seconds(1),
+            header_block: seconds(2),
+            connection_idle: Some(seconds(180)),
+            stream_idle: Some(seconds(4)),
+            stall: None,
+        };
+        let timers = read(&[
+            "--handshake-timeout",
+            "1s",
+            "--header-block-timeout",
+            "2s",
+            "--connection-idle-timeout",
+            "3m",
+            "--stream-idle-timeout",
+            "4s",
+            "--stall-timeout",
+            "never",
+        ]);
+        assert_eq!(timers.timers, expected);
     }
 
     #[test]

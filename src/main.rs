@@ -50,9 +50,9 @@ async fn listen_and_serve(args: &Args, config: Config) -> Result<(), Error> {
     let bind = |source| Error::Bind { address: args.listen, flag: "--listen", source };
     let listener = TcpListener::bind(args.listen).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
-    let transport = config.transport.name();
+    let (transport, placement) = (config.transport.name(), config.transport.placement().name());
     info!(
-        listen = %address, transport, revision = build_info::REVISION,
+        listen = %address, transport, placement, revision = build_info::REVISION,
         opt_level = build_info::OPT_LEVEL, "serving"
     );
     if build_info::DEBUG_ASSERTIONS {

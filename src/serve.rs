@@ -21,13 +21,14 @@ use tower_layer::Layer;
 use tracing::info;
 
 use crate::accept::Acceptor;
-use crate::config::{Config, Transport};
+use crate::build_info;
+use crate::config::{Config, Placement, Transport};
 use crate::drain::Drain;
 use crate::error::Error;
-use crate::metrics;
+use crate::metrics::{self, Counted};
 use crate::services::Services;
-use crate::services::guard::GuardLayer;
-use crate::services::policy::PolicyLayer;
+use crate::services::guard::{Guard, GuardLayer};
+use crate::services::policy::{Policy, PolicyLayer};
 use crate::stats::{OpenConnection, Snapshot, Stats};
 use crate::transport;
 
@@ -43,15 +44,21 @@ pub async fn serve(
 ) -> Result<Summary, Error> {
     let stats = Arc::new(Stats::default());
     let drain = Drain::default();
-    let _metrics = serve_metrics(&config, stats.clone()).await?;
+    let inline = match config.transport {
+        Transport::Inline(placement) => Some(inline_server(&config, placement, &stats)),
+        Transport::Tonic => None,
+    };
+    let transport = inline.as_ref().map(transport::Server::counters);
+    let _metrics = serve_metrics(&config, Counted { stats: stats.clone(), transport }).await?;
     let (serving, is_serving) = watch::channel(true);
     let carried = async {
-        match config.transport {
-            Transport::Inline => {
-                serve_inline(listener, &config, &stats, &drain, is_serving).await;
+        match inline {
+            Some(server) => {
+                let service = inline_service(&config, &stats, &drain, is_serving);
+                server.accept(listener, service, &drain).await;
                 Ok::<(), Error>(())
             }
-            Transport::Tonic => serve_tonic(listener, &config, &stats, &drain, is_serving).await,
+            None => serve_tonic(listener, &config, &stats, &drain, is_serving).await,
         }
     };
     // A stream's task may outlive its connection by a moment; until then it is not fully counted.
@@ -83,32 +90,47 @@ pub async fn serve(
 }
 
 /// Our own transport, with the same windows and limits as tonic's.
-async fn serve_inline(
-    listener: TcpListener,
-    config: &Config,
-    stats: &Arc<Stats>,
-    drain: &Drain,
-    is_serving: watch::Receiver<bool>,
-) {
+fn inline_server(config: &Config, placement: Placement, stats: &Arc<Stats>) -> transport::Server {
     let limits = transport_limits(config);
     info!(connection_bytes_max = limits.connection_bytes_max(), "bound of a connection's memory");
-    let policy = PolicyLayer { stats: stats.clone(), drain: drain.clone() };
-    let guard = GuardLayer { message_bytes_max: config.inbound_message_bytes_max };
-    let service = policy.layer(guard.layer(Services::new(config, stats, is_serving)));
+    let placement = match placement {
+        Placement::Inline => transport::Placement::Inline,
+        Placement::Task => transport::Placement::Task,
+    };
     let counted = stats.clone();
-    let server = transport::Server::new(limits).extensions(move |tcp| {
+    transport::Server::new(limits).placement(placement).extensions(move |tcp| {
         let mut extensions = http::Extensions::new();
         extensions.insert(tcp.connect_info());
         // Counts the connection as open until it, and every request of it, is gone.
         extensions.insert(Arc::new(OpenConnection::new(counted.clone())));
         extensions
-    });
-    server.accept(listener, service, drain).await;
+    })
+}
+
+fn inline_service(
+    config: &Config,
+    stats: &Arc<Stats>,
+    drain: &Drain,
+    is_serving: watch::Receiver<bool>,
+) -> Policy<Guard<Services>> {
+    let policy = policy(config, stats, drain);
+    let guard = GuardLayer { message_bytes_max: config.inbound_message_bytes_max };
+    policy.layer(guard.layer(Services::new(config, stats, is_serving)))
+}
+
+fn policy(config: &Config, stats: &Arc<Stats>, drain: &Drain) -> PolicyLayer {
+    let product = match config.transport {
+        Transport::Inline(Placement::Inline) => build_info::SERVER_HEADER_INLINE,
+        Transport::Inline(Placement::Task) => build_info::SERVER_HEADER_TASK,
+        Transport::Tonic => build_info::SERVER_HEADER_TONIC,
+    };
+    PolicyLayer { stats: stats.clone(), drain: drain.clone(), product }
 }
 
 fn transport_limits(config: &Config) -> transport::Limits {
     let default = transport::Limits::default();
     let stream_flow_window_bytes_max = config.stream_flow_window_bytes;
+    let timers = config.timers;
     transport::Limits {
         max_concurrent_streams: config.max_concurrent_streams,
         header_list_bytes_max: config.header_list_bytes_max,
@@ -117,6 +139,11 @@ fn transport_limits(config: &Config) -> transport::Limits {
             .min(stream_flow_window_bytes_max),
         stream_flow_window_bytes_max,
         connection_flow_window_bytes: config.connection_flow_window_bytes,
+        handshake_timeout: timers.handshake,
+        header_block_timeout: timers.header_block,
+        connection_idle_timeout: timers.connection_idle,
+        stream_idle_timeout: timers.stream_idle,
+        stall_timeout: timers.stall,
         keepalive: config.keepalive.map(|keepalive| transport::Keepalive {
             interval: keepalive.interval,
             timeout: keepalive.timeout,
@@ -151,7 +178,7 @@ async fn serve_tonic(
         server = server.max_connection_age(age.max);
     }
     server
-        .layer(PolicyLayer { stats: stats.clone(), drain: drain.clone() })
+        .layer(policy(config, stats, drain))
         .add_routes(Services::new(config, stats, is_serving).into_routes())
         .serve_with_incoming_shutdown(acceptor.accept(listener), async {
             drain.leave.watch().wait().await;
@@ -161,7 +188,7 @@ async fn serve_tonic(
 }
 
 /// The metrics page, as a task that ends when the guard is dropped.
-async fn serve_metrics(config: &Config, stats: Arc<Stats>) -> Result<Option<AbortOnDrop>, Error> {
+async fn serve_metrics(config: &Config, counted: Counted) -> Result<Option<AbortOnDrop>, Error> {
     let Some(address) = config.metrics_listen else {
         return Ok(None);
     };
@@ -169,7 +196,7 @@ async fn serve_metrics(config: &Config, stats: Arc<Stats>) -> Result<Option<Abor
     let listener = TcpListener::bind(address).await.map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     info!(metrics = %address, "serving metrics");
-    Ok(Some(AbortOnDrop(tokio::spawn(metrics::serve(listener, stats)))))
+    Ok(Some(AbortOnDrop(tokio::spawn(metrics::serve(listener, counted)))))
 }
 
 #[derive(Debug)]
@@ -184,7 +211,7 @@ impl Drop for AbortOnDrop {
 /// What one server carried in its life; `Display` is one line.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// What carried the streams.
+    /// What carried the streams, and where they ran.
     pub transport: Transport,
     /// From the shutdown signal to the end.
     pub drained_in: Duration,
@@ -198,9 +225,10 @@ impl fmt::Display for Summary {
         let streams: u64 = stats.streams_finished.iter().map(|(_, count)| count).sum();
         write!(
             out,
-            "stopped: transport={} connections={} streams={streams} messages_in={} messages_out={} \
+            "stopped: transport={} placement={} connections={} streams={streams} messages_in={} messages_out={} \
              drained_in_ms={}",
             transport.name(),
+            transport.placement().name(),
             stats.connections_accepted,
             stats.messages_in,
             stats.messages_out,
@@ -216,4 +244,50 @@ impl fmt::Display for Summary {
 /// Raises the soft limit of open files to the hard one and returns it: each connection takes one.
 pub fn raise_open_files_limit() -> std::io::Result<u64> {
     rlimit::increase_nofile_limit(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Timers;
+
+    #[test]
+    fn the_documented_timers_are_those_of_the_transport() {
+        let default = transport::Limits::default();
+        assert_eq!(transport_limits(&Config::default()), default);
+    }
+
+    #[test]
+    fn every_server_header_names_its_transport_and_placement() {
+        let check = |transport: Transport| {
+            let config = Config { transport, ..Config::default() };
+            let product = policy(&config, &Arc::default(), &Drain::default()).product;
+            let (transport, placement) = (transport.name(), transport.placement().name());
+            let carried = format!(" (transport {transport}; placement {placement})");
+            assert_eq!(product.strip_suffix(&carried), Some(build_info::PRODUCT));
+        };
+        check(Transport::Inline(Placement::Inline));
+        check(Transport::Inline(Placement::Task));
+        check(Transport::Tonic);
+    }
+
+    #[test]
+    fn every_timer_reaches_the_transport() {
+        let seconds = Duration::from_secs;
+        let timers = Timers {
+            handshake: seconds(1),
+            header_block: seconds(2),
+            connection_idle: Some(seconds(3)),
+            stream_idle: Some(seconds(4)),
+            stall: None,
+        };
+        let limits = transport_limits(&Config { timers, ..Config::default() });
+        assert_eq!(
+            (limits.handshake_timeout, limits.header_block_timeout),
+            (seconds(1), seconds(2))
+        );
+        assert_eq!(limits.connection_idle_timeout, Some(seconds(3)));
+        assert_eq!(limits.stream_idle_timeout, Some(seconds(4)));
+        assert_eq!(limits.stall_timeout, None);
+    }
 }

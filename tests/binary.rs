@@ -8,16 +8,17 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use bidi_echo::config::Transport::{self, Inline, Tonic};
+use bidi_echo::config::Transport;
 use rstest::rstest;
 use rustix::process::Signal;
-use support::binary::{Binary, PATH, command};
-use support::until;
+use support::binary::{Binary, PATH, chosen, command};
+use support::peer::{self, INITIAL_WINDOW_SIZE, Peer};
 use support::wire::{Client, ECHO, Status, echo_message, frame};
+use support::{INLINE, TASK, TONIC, until};
 
 #[rstest]
 #[tokio::test]
-async fn flags_come_from_the_environment_too(#[values(Inline, Tonic)] transport: Transport) {
+async fn flags_come_from_the_environment_too(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     let mut server = command();
     server
         .env("BIDI_ECHO_LISTEN", "127.0.0.1:0")
@@ -28,6 +29,9 @@ async fn flags_come_from_the_environment_too(#[values(Inline, Tonic)] transport:
         .env("BIDI_ECHO_DRAIN_LIMIT", "200ms")
         .env("BIDI_ECHO_METRICS_LISTEN", "127.0.0.1:0")
         .env("BIDI_ECHO_REFLECTION", "true");
+    if let Transport::Inline(placement) = transport {
+        server.env("BIDI_ECHO_PLACEMENT", placement.name());
+    }
     let server = Binary::from_command(server);
     let client = Client::connect(server.address).await;
     assert_eq!(client.echo(&[7; 1_000]).await, [7; 1_000][..]);
@@ -43,7 +47,11 @@ async fn flags_come_from_the_environment_too(#[values(Inline, Tonic)] transport:
     // Held open: only the limit ends it.
     let _held = client.open(ECHO).await;
     server.signal(Signal::TERM);
-    assert_eq!(server.exit().await.status.code(), Some(0));
+    let exit = server.exit().await;
+    assert_eq!(exit.status.code(), Some(0));
+    let (transport, placement) = (transport.name(), transport.placement().name());
+    let begins = format!("stopped: transport={transport} placement={placement} ");
+    assert!(exit.stdout.starts_with(&begins), "{}", exit.stdout);
 }
 
 #[test]
@@ -74,7 +82,7 @@ fn bad_usage_is_named_and_ends_with_exit_code_2() {
 
 #[tokio::test]
 async fn a_json_log_is_one_object_a_line() {
-    let server = Binary::start(Tonic, &["--log-format", "json"]);
+    let server = Binary::start(TONIC, &["--log-format", "json"]);
     server.signal(Signal::TERM);
     server.line(|line| line.contains("draining"));
     let log = server.log();
@@ -88,7 +96,9 @@ async fn a_json_log_is_one_object_a_line() {
 
 #[rstest]
 #[tokio::test]
-async fn the_metrics_page_equals_what_was_sent(#[values(Inline, Tonic)] transport: Transport) {
+async fn the_metrics_page_equals_what_was_sent(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
     let server = Binary::start(transport, &["--metrics-listen", "127.0.0.1:0"]);
     let page = server.address_after("metrics");
     let client = Client::connect(server.address).await;
@@ -105,7 +115,15 @@ async fn the_metrics_page_equals_what_was_sent(#[values(Inline, Tonic)] transpor
     let mut open = client.open(ECHO).await;
     open.head().await;
 
-    let expected = [
+    let of_transport = [
+        ("transport_streams_opened_total", 6),
+        ("transport_streams_closed_total", 5),
+        ("transport_streams_reset_total", 1),
+        ("transport_streams_broken_total", 0),
+        ("transport_streams_refused_total", 0),
+        ("transport_panics_total", 0),
+    ];
+    let of_server = [
         ("connections_accepted_total", 1),
         ("connections_open", 1),
         ("streams_open", 1),
@@ -116,8 +134,13 @@ async fn the_metrics_page_equals_what_was_sent(#[values(Inline, Tonic)] transpor
         ("messages_out_total", 4),
         ("message_in_bytes_total", 3 * 10 + 4),
         ("message_out_bytes_total", 3 * 10 + 4),
-    ]
-    .map(|(name, value)| (format!("bidi_echo_{name}"), value));
+    ];
+    let of_transport = if transport == TONIC { &[][..] } else { &of_transport };
+    let expected: Vec<_> = [&of_server[..], of_transport]
+        .concat()
+        .into_iter()
+        .map(|(name, value)| (format!("bidi_echo_{name}"), value))
+        .collect();
     let mut shown = HashMap::new();
     // A client sees its stream's end a moment before the server has counted it.
     until("the page shows what was sent", async || {
@@ -133,9 +156,64 @@ async fn the_metrics_page_equals_what_was_sent(#[values(Inline, Tonic)] transpor
     .await;
 }
 
+/// What a client does that is let go when its time is over.
+#[derive(Clone, Copy, Debug)]
+enum Dawdler {
+    SaysNothing,
+    HalfAHeaderBlock,
+    OpensNoStream,
+    SaysNothingOnItsStream,
+    OpensNoWindow,
+}
+
+#[rstest]
+#[case("--handshake-timeout", Dawdler::SaysNothing, "goaways", "handshake_timeout")]
+#[case("--header-block-timeout", Dawdler::HalfAHeaderBlock, "goaways", "header_block_timeout")]
+#[case("--connection-idle-timeout", Dawdler::OpensNoStream, "goaways", "idle_connection")]
+#[case("--stream-idle-timeout", Dawdler::SaysNothingOnItsStream, "streams_expired", "idle")]
+#[case("--stall-timeout", Dawdler::OpensNoWindow, "streams_expired", "stalled")]
+#[tokio::test]
+async fn whoever_lets_a_timer_run_out_is_let_go_and_the_page_names_it(
+    #[case] flag: &str,
+    #[case] dawdler: Dawdler,
+    #[case] metric: &str,
+    #[case] reason: &str,
+    #[values(INLINE, TASK)] transport: Transport,
+) {
+    let server = Binary::start(transport, &[flag, "100ms", "--metrics-listen", "127.0.0.1:0"]);
+    let tcp = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let mut peer = Peer::new(tcp);
+    let call = peer::call(1, ECHO);
+    match dawdler {
+        Dawdler::SaysNothing => {}
+        Dawdler::HalfAHeaderBlock => {
+            peer.greet(&[]).await;
+            peer.send(&peer::frame(1, 0, 1, &[])).await;
+        }
+        Dawdler::OpensNoStream => peer.greet(&[]).await,
+        Dawdler::SaysNothingOnItsStream => {
+            peer.greet(&[]).await;
+            peer.send(&call).await;
+            assert_eq!(peer.answer(1).await.grpc_status(), Some("14"));
+        }
+        Dawdler::OpensNoWindow => {
+            peer.greet(&[(INITIAL_WINDOW_SIZE, 0)]).await;
+            let message = frame(&echo_message(b"no room for the echo"));
+            peer.send(&[call, peer::data(1, 0, &message)].concat()).await;
+            assert_eq!(peer.answer(1).await.grpc_status(), Some("8"));
+        }
+    }
+    if metric == "goaways" {
+        assert_eq!(peer.goaway().await.1, reason);
+    }
+    let name = format!("bidi_echo_transport_{metric}_total{{reason=\"{reason}\"}}");
+    let page = metrics(server.address_after("metrics"), "/metrics").unwrap();
+    assert_eq!(values(&page).get(&name), Some(&1), "{page}");
+}
+
 #[test]
 fn there_is_nothing_but_the_metrics_page() {
-    let server = Binary::start(Tonic, &["--metrics-listen", "127.0.0.1:0"]);
+    let server = Binary::start(TONIC, &["--metrics-listen", "127.0.0.1:0"]);
     let address = server.address_after("metrics");
     assert!(metrics(address, "/metrics").is_ok());
     for path in ["/", "/metrics/", "/admin"] {
@@ -146,12 +224,12 @@ fn there_is_nothing_but_the_metrics_page() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_descriptors_waits_for_some_and_accepts_again(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     // The binary raises the soft limit to the hard one; `ulimit -n` lowers both.
     let mut shell = std::process::Command::new("sh");
-    let script = "ulimit -n 32; exec \"$0\" --listen 127.0.0.1:0 --transport \"$1\"";
-    shell.args(["-c", script, PATH, transport.name()]);
+    let script = "ulimit -n 32; exec \"$0\" --listen 127.0.0.1:0 \"$@\"";
+    shell.args(["-c", script, PATH]).args(chosen(transport));
     let server = Binary::from_command(shell);
     let crowd: Vec<TcpStream> =
         (0..64).map(|_| TcpStream::connect(server.address).unwrap()).collect();
@@ -173,7 +251,7 @@ async fn a_server_without_descriptors_waits_for_some_and_accepts_again(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_streams_held_goes_back_to_the_system_while_others_go_on(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Binary::start(transport, &["--threads", "2"]);
     let lone = Client::connect(server.address).await;

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bidi_echo::config::Config;
-use bidi_echo::config::Transport::{self, Inline, Tonic};
+use bidi_echo::config::Transport;
 use bidi_echo::serve::Summary;
 use rstest::rstest;
 use rustix::process::Signal;
 use support::binary::{Binary, command};
 use support::http2::{self, GOAWAY, PING, SETTINGS};
 use support::wire::{Call, Client, ECHO, Status, echo_message, frame, grpc_request};
-use support::{Server, finished, soon, until};
+use support::{INLINE, Server, TASK, TONIC, finished, soon, until};
 use tokio::sync::Semaphore;
 
 const UNAVAILABLE: i32 = 14;
@@ -56,7 +56,7 @@ fn assert_in_time_and_nothing_left(summary: &Summary) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_half_closes_in_time_ends_with_ok(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, support::DEADLINE)).await;
     let address = server.address;
@@ -80,7 +80,7 @@ async fn a_stream_that_half_closes_in_time_ends_with_ok(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_takes_no_new_streams_once_the_drain_began(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, LIMIT)).await;
     let client = Client::connect(server.address).await;
@@ -98,7 +98,7 @@ async fn a_connection_takes_no_new_streams_once_the_drain_began(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_never_ends_is_ended_with_unavailable_after_its_last_echo(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, LIMIT)).await;
     let client = Client::connect(server.address).await;
@@ -134,7 +134,7 @@ async fn a_stream_that_never_ends_is_ended_with_unavailable_after_its_last_echo(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_never_reads_cannot_hold_the_server(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, LIMIT)).await;
     let client = Client::with_windows(server.address, 65_535, 65_535).await;
@@ -151,7 +151,7 @@ async fn a_client_that_never_reads_cannot_hold_the_server(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_sends_no_preface_cannot_hold_the_server(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, LIMIT)).await;
     let mut silent = TcpStream::connect(server.address).unwrap();
@@ -170,7 +170,7 @@ async fn a_client_that_sends_no_preface_cannot_hold_the_server(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_answer_the_shutdown_ping_cannot_hold_the_server(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, LIMIT)).await;
     let address = server.address;
@@ -178,7 +178,7 @@ async fn a_client_that_does_not_answer_the_shutdown_ping_cannot_hold_the_server(
     let client = tokio::task::spawn_blocking(move || {
         let mut tcp = http2::connect(address);
         // The server's own, which may leave before it has read a byte, and its ACK of ours: whom it has
-        // not heard yet it sends away at once.
+        // not heard yet it waits for less.
         http2::read_until(&mut tcp, SETTINGS);
         http2::read_until(&mut tcp, SETTINGS);
         greeted.send(()).unwrap();
@@ -197,7 +197,7 @@ async fn a_client_that_does_not_answer_the_shutdown_ping_cannot_hold_the_server(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_zero_cuts_off_at_once(#[values(Inline, Tonic)] transport: Transport) {
+async fn a_limit_of_zero_cuts_off_at_once(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     let server = Server::start(config(transport, Duration::ZERO)).await;
     let client = Client::connect(server.address).await;
     let _call = echoing(&client).await;
@@ -207,7 +207,7 @@ async fn a_limit_of_zero_cuts_off_at_once(#[values(Inline, Tonic)] transport: Tr
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_server_stops_without_waiting_for_the_limit(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(config(transport, support::DEADLINE)).await;
     let idle = Client::connect(server.address).await;
@@ -238,20 +238,22 @@ async fn drains_at(transport: Transport, signal: Signal) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_drains_and_exits_with_0_and_one_line(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     drains_at(transport, Signal::TERM).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sigint_drains_as_sigterm_does(#[values(Inline, Tonic)] transport: Transport) {
+async fn sigint_drains_as_sigterm_does(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     drains_at(transport, Signal::INT).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_the_server_at_once(#[values(Inline, Tonic)] transport: Transport) {
+async fn a_second_signal_ends_the_server_at_once(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
     let server = Binary::start(transport, &["--drain-limit", "1h"]);
     let client = Client::connect(server.address).await;
     let _call = echoing(&client).await;

@@ -638,7 +638,7 @@ mod silence {
 mod grpc_messages {
     //! The whole server: what stands in the messages.
     use super::*;
-    use bidi_echo::config::Transport::Inline;
+    use support::INLINE;
     use support::wire::{ECHO, echo_message, frame as message};
     use tokio::net::TcpStream;
 
@@ -649,7 +649,7 @@ mod grpc_messages {
 
     impl Grpc {
         async fn new() -> Self {
-            let server = support::Server::on(Inline).await;
+            let server = support::Server::on(INLINE).await;
             let peer = connect(&server).await;
             let ping = message(&echo_message(b"ping"));
             let neighbour = Neighbour::new(peer, &request(1), &ping).await;

@@ -6,9 +6,9 @@ mod support;
 use std::time::Duration;
 
 use bidi_echo::config::Config;
-use bidi_echo::config::Transport::{self, Inline, Tonic};
+use bidi_echo::config::Transport;
 use rstest::rstest;
-use support::{Server, soon};
+use support::{INLINE, Server, TASK, TONIC, soon};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
@@ -36,7 +36,9 @@ async fn watched(watch: &mut Streaming<HealthCheckResponse>) -> Option<ServingSt
 
 #[rstest]
 #[tokio::test]
-async fn the_server_and_both_services_are_serving(#[values(Inline, Tonic)] transport: Transport) {
+async fn the_server_and_both_services_are_serving(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
     let server = Server::on(transport).await;
     let mut health = health(&server).await;
     for service in ["", "echo.v1.Echo", "Chat"] {
@@ -50,7 +52,7 @@ async fn the_server_and_both_services_are_serving(#[values(Inline, Tonic)] trans
 #[rstest]
 #[tokio::test]
 async fn a_watch_says_serving_then_not_serving_and_ends_with_the_drain(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::on(transport).await;
     let mut health = health(&server).await;
@@ -67,7 +69,7 @@ async fn a_watch_says_serving_then_not_serving_and_ends_with_the_drain(
 #[rstest]
 #[tokio::test]
 async fn a_watch_of_an_unknown_service_says_so_and_stays_open_until_the_drain(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::on(transport).await;
     let mut health = health(&server).await;
@@ -121,7 +123,7 @@ macro_rules! reflection {
 
             #[rstest]
             #[tokio::test]
-            async fn is_off_unless_asked_for(#[values(Inline, Tonic)] transport: Transport) {
+            async fn is_off_unless_asked_for(#[values(INLINE, TASK, TONIC)] transport: Transport) {
                 let server = Server::on(transport).await;
                 let question = MessageRequest::ListServices(String::new());
                 assert_eq!(ask(&server, question).await.unwrap_err(), Code::Unimplemented);
@@ -129,7 +131,7 @@ macro_rules! reflection {
 
             #[rstest]
             #[tokio::test]
-            async fn lists_all_services(#[values(Inline, Tonic)] transport: Transport) {
+            async fn lists_all_services(#[values(INLINE, TASK, TONIC)] transport: Transport) {
                 let server = Server::start(with_reflection(transport)).await;
                 let question = MessageRequest::ListServices(String::new());
                 let answer = ask(&server, question).await.unwrap();
@@ -144,7 +146,7 @@ macro_rules! reflection {
             #[rstest]
             #[tokio::test]
             async fn gives_the_file_of_a_symbol_and_what_it_imports(
-                #[values(Inline, Tonic)] transport: Transport,
+                #[values(INLINE, TASK, TONIC)] transport: Transport,
             ) {
                 let server = Server::start(with_reflection(transport)).await;
                 let symbol = MessageRequest::FileContainingSymbol("Chat".to_owned());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use bidi_echo::config::Transport::{self, Inline, Tonic};
+use bidi_echo::config::Transport;
 use bidi_echo::proto::echo::EchoMessage;
 use bidi_echo::proto::echo::echo_client::EchoClient;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use rstest::rstest;
 use rustix::process::Signal;
 use support::binary::Binary;
 use support::wire::{Client, ECHO, echo_message, frame};
-use support::{soon, until};
+use support::{INLINE, TASK, TONIC, soon, until};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::Code;
@@ -45,7 +45,7 @@ const LOADS: [Load; 5] = [
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_under_load_leaves_no_message_without_its_echo(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     for round in 0..ROUNDS {
         check(transport, round, LOADS[round % LOADS.len()]).await;

@@ -4,11 +4,11 @@
 mod support;
 
 use bidi_echo::config::Config;
-use bidi_echo::config::Transport::{self, Inline, Tonic};
+use bidi_echo::config::Transport;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rstest::rstest;
 use support::wire::{CHAT, Client, ECHO, Status, echo_message, frame, grpc_request};
-use support::{Server, finished, on};
+use support::{INLINE, Server, TASK, TONIC, finished, on};
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
@@ -60,7 +60,7 @@ fn small(transport: Transport) -> Config {
 #[rstest]
 #[tokio::test]
 async fn an_unknown_service_or_method_is_unimplemented(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     for path in ["/no.such.Service/Method", "/echo.v1.Echo/NoSuchMethod", "/Chat/Chat", "/"] {
         let status = status_of(on(transport), path, frame(b"").to_vec()).await;
@@ -71,7 +71,7 @@ async fn an_unknown_service_or_method_is_unimplemented(
 #[rstest]
 #[tokio::test]
 async fn a_message_over_the_inbound_limit_is_resource_exhausted(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     for path in [ECHO, CHAT, HEALTH] {
         // 2 bytes of tag and length make 101.
@@ -85,7 +85,7 @@ async fn a_message_over_the_inbound_limit_is_resource_exhausted(
 #[rstest]
 #[tokio::test]
 async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting_for_them(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let status = check(on(transport), async |client| {
         let mut call = client.open(ECHO).await;
@@ -98,7 +98,7 @@ async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting
 #[rstest]
 #[tokio::test]
 async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier_replies(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let config = Config { transport, outbound_message_bytes_max: 100, ..Config::default() };
     let status = check(config, async |client| {
@@ -117,13 +117,15 @@ async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier
 
 #[rstest]
 #[tokio::test]
-async fn what_fits_the_limits_exactly_is_echoed(#[values(Inline, Tonic)] transport: Transport) {
+async fn what_fits_the_limits_exactly_is_echoed(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
     check(small(transport), async |client| client.echo(&[7; 98]).await).await;
 }
 
 #[rstest]
 #[tokio::test]
-async fn broken_protobuf_is_internal(#[values(Inline, Tonic)] transport: Transport) {
+async fn broken_protobuf_is_internal(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     for path in [ECHO, CHAT, HEALTH] {
         // A length of 127 bytes, of which none follows.
         let status = status_of(on(transport), path, frame(&[0x0a, 0x7f]).to_vec()).await;
@@ -133,7 +135,9 @@ async fn broken_protobuf_is_internal(#[values(Inline, Tonic)] transport: Transpo
 
 #[rstest]
 #[tokio::test]
-async fn invalid_utf8_in_a_text_field_is_internal(#[values(Inline, Tonic)] transport: Transport) {
+async fn invalid_utf8_in_a_text_field_is_internal(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
     let status = status_of(on(transport), CHAT, frame(&[0x0a, 2, 0xc3, 0x28]).to_vec()).await;
     assert_eq!(status.code, INTERNAL, "{}", status.message);
 }
@@ -141,7 +145,7 @@ async fn invalid_utf8_in_a_text_field_is_internal(#[values(Inline, Tonic)] trans
 #[rstest]
 #[tokio::test]
 async fn a_compressed_message_without_an_encoding_is_internal(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     for flag in [1, 2, 255] {
         let status = status_of(on(transport), ECHO, vec![flag, 0, 0, 0, 0]).await;
@@ -151,7 +155,7 @@ async fn a_compressed_message_without_an_encoding_is_internal(
 
 #[rstest]
 #[tokio::test]
-async fn an_unknown_encoding_is_unimplemented(#[values(Inline, Tonic)] transport: Transport) {
+async fn an_unknown_encoding_is_unimplemented(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     let status = check(on(transport), async |client| {
         let mut request = grpc_request(ECHO);
         request.headers_mut().insert("grpc-encoding", "zebra".parse().unwrap());
@@ -165,7 +169,7 @@ async fn an_unknown_encoding_is_unimplemented(#[values(Inline, Tonic)] transport
 #[rstest]
 #[tokio::test]
 async fn half_a_message_at_the_half_close_is_internal_after_the_earlier_replies(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let whole = frame(&echo_message(b"whole"));
     // Half a prefix, and a prefix with half its message. Not the prefix alone: tonic 0.14 takes that
@@ -198,7 +202,7 @@ async fn http_status(
 #[rstest]
 #[tokio::test]
 async fn a_stream_whose_time_is_over_is_ended_but_not_by_tonic(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::start(on(transport)).await;
     let client = Client::connect(server.address).await;
@@ -206,22 +210,22 @@ async fn a_stream_whose_time_is_over_is_ended_but_not_by_tonic(
     request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1m"));
     let mut call = client.request(request).await;
     match transport {
-        Inline => assert_eq!(call.end().await.code, DEADLINE_EXCEEDED),
-        Tonic => {
+        Transport::Inline(_) => assert_eq!(call.end().await.code, DEADLINE_EXCEEDED),
+        Transport::Tonic => {
             call.send(frame(&echo_message(b"in time or not")));
             assert_eq!(call.echoed().await, b"in time or not"[..]);
         }
     }
     drop((call, client));
     let summary = server.stop().await;
-    let expected = u64::from(transport == Inline);
+    let expected = u64::from(transport != TONIC);
     assert_eq!(finished(&summary, "DEADLINE_EXCEEDED"), expected, "counted as what it was");
 }
 
 #[rstest]
 #[tokio::test]
 async fn a_content_type_that_is_not_grpc_is_refused_with_415(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     for content_type in [None, Some("application/json"), Some("application/grpc-web"), Some("")] {
         let (status, _) = http_status(transport, |request| {
@@ -238,7 +242,7 @@ async fn a_content_type_that_is_not_grpc_is_refused_with_415(
 #[rstest]
 #[tokio::test]
 async fn a_method_other_than_post_is_refused_with_405(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (status, headers) =
         http_status(transport, |request| *request.method_mut() = Method::GET).await;
@@ -248,7 +252,7 @@ async fn a_method_other_than_post_is_refused_with_405(
 
 #[rstest]
 #[tokio::test]
-async fn grpc_content_types_are_accepted(#[values(Inline, Tonic)] transport: Transport) {
+async fn grpc_content_types_are_accepted(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     for content_type in ["application/grpc", "application/grpc+proto", "application/grpc;x=y"] {
         let status = check(on(transport), async |client| {
             let mut request = grpc_request(ECHO);
@@ -268,7 +272,7 @@ const LONG: [u8; 8 << 10] = [b'x'; 8 << 10];
 #[rstest]
 #[tokio::test]
 async fn a_header_list_over_the_limit_is_resource_exhausted_or_from_tonic_431(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (status, headers) = http_status(transport, |request| {
         request.headers_mut().insert("x-long", HeaderValue::from_bytes(&LONG).unwrap());
@@ -276,8 +280,10 @@ async fn a_header_list_over_the_limit_is_resource_exhausted_or_from_tonic_431(
     .await;
     let grpc_status = headers.get("grpc-status").map(HeaderValue::as_bytes);
     match transport {
-        Inline => assert_eq!((status, grpc_status), (StatusCode::OK, Some(&b"8"[..]))),
-        Tonic => {
+        Transport::Inline(_) => {
+            assert_eq!((status, grpc_status), (StatusCode::OK, Some(&b"8"[..])))
+        }
+        Transport::Tonic => {
             assert_eq!((status, grpc_status), (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None))
         }
     }
@@ -286,7 +292,7 @@ async fn a_header_list_over_the_limit_is_resource_exhausted_or_from_tonic_431(
 #[rstest]
 #[tokio::test]
 async fn a_header_list_over_the_limit_of_a_request_that_is_not_grpc_is_refused_with_431(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (status, _) = http_status(transport, |request| {
         request.headers_mut().insert("content-type", HeaderValue::from_static("text/plain"));
@@ -299,7 +305,7 @@ async fn a_header_list_over_the_limit_of_a_request_that_is_not_grpc_is_refused_w
 #[rstest]
 #[tokio::test]
 async fn a_stream_that_the_client_resets_is_cancelled_and_alone(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server = Server::on(transport).await;
     let client = Client::connect(server.address).await;
@@ -318,7 +324,7 @@ async fn a_stream_that_the_client_resets_is_cancelled_and_alone(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn many_streams_that_send_on_after_their_error_do_not_end_the_connection(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     check(on(transport), async |client| {
         let mut calls = Vec::new();
@@ -339,7 +345,7 @@ async fn many_streams_that_send_on_after_their_error_do_not_end_the_connection(
 #[rstest]
 #[tokio::test]
 async fn the_limit_of_concurrent_streams_is_announced(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let server =
         Server::start(Config { transport, max_concurrent_streams: 7, ..Config::default() }).await;

@@ -3,16 +3,16 @@
 
 mod support;
 
-use bidi_echo::config::Transport::{self, Inline, Tonic};
+use bidi_echo::config::Transport;
 use bidi_echo::proto::echo::EchoMessage;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use prost::Message;
 use rstest::rstest;
-use support::Server;
 use support::wire::{
     CHAT, Call, Client, ECHO, PREFIX, Status, echo_message, frame, grpc_request, hex,
 };
+use support::{INLINE, Server, TASK, TONIC};
 
 /// Request and reply frames of the seed's example.
 const GOLDEN: [(&str, &str); 3] = [
@@ -34,7 +34,7 @@ async fn reply_frame(call: &mut Call) -> Bytes {
 #[rstest]
 #[tokio::test]
 async fn each_golden_frame_is_answered_at_once_before_anything_follows(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(CHAT).await;
@@ -49,7 +49,7 @@ async fn each_golden_frame_is_answered_at_once_before_anything_follows(
 #[rstest]
 #[tokio::test]
 async fn all_golden_frames_may_be_sent_before_the_first_is_read(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(CHAT).await;
@@ -66,7 +66,7 @@ async fn all_golden_frames_may_be_sent_before_the_first_is_read(
 #[rstest]
 #[tokio::test]
 async fn a_reader_may_wait_before_the_first_message_is_sent(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let (mut sender, mut replies) = client.open(CHAT).await.split();
@@ -90,7 +90,7 @@ async fn a_reader_may_wait_before_the_first_message_is_sent(
 #[rstest]
 #[tokio::test]
 async fn two_messages_ahead_of_the_reader_are_answered_in_order(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
@@ -110,7 +110,7 @@ async fn two_messages_ahead_of_the_reader_are_answered_in_order(
 #[rstest]
 #[tokio::test]
 async fn empty_fields_are_answered_with_a_colon_and_a_space(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(CHAT).await;
@@ -121,7 +121,7 @@ async fn empty_fields_are_answered_with_a_colon_and_a_space(
 #[rstest]
 #[tokio::test]
 async fn headers_come_before_the_first_message_is_sent(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     for path in [CHAT, ECHO] {
@@ -134,7 +134,7 @@ async fn headers_come_before_the_first_message_is_sent(
 
 #[rstest]
 #[tokio::test]
-async fn an_empty_stream_ends_with_ok_at_once(#[values(Inline, Tonic)] transport: Transport) {
+async fn an_empty_stream_ends_with_ok_at_once(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     let (_server, client) = start(transport).await;
     for path in [CHAT, ECHO] {
         let mut call = client.open(path).await;
@@ -146,7 +146,7 @@ async fn an_empty_stream_ends_with_ok_at_once(#[values(Inline, Tonic)] transport
 #[rstest]
 #[tokio::test]
 async fn every_message_has_one_reply_and_nothing_follows_but_the_status(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
@@ -165,7 +165,7 @@ async fn every_message_has_one_reply_and_nothing_follows_but_the_status(
 
 #[rstest]
 #[tokio::test]
-async fn request_metadata_does_not_come_back(#[values(Inline, Tonic)] transport: Transport) {
+async fn request_metadata_does_not_come_back(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     let (_server, client) = start(transport).await;
     let mut request = grpc_request(ECHO);
     request.headers_mut().insert("x-secret", "s3cret".parse().unwrap());
@@ -179,7 +179,9 @@ async fn request_metadata_does_not_come_back(#[values(Inline, Tonic)] transport:
 
 #[rstest]
 #[tokio::test]
-async fn payloads_of_every_size_come_back_unchanged(#[values(Inline, Tonic)] transport: Transport) {
+async fn payloads_of_every_size_come_back_unchanged(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
     let (_server, client) = start(transport).await;
     // The last one fills the 4 MiB limit: tag, 4 bytes of length, payload.
     for size in [0, 1, 127, 128, 16 << 10, 1 << 20, (4 << 20) - 5] {
@@ -191,7 +193,7 @@ async fn payloads_of_every_size_come_back_unchanged(#[values(Inline, Tonic)] tra
 #[rstest]
 #[tokio::test]
 async fn a_message_may_be_split_over_many_data_frames(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
@@ -205,7 +207,7 @@ async fn a_message_may_be_split_over_many_data_frames(
 #[rstest]
 #[tokio::test]
 async fn a_data_frame_may_carry_many_messages_and_part_of_another(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
@@ -224,7 +226,7 @@ async fn a_data_frame_may_carry_many_messages_and_part_of_another(
 
 #[rstest]
 #[tokio::test]
-async fn unknown_fields_are_skipped(#[values(Inline, Tonic)] transport: Transport) {
+async fn unknown_fields_are_skipped(#[values(INLINE, TASK, TONIC)] transport: Transport) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
     // Field 2, a varint, and then the payload.
@@ -236,7 +238,7 @@ async fn unknown_fields_are_skipped(#[values(Inline, Tonic)] transport: Transpor
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut call = client.open(ECHO).await;
@@ -254,7 +256,7 @@ async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn three_thousand_streams_may_wait_to_be_read_on_one_connection(
-    #[values(Inline, Tonic)] transport: Transport,
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
     let (_server, client) = start(transport).await;
     let mut calls = Vec::new();

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use bidi_echo::config::Transport;
+use bidi_echo::config::{Placement, Transport};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use schemars::JsonSchema;
@@ -46,6 +46,10 @@ pub struct RunArgs {
     /// Transport of an embedded server [default: the server's own]
     #[arg(long, value_enum)]
     pub transport: Option<Transport>,
+
+    /// Where the streams of an embedded server on the inline transport run [default: inline]
+    #[arg(long, value_enum)]
+    pub placement: Option<Placement>,
 
     /// HTTP/2 client that carries the streams
     #[arg(long, value_enum, default_value_t = ClientName::Inline)]

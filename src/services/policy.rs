@@ -17,7 +17,6 @@ use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use crate::build_info::SERVER_HEADER;
 use crate::drain::{Drain, Watcher};
 use crate::stats::{OpenStream, Outcome, Stats};
 use crate::transport::{StreamEnd, is_grpc};
@@ -27,6 +26,8 @@ use crate::transport::{StreamEnd, is_grpc};
 pub(crate) struct PolicyLayer {
     pub(crate) stats: Arc<Stats>,
     pub(crate) drain: Drain,
+    /// The `server` header of every response.
+    pub(crate) product: &'static str,
 }
 
 impl<S> tower_layer::Layer<S> for PolicyLayer {
@@ -62,12 +63,13 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let end = request.extensions().get::<StreamEnd>().cloned();
         let stream = OpenStream::new(self.layer.stats.clone(), end);
+        let product = self.layer.product;
         if let Some(refusal) = refuse(request.method(), request.headers()) {
-            return Box::pin(async move { Ok(observe(refusal, stream, None)) });
+            return Box::pin(async move { Ok(observe(refusal, product, stream, None)) });
         }
         let watcher = self.layer.drain.stop_reading.watch();
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(observe(answer.await?, stream, Some(watcher))) })
+        Box::pin(async move { Ok(observe(answer.await?, product, stream, Some(watcher))) })
     }
 }
 
@@ -92,11 +94,12 @@ fn empty(status: StatusCode) -> Response<Body> {
 
 fn observe(
     response: Response<Body>,
+    product: &'static str,
     mut stream: OpenStream,
     stop_reading: Option<Watcher>,
 ) -> Response<Observed> {
     let (mut head, body) = response.into_parts();
-    head.headers.insert(SERVER, HeaderValue::from_static(SERVER_HEADER));
+    head.headers.insert(SERVER, HeaderValue::from_static(product));
     // A status among the headers: the stream ended before it began ("Trailers-Only").
     if stop_reading.is_none() {
         stream.finish(Outcome::NotGrpc);

@@ -29,10 +29,10 @@ struct Log {
 }
 
 impl Binary {
-    /// Starts it on a free port of loopback; `flags` come after `--listen` and `--transport`.
+    /// Starts it on a free port of loopback; `flags` come after those that choose the transport.
     pub fn start(transport: Transport, flags: &[&str]) -> Self {
         let mut command = command();
-        command.args(["--listen", "127.0.0.1:0", "--transport", transport.name()]).args(flags);
+        command.args(["--listen", "127.0.0.1:0"]).args(chosen(transport)).args(flags);
         Self::from_command(command)
     }
 
@@ -138,6 +138,15 @@ impl Exit {
         let [line] = lines[..] else { panic!("not one line: {:?}", self.stdout) };
         let numbers = line.split_whitespace().filter_map(|word| word.split_once('='));
         numbers.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect()
+    }
+}
+
+/// The flags that choose `transport`.
+pub fn chosen(transport: Transport) -> Vec<&'static str> {
+    let placement = transport.placement().name();
+    match transport {
+        Transport::Inline(_) => vec!["--transport", "inline", "--placement", placement],
+        Transport::Tonic => vec!["--transport", "tonic"],
     }
 }
 

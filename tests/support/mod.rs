@@ -13,7 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bidi_echo::config::{Config, Transport};
+use bidi_echo::config::{Config, Placement, Transport};
 use bidi_echo::serve::{Summary, serve};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -22,6 +22,11 @@ use tokio::time::{Instant, timeout};
 
 /// Longer than anything here takes on a busy machine; a test that reaches it hangs.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What carries the streams of a server under test: ours with either placement, and tonic's.
+pub const INLINE: Transport = Transport::Inline(Placement::Inline);
+pub const TASK: Transport = Transport::Inline(Placement::Task);
+pub const TONIC: Transport = Transport::Tonic;
 
 /// What `future` gives, unless it hangs.
 pub async fn soon<F: Future>(future: F) -> F::Output {

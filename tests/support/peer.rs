@@ -329,6 +329,12 @@ pub fn grpc(stream: u32, flags: u8, more: &[(&str, &str)]) -> Vec<u8> {
     headers(stream, flags, &[&POST[..], &grpc, more].concat())
 }
 
+/// A call of gRPC's method at `path`.
+pub fn call(stream: u32, path: &str) -> Vec<u8> {
+    let head = [(":method", "POST"), (":scheme", "http"), (":path", path)];
+    headers(stream, 0, &[&head[..], &[("content-type", "application/grpc")]].concat())
+}
+
 /// A request with `more` headers.
 pub fn post_with(stream: u32, flags: u8, more: &[(&str, &str)]) -> Vec<u8> {
     headers(stream, flags, &[&POST[..], more].concat())

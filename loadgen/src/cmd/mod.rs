@@ -6,7 +6,7 @@ mod suite;
 
 use std::process::ExitCode;
 
-use bidi_echo::config::{Config, Transport};
+use bidi_echo::config::{Config, Placement, Transport};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use crate::harness;
@@ -24,7 +24,7 @@ struct Cli {
     run: RunArgs,
 }
 
-const LONG_VERSION: &str = bidi_echo::build_info::SERVER_HEADER;
+const LONG_VERSION: &str = bidi_echo::build_info::PRODUCT;
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -40,6 +40,10 @@ enum Verb {
         /// What carries the streams
         #[arg(long, value_enum, default_value_t = Config::default().transport)]
         transport: Transport,
+
+        /// Where the streams of the inline transport run
+        #[arg(long, value_enum)]
+        placement: Option<Placement>,
     },
 }
 
@@ -59,8 +63,8 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
     };
     let cli = Cli::from_arg_matches(&matches)?;
     let mut args = match cli.verb {
-        Some(Verb::EmbeddedServer { transport }) => {
-            harness::server::serve_until_stdin_ends(transport, upkeep)?;
+        Some(Verb::EmbeddedServer { transport, placement }) => {
+            harness::server::serve_until_stdin_ends(transport.placed(placement)?, upkeep)?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(Verb::Suite(args)) => return suite::run(&args),

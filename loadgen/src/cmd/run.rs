@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use bidi_echo::build_info;
 use bidi_echo::config::{Config, LISTEN, Transport};
+use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
 use crate::drive::{self, Phase, Progress};
@@ -130,6 +131,13 @@ fn args_target(args: &RunArgs) -> &str {
     args.target.as_deref().unwrap_or("the server")
 }
 
+/// Transport and placement of a server of ours, as its `server` header ends.
+fn carried(product: &str) -> Option<(String, String)> {
+    let (_, carried) = product.strip_prefix("bidi-echo/")?.rsplit_once(" (transport ")?;
+    let (transport, placement) = carried.strip_suffix(')')?.split_once("; placement ")?;
+    Some((transport.to_owned(), placement.to_owned()))
+}
+
 fn usage(flag: &'static str, value: impl ToString, cure: String) -> UsageError {
     UsageError { flag, value: value.to_string(), cure }
 }
@@ -171,8 +179,6 @@ struct Target {
     peer: Peer,
     embedded: Option<EmbeddedServer>,
     note: Option<String>,
-    /// Of an embedded server; others do not say.
-    transport: Transport,
 }
 
 impl Target {
@@ -188,13 +194,20 @@ impl Target {
             looked => looked,
         };
         let transport = args.transport.unwrap_or(Config::default().transport);
+        let transport = transport.placed(args.placement).map_err(|error| match error {
+            Error::Config { flag, value, cure } => anyhow::Error::new(usage(flag, value, cure)),
+            error => error.into(),
+        })?;
         match found {
             Ok(peer) => {
+                let cure = "the server runs already; start it with that, or let loadgen start one";
                 if let Some(transport) = args.transport {
-                    let cure = "the server runs already; start it with that transport, or give --transport to an embedded one";
                     return Err(usage("--transport", transport.name(), cure.to_owned()).into());
                 }
-                Ok(Target { origin, uri, peer, embedded: None, note: None, transport })
+                if let Some(placement) = args.placement {
+                    return Err(usage("--placement", placement.name(), cure.to_owned()).into());
+                }
+                Ok(Target { origin, uri, peer, embedded: None, note: None })
             }
             Err(error) if origin == Origin::Target => Err(error.into()),
             Err(ProbeError::Connect { .. }) => Self::embed(transport, None).await,
@@ -207,7 +220,7 @@ impl Target {
         let uri = probe::parse(&format!("http://{}", embedded.address()))?;
         let peer = probe::look(&uri).await?;
         let origin = Origin::Embedded;
-        Ok(Target { origin, uri, peer, embedded: Some(embedded), note, transport })
+        Ok(Target { origin, uri, peer, embedded: Some(embedded), note })
     }
 
     fn describe(&self) -> String {
@@ -239,8 +252,9 @@ impl Target {
     }
 
     fn server(&self, product: Option<String>) -> Server {
-        let transport = self.embedded.as_ref().map(|_| self.transport.name().to_owned());
-        Server { origin: self.origin, target: self.recorded_address(), product, transport }
+        let (transport, placement) = product.as_deref().and_then(carried).unzip();
+        let target = self.recorded_address();
+        Server { origin: self.origin, target, product, transport, placement }
     }
 
     async fn stop(self) {
@@ -307,8 +321,8 @@ fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
         warn(WarningKind::SlowBuild, message);
     }
     let product = provenance.server.product.as_deref().unwrap_or_default();
-    if product.starts_with("bidi-echo/") && product != build_info::SERVER_HEADER {
-        let ours = build_info::SERVER_HEADER;
+    if product.starts_with("bidi-echo/") && !product.starts_with(build_info::PRODUCT) {
+        let ours = build_info::PRODUCT;
         let message = format!("the server is {product}, loadgen comes from {ours}");
         warn(WarningKind::RevisionDiffers, message);
     }

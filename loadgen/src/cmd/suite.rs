@@ -183,7 +183,8 @@ impl Suite {
         for (place, server) in self.plan.servers.iter().enumerate() {
             let command = match &server.kind {
                 ServerKind::Ours(transport) => {
-                    results.about[place] = format!("ours, transport {}", transport.name());
+                    let (name, placement) = (transport.name(), transport.placement().name());
+                    results.about[place] = format!("ours, transport {name}, placement {placement}");
                     Ok(ServerCommand::embedded(*transport)?)
                 }
                 ServerKind::Peer(name) => self.build(name, &mut results.about[place]).await,

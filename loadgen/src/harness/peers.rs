@@ -146,8 +146,11 @@ impl ServerCommand {
     /// Our server on this transport: this very program in its hidden role.
     pub fn embedded(transport: Transport) -> io::Result<Self> {
         let program = std::env::current_exe()?.to_string_lossy().into_owned();
-        let arguments = [server::VERB, "--transport", transport.name()].map(str::to_owned);
-        Ok(ServerCommand { folder: None, words: [&[program], &arguments[..]].concat() })
+        let arguments = server::arguments(transport).into_iter().map(str::to_owned);
+        Ok(ServerCommand {
+            folder: None,
+            words: std::iter::once(program).chain(arguments).collect(),
+        })
     }
 
     /// Starts the server on `cpus` and waits until it answers.

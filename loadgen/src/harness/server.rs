@@ -47,7 +47,7 @@ impl EmbeddedServer {
 
     async fn try_start(transport: Transport) -> io::Result<Self> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.args([VERB, "--transport", transport.name()]);
+        command.args(arguments(transport));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // A group of its own: Ctrl-C is for loadgen, which then drains and stops the server.
         command.process_group(0);
@@ -80,6 +80,15 @@ impl EmbeddedServer {
         let EmbeddedServer { mut child, _stdin, .. } = self;
         drop(_stdin);
         let _ = timeout(PATIENCE, child.wait()).await;
+    }
+}
+
+/// What makes this program a server on this transport.
+pub(crate) fn arguments(transport: Transport) -> Vec<&'static str> {
+    let arguments = vec![VERB, "--transport", transport.name()];
+    match transport {
+        Transport::Inline(placement) => [arguments, vec!["--placement", placement.name()]].concat(),
+        Transport::Tonic => arguments,
     }
 }
 

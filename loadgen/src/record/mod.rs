@@ -71,8 +71,11 @@ pub struct Server {
     pub target: String,
     /// Its `server` header, if it sent one.
     pub product: Option<String>,
-    /// What carried its streams; null if loadgen did not start it.
+    /// What carried its streams, `inline` or `tonic`; null if it is not ours, or an old one.
     pub transport: Option<String>,
+    /// Where its streams ran: `inline` in their connection's task, or each in a `task` of its own; null
+    /// if it is not ours, or an old one.
+    pub placement: Option<String>,
 }
 
 /// How the server was chosen.

@@ -78,9 +78,7 @@ fn server(record: &RunRecord) -> String {
         Origin::Target => "",
     };
     let product = server.product.as_deref().unwrap_or("says nothing of itself");
-    let transport =
-        server.transport.as_deref().map_or(String::new(), |name| format!(", transport {name}"));
-    format!("{origin}{}, {product}{transport}", server.target)
+    format!("{origin}{}, {product}", server.target)
 }
 
 fn what(scenario: &Scenario) -> String {

@@ -7,13 +7,12 @@
 
 use std::time::{Duration, Instant};
 
-use bidi_echo::config::Transport;
 use loadgen::scenario::ClientName;
 use rstest::rstest;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Running, ServerProcess, number, parsed, sleep_until, typed};
+use crate::support::{INLINE, Running, ServerProcess, number, parsed, sleep_until, typed};
 
 const FREEZE: Duration = Duration::from_millis(200);
 
@@ -22,7 +21,7 @@ const FREEZE: Duration = Duration::from_millis(200);
 /// Out: the record, and what R's p99 is by arithmetic for the freeze as it really was: the kernel
 /// may wake this test late.
 fn with_a_freeze(client: ClientName, flags: &[&str]) -> (Value, f64) {
-    let server = ServerProcess::start(Transport::Inline);
+    let server = ServerProcess::start(INLINE);
     let client = typed(client);
     let load =
         ["--rate", "1000", "--streams", "10", "--duration", "10s", "--warmup", "1s", "--json", "-"];

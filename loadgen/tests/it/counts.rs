@@ -5,7 +5,7 @@ use loadgen::scenario::ClientName;
 use rstest::rstest;
 use serde_json::Value;
 
-use crate::support::{Pair, number};
+use crate::support::{INLINE, Pair, TASK, TONIC, number};
 
 #[track_caller]
 fn check_nothing_lost(pair: Pair, args: &[&str]) -> Value {
@@ -39,7 +39,7 @@ fn check_counts_equal_the_servers(pair: Pair, args: &[&str], expected: u64) {
 
 #[rstest]
 fn a_million_messages_equal_the_servers_counters(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags = ["--messages", "1000000", "--streams", "100", "--in-flight", "16"];
@@ -48,7 +48,7 @@ fn a_million_messages_equal_the_servers_counters(
 
 #[rstest]
 fn an_open_loop_of_so_many_messages_equals_the_servers_counters_too(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags = ["--messages", "10001", "--streams", "7", "--rate", "20k", "--arrivals", "poisson"];
@@ -57,7 +57,7 @@ fn an_open_loop_of_so_many_messages_equals_the_servers_counters_too(
 
 #[rstest]
 fn fewer_messages_than_streams_leave_the_rest_empty(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     check_counts_equal_the_servers(
@@ -69,7 +69,7 @@ fn fewer_messages_than_streams_leave_the_rest_empty(
 
 #[rstest]
 fn five_thousand_messages_in_flight_on_one_stream_lose_nothing(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags = ["--streams", "1", "--in-flight", "5000", "--duration", "1s", "--warmup", "200ms"];
@@ -78,7 +78,7 @@ fn five_thousand_messages_in_flight_on_one_stream_lose_nothing(
 
 #[rstest]
 fn a_lone_stream_that_is_done_at_once_has_not_stopped_early(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     check_nothing_lost(
@@ -89,7 +89,7 @@ fn a_lone_stream_that_is_done_at_once_has_not_stopped_early(
 
 #[rstest]
 fn three_thousand_streams_on_one_connection_lose_nothing(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags =
@@ -99,7 +99,7 @@ fn three_thousand_streams_on_one_connection_lose_nothing(
 
 #[rstest]
 fn every_payload_size_comes_back_on_both_contracts(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     for (contract, largest) in [("echo", "4194299"), ("chat", "4194291")] {
@@ -125,7 +125,7 @@ fn every_payload_size_comes_back_on_both_contracts(
 
 #[rstest]
 fn several_shards_share_the_streams_and_add_up(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags = [
@@ -154,7 +154,7 @@ fn several_shards_share_the_streams_and_add_up(
 
 #[rstest]
 fn an_open_loop_sends_as_many_as_its_schedule_holds(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags = ["--streams", "20", "--rate", "5000", "--duration", "1s", "--warmup", "300ms"];
@@ -169,7 +169,7 @@ fn an_open_loop_sends_as_many_as_its_schedule_holds(
 
 #[rstest]
 fn a_gap_longer_than_the_run_is_not_waited_for(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let flags = ["--streams", "50", "--rate", "20", "--duration", "500ms", "--warmup", "0s"];
@@ -179,7 +179,7 @@ fn a_gap_longer_than_the_run_is_not_waited_for(
 /// The generator's own fault, but its messages were due: they are sent late, or they are lost.
 #[rstest]
 fn a_rate_beyond_its_power_forgets_no_message_that_was_due(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     for drain_limit in ["20s", "10ms"] {

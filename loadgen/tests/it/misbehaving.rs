@@ -11,7 +11,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tonic::Status;
 
-use crate::support::{Behaviour, Running, ServerProcess, behaving, number, parsed, record, typed};
+use crate::support::{
+    Behaviour, INLINE, Running, ServerProcess, TASK, TONIC, behaving, number, parsed, record, typed,
+};
 
 const SHORT: [&str; 8] =
     ["--streams", "4", "--messages", "400", "--warmup", "0s", "--drain-limit", "500ms"];
@@ -210,7 +212,7 @@ fn headers_that_come_with_the_first_message_only_are_no_reason_to_hang(
 
 #[rstest]
 fn a_server_that_dies_leaves_the_figures_until_then(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let (server, client) = (ServerProcess::start(server), typed(client));
@@ -244,7 +246,7 @@ fn a_server_that_dies_leaves_the_figures_until_then(
 
 #[rstest]
 fn ctrl_c_ends_in_order_and_marks_the_record(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let (server, client) = (ServerProcess::start(server), typed(client));

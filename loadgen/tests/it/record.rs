@@ -6,7 +6,7 @@ use loadgen::scenario::ClientName;
 use rstest::rstest;
 use serde_json::Value;
 
-use crate::support::{Pair, ServerProcess, loadgen, number, record, typed};
+use crate::support::{INLINE, Pair, ServerProcess, TASK, TONIC, loadgen, number, record, typed};
 
 fn real_record(pair: Pair, flags: &[&str]) -> Value {
     let server = ServerProcess::start(pair.server);
@@ -37,7 +37,7 @@ fn real_record(pair: Pair, flags: &[&str]) -> Value {
 
 #[rstest]
 fn real_records_obey_the_committed_schema(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../results/run.schema.json");
@@ -56,7 +56,7 @@ fn real_records_obey_the_committed_schema(
 
 #[rstest]
 fn a_record_reads_back_as_what_was_written(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let record = real_record(Pair { server, client }, &["--rate", "2000"]);
@@ -67,7 +67,7 @@ fn a_record_reads_back_as_what_was_written(
 
 #[rstest]
 fn the_keys_that_others_rely_on_are_there(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let record = real_record(Pair { server, client }, &["--rate", "2000"]);
@@ -95,7 +95,7 @@ fn the_keys_that_others_rely_on_are_there(
 
 #[rstest]
 fn a_record_names_neither_host_nor_user_nor_folder(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let text = real_record(Pair { server, client }, &[]).to_string();
@@ -109,7 +109,7 @@ fn a_record_names_neither_host_nor_user_nor_folder(
 
 #[rstest]
 fn a_record_goes_to_its_file_and_the_table_to_stdout(
-    #[values(Transport::Inline, Transport::Tonic)] server: Transport,
+    #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let (server, client) = (ServerProcess::start(server), typed(client));

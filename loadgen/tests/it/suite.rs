@@ -31,7 +31,8 @@ transport = "tonic"
 
 [[server]]
 name = "second"
-transport = "tonic"
+transport = "inline"
+placement = "task"
 "#
     )
 }
@@ -71,6 +72,9 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
         assert_eq!((record.scenario.streams, record.scenario.payload_bytes), (10, 16));
         assert_eq!(record.scenario.cpus, [cpus[1]], "{name}");
         assert!(record.measured.server.is_some(), "{name} does not know its server");
+        let carried = if name.contains("first") { "tonic" } else { "inline" };
+        assert_eq!(record.provenance.server.transport.as_deref(), Some(carried));
+        assert_eq!(record.provenance.server.placement.as_deref(), Some("task"));
         servers.push(record.provenance.server.target.clone());
         begun.push(record.provenance.started_at);
     }

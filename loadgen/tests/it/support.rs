@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bidi_echo::config::{Config, Transport};
+use bidi_echo::config::{Config, Placement, Transport};
 use bidi_echo::proto::echo::EchoMessage;
 use bidi_echo::proto::echo::echo_server::{Echo, EchoServer};
 use bidi_echo::serve::{Summary, serve};
@@ -39,6 +39,11 @@ pub(crate) fn record(args: &[&str]) -> (i32, Value) {
 pub(crate) fn typed(value: impl ValueEnum) -> String {
     value.to_possible_value().unwrap().get_name().to_owned()
 }
+
+/// What carries the streams of a server under test: ours with either placement, and tonic's.
+pub(crate) const INLINE: Transport = Transport::Inline(Placement::Inline);
+pub(crate) const TASK: Transport = Transport::Inline(Placement::Task);
+pub(crate) const TONIC: Transport = Transport::Tonic;
 
 /// What carries HTTP/2 on either side.
 #[derive(Clone, Copy, Debug)]

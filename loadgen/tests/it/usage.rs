@@ -1,8 +1,12 @@
 //! What people type and what they are told.
 
-use bidi_echo::config::Config;
+use bidi_echo::config::{Config, Transport};
+use loadgen::scenario::ClientName;
+use rstest::rstest;
 
-use crate::support::{answering, echo_server, loadgen, number, record, without_services};
+use crate::support::{
+    INLINE, Pair, TASK, TONIC, answering, echo_server, loadgen, number, record, without_services,
+};
 
 /// Runs loadgen, wants this exit code and this last line on stderr.
 #[track_caller]
@@ -22,10 +26,14 @@ fn bad_flags_end_with_2_and_the_cure() {
     check(&["--arrivals", "poisson"], 2, "--help");
     check(&["--target", "localhost"], 2, "pass http://HOST:PORT");
     check(&["--target", "https://localhost:1"], 2, "without TLS");
+    let misplaced = ["--transport", "tonic", "--placement", "task"];
+    check(&misplaced, 2, "tonic runs each stream on a task of its own");
     let server = echo_server(Config::default());
     let to = |flags: &[&'static str]| [&["--target", server.target.as_str()], flags].concat();
     check(&to(&["--payload", "4MiB"]), 2, "pass at most 4194299");
     check(&to(&["--server-pid", "4000000000"]), 2, "no such process here");
+    check(&to(&["--transport", "inline"]), 2, "the server runs already");
+    check(&to(&["--transport", "inline", "--placement", "task"]), 2, "the server runs already");
     check(&to(&["--cpus", "99999"]), 2, "this process may use the cores [");
     check(&to(&["--json", "/no/such/folder/x.json"]), 2, "--json /no/such/folder/x.json");
 }
@@ -91,6 +99,16 @@ fn the_verb_may_be_left_out_and_the_table_goes_to_stdout() {
     }
 }
 
+#[rstest]
+fn a_record_says_what_carried_the_server(#[values(INLINE, TASK, TONIC)] server: Transport) {
+    let pair = Pair { server, client: ClientName::Inline };
+    let (exit, record, _) = pair.run(&["--messages", "100", "--warmup", "0s"]);
+    assert_eq!(exit, 0);
+    let said = &record["provenance"]["server"];
+    assert_eq!(said["transport"], server.name());
+    assert_eq!(said["placement"], server.placement().name());
+}
+
 #[test]
 fn an_embedded_server_is_started_measured_and_stopped() {
     // Another server may be on the default address of the machine that runs this test: then that
@@ -104,6 +122,7 @@ fn an_embedded_server_is_started_measured_and_stopped() {
     if origin == "embedded" {
         assert!(number(&record, "/measured/server/rss_bytes_max") > 1_000_000);
         assert_eq!(record["provenance"]["server"]["transport"], "tonic");
+        assert_eq!(record["provenance"]["server"]["placement"], "task");
         let target = record["provenance"]["server"]["target"].as_str().unwrap();
         let refused = std::net::TcpStream::connect(target).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "it still runs");

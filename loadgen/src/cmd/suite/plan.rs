@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use bidi_echo::config::Transport;
+use bidi_echo::config::{Placement, Transport};
 use bytesize::ByteSize;
 use clap::ValueEnum;
 use serde::Deserialize;
@@ -56,7 +56,7 @@ pub(super) struct SuiteServer {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ServerKind {
-    /// Our server, on this transport.
+    /// Our server, on this transport and with this placement.
     Ours(Transport),
     /// A peer, by its name in peers.toml.
     Peer(String),
@@ -184,16 +184,17 @@ struct Suite {
 struct ServerText {
     name: String,
     transport: Option<String>,
+    placement: Option<String>,
     peer: Option<String>,
     #[serde(default, deserialize_with = "parsed_if_any")]
     warmup: Option<Nanos>,
 }
 
 fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, UsageError> {
-    let ServerText { name, transport, peer, warmup } = server;
-    let kind = match (transport, peer) {
-        (Some(transport), None) => ServerKind::Ours(parse_transport(transport)?),
-        (None, Some(peer)) => ServerKind::Peer(peer),
+    let ServerText { name, transport, placement, peer, warmup } = server;
+    let kind = match (transport, placement, peer) {
+        (Some(transport), placement, None) => ServerKind::Ours(carried(transport, placement)?),
+        (None, None, Some(peer)) => ServerKind::Peer(peer),
         _ => {
             let cure = "need either a transport of ours or a peer, not both";
             return Err(wrong("server", name, cure));
@@ -202,10 +203,23 @@ fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, Usage
     Ok(SuiteServer { name, kind, warmup: warmup.unwrap_or(usual_warmup) })
 }
 
-fn parse_transport(name: String) -> Result<Transport, UsageError> {
-    Transport::from_str(&name, false).map_err(|_| {
-        let known: Vec<_> = Transport::value_variants().iter().map(|it| it.name()).collect();
-        wrong("transport", name, format!("write one of {}", known.join(", ")))
+fn carried(transport: String, placement: Option<String>) -> Result<Transport, UsageError> {
+    let transport: Transport = one_of("transport", transport)?;
+    let placement = placement.map(|name| one_of::<Placement>("placement", name)).transpose()?;
+    transport.placed(placement).map_err(|_| {
+        let name = placement.map_or("", Placement::name);
+        wrong("placement", name, "is the inline transport's; leave it out")
+    })
+}
+
+/// What `name` stands for, as on a command line.
+fn one_of<T: ValueEnum>(key: &'static str, name: String) -> Result<T, UsageError> {
+    T::from_str(&name, false).map_err(|_| {
+        let known: Vec<_> = T::value_variants()
+            .iter()
+            .filter_map(|it| Some(it.to_possible_value()?.get_name().to_owned()))
+            .collect();
+        wrong(key, name, format!("write one of {}", known.join(", ")))
     })
 }
 

@@ -89,10 +89,24 @@ fn what_cannot_be_run_is_named_with_its_cure() {
     check("payload = \"8B\"", "payload = \"much\"", "\"much\"");
     check("figure = \"bytes\"", "figure = \"beauty\"", "unknown variant `beauty`");
     check("transport = \"tonic\"", "transport = \"tcp\"", "transport tcp: write one of");
+    let placed =
+        |transport, placement| format!("transport = \"{transport}\"\nplacement = \"{placement}\"");
+    let ours = "transport = \"tonic\"";
+    check(ours, &placed("inline", "core"), "placement core: write one of inline, task");
+    check(ours, &placed("tonic", "task"), "placement task: is the inline transport's");
+    check("peer = ", "placement = \"task\"\npeer = ", "server slow-starter: need either");
     check("client = \"inline\"", "client = \"curl\"", "unknown variant `curl`");
     check("transport = \"tonic\"", "", "server tonic: need either");
     check("peer = ", "transport = \"tonic\"\npeer = ", "server slow-starter: need either");
     check("[[server]]", "[[servers]]", "unknown field `servers`");
+}
+
+#[test]
+fn a_server_of_ours_may_be_placed() {
+    let placed = "transport = \"inline\"\nplacement = \"task\"";
+    let plan = parse(&SUITE.replace("transport = \"tonic\"", placed)).unwrap();
+    let expected = ServerKind::Ours(Transport::Inline(Placement::Task));
+    assert_eq!(plan.servers[0].kind, expected);
 }
 
 #[test]
