@@ -7,7 +7,7 @@ use bidi_echo::config::Config;
 use bidi_echo::config::Transport;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rstest::rstest;
-use support::wire::{CHAT, Client, ECHO, Status, echo_message, frame, grpc_request};
+use support::wire::{CHAT, Client, ECHO, Stack, Status, echo_message, frame, grpc_request};
 use support::{INLINE, Server, TASK, TONIC, finished, on};
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
@@ -20,9 +20,9 @@ const INTERNAL: i32 = 13;
 
 /// Runs `bad` between two echoes of a stream that was opened before it, on the same connection;
 /// afterwards a new stream must work there too.
-async fn check<T>(config: Config, bad: impl AsyncFnOnce(&Client) -> T) -> T {
+async fn check<T>(stack: Stack, config: Config, bad: impl AsyncFnOnce(&Client) -> T) -> T {
     let server = Server::start(config).await;
-    let client = Client::connect(server.address).await;
+    let client = Client::connect_on(stack, server.address).await;
     let mut witness = client.open(ECHO).await;
     witness.send(frame(&echo_message(b"before")));
     assert_eq!(witness.echoed().await, b"before"[..]);
@@ -37,8 +37,8 @@ async fn check<T>(config: Config, bad: impl AsyncFnOnce(&Client) -> T) -> T {
     outcome
 }
 
-async fn status_of(config: Config, path: &str, data: Vec<u8>) -> Status {
-    check(config, async |client| {
+async fn status_of(stack: Stack, config: Config, path: &str, data: Vec<u8>) -> Status {
+    check(stack, config, async |client| {
         let mut call = client.open(path).await;
         call.send(data);
         call.half_close();
@@ -61,9 +61,10 @@ fn small(transport: Transport) -> Config {
 #[tokio::test]
 async fn an_unknown_service_or_method_is_unimplemented(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
     for path in ["/no.such.Service/Method", "/echo.v1.Echo/NoSuchMethod", "/Chat/Chat", "/"] {
-        let status = status_of(on(transport), path, frame(b"").to_vec()).await;
+        let status = status_of(stack, on(transport), path, frame(b"").to_vec()).await;
         assert_eq!(status.code, UNIMPLEMENTED, "{path}");
     }
 }
@@ -72,11 +73,13 @@ async fn an_unknown_service_or_method_is_unimplemented(
 #[tokio::test]
 async fn a_message_over_the_inbound_limit_is_resource_exhausted(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
     for path in [ECHO, CHAT, HEALTH] {
         // 2 bytes of tag and length make 101.
         let status =
-            status_of(small(transport), path, frame(&echo_message(&[b'x'; 99])).to_vec()).await;
+            status_of(stack, small(transport), path, frame(&echo_message(&[b'x'; 99])).to_vec())
+                .await;
         assert_eq!(status.code, RESOURCE_EXHAUSTED, "{path}: {}", status.message);
         assert!(status.message.contains("100"), "does not name the limit: {}", status.message);
     }
@@ -86,8 +89,9 @@ async fn a_message_over_the_inbound_limit_is_resource_exhausted(
 #[tokio::test]
 async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting_for_them(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let status = check(on(transport), async |client| {
+    let status = check(stack, on(transport), async |client| {
         let mut call = client.open(ECHO).await;
         call.send(&b"\0\xff\xff\xff\xff"[..]);
         call.end().await
@@ -99,9 +103,10 @@ async fn a_message_that_only_announces_too_many_bytes_is_refused_without_waiting
 #[tokio::test]
 async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier_replies(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
     let config = Config { transport, outbound_message_bytes_max: 100, ..Config::default() };
-    let status = check(config, async |client| {
+    let status = check(stack, config, async |client| {
         let mut call = client.open(ECHO).await;
         // One DATA frame, so that all three are answered in one go.
         let messages = [&b"first"[..], b"second", &[7; 99]].map(echo_message);
@@ -119,16 +124,20 @@ async fn a_reply_over_the_outbound_limit_is_resource_exhausted_after_the_earlier
 #[tokio::test]
 async fn what_fits_the_limits_exactly_is_echoed(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    check(small(transport), async |client| client.echo(&[7; 98]).await).await;
+    check(stack, small(transport), async |client| client.echo(&[7; 98]).await).await;
 }
 
 #[rstest]
 #[tokio::test]
-async fn broken_protobuf_is_internal(#[values(INLINE, TASK, TONIC)] transport: Transport) {
+async fn broken_protobuf_is_internal(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
+) {
     for path in [ECHO, CHAT, HEALTH] {
         // A length of 127 bytes, of which none follows.
-        let status = status_of(on(transport), path, frame(&[0x0a, 0x7f]).to_vec()).await;
+        let status = status_of(stack, on(transport), path, frame(&[0x0a, 0x7f]).to_vec()).await;
         assert_eq!(status.code, INTERNAL, "{path}: {}", status.message);
     }
 }
@@ -137,8 +146,10 @@ async fn broken_protobuf_is_internal(#[values(INLINE, TASK, TONIC)] transport: T
 #[tokio::test]
 async fn invalid_utf8_in_a_text_field_is_internal(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let status = status_of(on(transport), CHAT, frame(&[0x0a, 2, 0xc3, 0x28]).to_vec()).await;
+    let status =
+        status_of(stack, on(transport), CHAT, frame(&[0x0a, 2, 0xc3, 0x28]).to_vec()).await;
     assert_eq!(status.code, INTERNAL, "{}", status.message);
 }
 
@@ -146,17 +157,21 @@ async fn invalid_utf8_in_a_text_field_is_internal(
 #[tokio::test]
 async fn a_compressed_message_without_an_encoding_is_internal(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
     for flag in [1, 2, 255] {
-        let status = status_of(on(transport), ECHO, vec![flag, 0, 0, 0, 0]).await;
+        let status = status_of(stack, on(transport), ECHO, vec![flag, 0, 0, 0, 0]).await;
         assert_eq!(status.code, INTERNAL, "flag {flag}: {}", status.message);
     }
 }
 
 #[rstest]
 #[tokio::test]
-async fn an_unknown_encoding_is_unimplemented(#[values(INLINE, TASK, TONIC)] transport: Transport) {
-    let status = check(on(transport), async |client| {
+async fn an_unknown_encoding_is_unimplemented(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
+) {
+    let status = check(stack, on(transport), async |client| {
         let mut request = grpc_request(ECHO);
         request.headers_mut().insert("grpc-encoding", "zebra".parse().unwrap());
         let mut call = client.request(request).await;
@@ -170,12 +185,13 @@ async fn an_unknown_encoding_is_unimplemented(#[values(INLINE, TASK, TONIC)] tra
 #[tokio::test]
 async fn half_a_message_at_the_half_close_is_internal_after_the_earlier_replies(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
     let whole = frame(&echo_message(b"whole"));
     // Half a prefix, and a prefix with half its message. Not the prefix alone: tonic 0.14 takes that
     // for a regular end, and nothing outside its decoder can tell.
     for cut in [2, 8] {
-        let status = check(on(transport), async |client| {
+        let status = check(stack, on(transport), async |client| {
             let mut call = client.open(ECHO).await;
             call.send([&whole[..], &whole[..cut]].concat());
             call.half_close();
@@ -190,7 +206,7 @@ async fn http_status(
     transport: Transport,
     request: impl FnOnce(&mut http::Request<()>),
 ) -> (StatusCode, HeaderMap) {
-    check(on(transport), async |client| {
+    check(Stack::H2, on(transport), async |client| {
         let mut bad = grpc_request(ECHO);
         request(&mut bad);
         client.request(bad).await.head().await
@@ -252,9 +268,12 @@ async fn a_method_other_than_post_is_refused_with_405(
 
 #[rstest]
 #[tokio::test]
-async fn grpc_content_types_are_accepted(#[values(INLINE, TASK, TONIC)] transport: Transport) {
+async fn grpc_content_types_are_accepted(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
+) {
     for content_type in ["application/grpc", "application/grpc+proto", "application/grpc;x=y"] {
-        let status = check(on(transport), async |client| {
+        let status = check(stack, on(transport), async |client| {
             let mut request = grpc_request(ECHO);
             request.headers_mut().insert("content-type", content_type.parse().unwrap());
             let mut call = client.request(request).await;
@@ -325,8 +344,9 @@ async fn a_stream_that_the_client_resets_is_cancelled_and_alone(
 #[tokio::test(flavor = "multi_thread")]
 async fn many_streams_that_send_on_after_their_error_do_not_end_the_connection(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    check(on(transport), async |client| {
+    check(stack, on(transport), async |client| {
         let mut calls = Vec::new();
         for _ in 0..200 {
             let (mut sender, replies) = client.open(ECHO).await.split();

@@ -282,8 +282,12 @@ mod limits {
 mod services {
     //! What a service may do, and what it may rely on.
     use super::*;
+    use bidi_echo::transport::Placement;
+    use rstest::rstest;
     use std::task::{Context, Poll};
     use std::time::{Duration, Instant};
+    use tokio::io::{AsyncRead, AsyncWrite};
+    use tokio::net::TcpSocket;
 
     /// Panics when it is dropped.
     struct Mine;
@@ -667,11 +671,41 @@ mod services {
         assert_eq!(peer.answer(1).await.body, b"late");
     }
 
+    #[rstest]
     #[tokio::test]
-    async fn large_messages_both_ways_at_once_pass_a_small_pipe() {
-        const LENGTH: usize = 16 << 20;
+    async fn sixteen_mib_both_ways_at_once_pass_a_pipe_of_four_kib(
+        #[values(Placement::Inline, Placement::Task)] placement: Placement,
+    ) {
         let (near, far) = tokio::io::duplex(4_096);
-        let server = bidi_echo::transport::Server::new(Limits::default());
+        both_ways_at_once(near, far, placement).await;
+    }
+
+    #[rstest]
+    #[tokio::test]
+    async fn sixteen_mib_both_ways_at_once_pass_socket_buffers_of_four_kib(
+        #[values(Placement::Inline, Placement::Task)] placement: Placement,
+    ) {
+        let socket = || {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_send_buffer_size(4_096).unwrap();
+            socket.set_recv_buffer_size(4_096).unwrap();
+            socket
+        };
+        let listening = socket();
+        listening.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // Accepted sockets have the listener's buffers.
+        let listener = listening.listen(1).unwrap();
+        let near = soon(socket().connect(listener.local_addr().unwrap())).await.unwrap();
+        let (far, _) = soon(listener.accept()).await.unwrap();
+        both_ways_at_once(near, far, placement).await;
+    }
+
+    async fn both_ways_at_once<IO>(near: IO, far: IO, placement: Placement)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        const LENGTH: usize = 16 << 20;
+        let server = bidi_echo::transport::Server::new(Limits::default()).placement(placement);
         tokio::spawn(server.serve_connection(far, echo(), http::Extensions::new()));
         let (mut requests, connection) = soon(h2::client::handshake(near)).await.unwrap();
         tokio::spawn(connection);

@@ -10,7 +10,7 @@ use http::StatusCode;
 use prost::Message;
 use rstest::rstest;
 use support::wire::{
-    CHAT, Call, Client, ECHO, PREFIX, Status, echo_message, frame, grpc_request, hex,
+    CHAT, Call, Client, ECHO, PREFIX, Stack, Status, echo_message, frame, grpc_request, hex,
 };
 use support::{INLINE, Server, TASK, TONIC};
 
@@ -21,9 +21,9 @@ const GOLDEN: [(&str, &str); 3] = [
     ("000000000d0a044a6f686e120548656c6c6f", "000000000d0a0b4a6f686e3a2048656c6c6f"),
 ];
 
-async fn start(transport: Transport) -> (Server, Client) {
+async fn start(transport: Transport, stack: Stack) -> (Server, Client) {
     let server = Server::on(transport).await;
-    let client = Client::connect(server.address).await;
+    let client = Client::connect_on(stack, server.address).await;
     (server, client)
 }
 
@@ -35,8 +35,9 @@ async fn reply_frame(call: &mut Call) -> Bytes {
 #[tokio::test]
 async fn each_golden_frame_is_answered_at_once_before_anything_follows(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(CHAT).await;
     for (request, reply) in GOLDEN {
         call.send(hex(request));
@@ -50,8 +51,9 @@ async fn each_golden_frame_is_answered_at_once_before_anything_follows(
 #[tokio::test]
 async fn all_golden_frames_may_be_sent_before_the_first_is_read(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(CHAT).await;
     for (request, _) in GOLDEN {
         call.send(hex(request));
@@ -67,8 +69,9 @@ async fn all_golden_frames_may_be_sent_before_the_first_is_read(
 #[tokio::test]
 async fn a_reader_may_wait_before_the_first_message_is_sent(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let (mut sender, mut replies) = client.open(CHAT).await.split();
     let reader = tokio::spawn(async move {
         let mut read = Vec::new();
@@ -91,8 +94,9 @@ async fn a_reader_may_wait_before_the_first_message_is_sent(
 #[tokio::test]
 async fn two_messages_ahead_of_the_reader_are_answered_in_order(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(ECHO).await;
     for number in 0..100u32 {
         call.send(frame(&echo_message(&number.to_be_bytes())));
@@ -111,8 +115,9 @@ async fn two_messages_ahead_of_the_reader_are_answered_in_order(
 #[tokio::test]
 async fn empty_fields_are_answered_with_a_colon_and_a_space(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(CHAT).await;
     call.send(hex("0000000000"));
     assert_eq!(reply_frame(&mut call).await, hex("00000000040a023a20"));
@@ -122,8 +127,9 @@ async fn empty_fields_are_answered_with_a_colon_and_a_space(
 #[tokio::test]
 async fn headers_come_before_the_first_message_is_sent(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     for path in [CHAT, ECHO] {
         let (status, headers) = client.open(path).await.head().await;
         assert_eq!(status, StatusCode::OK);
@@ -134,8 +140,11 @@ async fn headers_come_before_the_first_message_is_sent(
 
 #[rstest]
 #[tokio::test]
-async fn an_empty_stream_ends_with_ok_at_once(#[values(INLINE, TASK, TONIC)] transport: Transport) {
-    let (_server, client) = start(transport).await;
+async fn an_empty_stream_ends_with_ok_at_once(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
+) {
+    let (_server, client) = start(transport, stack).await;
     for path in [CHAT, ECHO] {
         let mut call = client.open(path).await;
         call.half_close();
@@ -147,8 +156,9 @@ async fn an_empty_stream_ends_with_ok_at_once(#[values(INLINE, TASK, TONIC)] tra
 #[tokio::test]
 async fn every_message_has_one_reply_and_nothing_follows_but_the_status(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (server, client) = start(transport).await;
+    let (server, client) = start(transport, stack).await;
     let mut call = client.open(ECHO).await;
     for number in 0..1_000u32 {
         call.send(frame(&echo_message(&number.to_be_bytes())));
@@ -165,8 +175,11 @@ async fn every_message_has_one_reply_and_nothing_follows_but_the_status(
 
 #[rstest]
 #[tokio::test]
-async fn request_metadata_does_not_come_back(#[values(INLINE, TASK, TONIC)] transport: Transport) {
-    let (_server, client) = start(transport).await;
+async fn request_metadata_does_not_come_back(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
+) {
+    let (_server, client) = start(transport, stack).await;
     let mut request = grpc_request(ECHO);
     request.headers_mut().insert("x-secret", "s3cret".parse().unwrap());
     request.headers_mut().insert("x-secret-bin", "AAEC".parse().unwrap());
@@ -181,8 +194,9 @@ async fn request_metadata_does_not_come_back(#[values(INLINE, TASK, TONIC)] tran
 #[tokio::test]
 async fn payloads_of_every_size_come_back_unchanged(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     // The last one fills the 4 MiB limit: tag, 4 bytes of length, payload.
     for size in [0, 1, 127, 128, 16 << 10, 1 << 20, (4 << 20) - 5] {
         let payload: Vec<u8> = (0..=250).cycle().take(size).collect();
@@ -194,8 +208,9 @@ async fn payloads_of_every_size_come_back_unchanged(
 #[tokio::test]
 async fn a_message_may_be_split_over_many_data_frames(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(ECHO).await;
     let payload = b"one byte per DATA frame";
     for byte in frame(&echo_message(payload)) {
@@ -208,8 +223,9 @@ async fn a_message_may_be_split_over_many_data_frames(
 #[tokio::test]
 async fn a_data_frame_may_carry_many_messages_and_part_of_another(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(ECHO).await;
     let mut frames = BytesMut::new();
     for number in 0..100u32 {
@@ -226,8 +242,11 @@ async fn a_data_frame_may_carry_many_messages_and_part_of_another(
 
 #[rstest]
 #[tokio::test]
-async fn unknown_fields_are_skipped(#[values(INLINE, TASK, TONIC)] transport: Transport) {
-    let (_server, client) = start(transport).await;
+async fn unknown_fields_are_skipped(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
+) {
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(ECHO).await;
     // Field 2, a varint, and then the payload.
     call.send(frame(&[0x10, 0x2a, 0x0a, 0x01, 0x07]));
@@ -239,8 +258,9 @@ async fn unknown_fields_are_skipped(#[values(INLINE, TASK, TONIC)] transport: Tr
 #[tokio::test(flavor = "multi_thread")]
 async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut call = client.open(ECHO).await;
     for number in 0..5_000u64 {
         call.send(frame(&echo_message(&number.to_be_bytes())));
@@ -257,8 +277,9 @@ async fn five_thousand_tiny_messages_may_wait_to_be_read_on_one_stream(
 #[tokio::test(flavor = "multi_thread")]
 async fn three_thousand_streams_may_wait_to_be_read_on_one_connection(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
+    #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
-    let (_server, client) = start(transport).await;
+    let (_server, client) = start(transport, stack).await;
     let mut calls = Vec::new();
     for number in 0..3_000u64 {
         let mut call = client.open(ECHO).await;

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, reason = "a module of each test binary, not a crate")]
 
 pub mod binary;
+pub mod exchange;
 pub mod hpack;
 pub mod http2;
 pub mod peer;

@@ -1,7 +1,9 @@
-//! gRPC on the wire: a client of h2 that sends and sees frames, byte for byte.
+//! gRPC on the wire: a client that sends and sees payloads byte for byte, on h2, which carries tonic's
+//! client too, or on the inline client.
 
 use std::net::SocketAddr;
 
+use bidi_echo::transport;
 use bytes::{Buf, Bytes, BytesMut};
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
@@ -10,22 +12,53 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use super::exchange::{Incoming, Outgoing, Wired};
 use super::soon;
 use bidi_echo::proto::echo::EchoMessage;
 
 pub const CHAT: &str = "/Chat/chat";
 pub const ECHO: &str = "/echo.v1.Echo/Bidi";
 
+/// What carries a client.
+#[derive(Clone, Copy, Debug)]
+pub enum Stack {
+    H2,
+    Inline,
+}
+
 /// One HTTP/2 connection.
 pub struct Client {
-    requests: SendRequest<Bytes>,
+    requests: Requests,
     driver: JoinHandle<Result<(), h2::Error>>,
 }
 
+enum Requests {
+    H2(SendRequest<Bytes>),
+    Inline(transport::Client<Wired>),
+}
+
+/// Flow-control windows that the tests here do not fill.
+const STREAM_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 impl Client {
-    /// With flow-control windows that the tests here do not fill.
+    /// On h2, with windows that the tests here do not fill.
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::with_windows(address, 16 << 20, 64 << 20).await
+        Self::with_windows(address, STREAM_WINDOW, CONNECTION_WINDOW).await
+    }
+
+    /// The same on either stack.
+    pub async fn connect_on(stack: Stack, address: SocketAddr) -> Self {
+        if matches!(stack, Stack::H2) {
+            return Self::connect(address).await;
+        }
+        let tcp = TcpStream::connect(address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let limits = transport::client_limits(STREAM_WINDOW, CONNECTION_WINDOW);
+        let (requests, connection) = transport::Client::new(tcp, limits);
+        let driver =
+            tokio::spawn(async { connection.await.map_err(|_| h2::Reason::CANCEL.into()) });
+        Client { requests: Requests::Inline(requests), driver }
     }
 
     pub async fn with_windows(address: SocketAddr, stream: u32, connection: u32) -> Self {
@@ -37,7 +70,7 @@ impl Client {
             .initial_connection_window_size(connection)
             .max_send_buffer_size(64 << 20);
         let (requests, connection) = soon(builder.handshake(tcp)).await.unwrap();
-        Client { requests, driver: tokio::spawn(connection) }
+        Client { requests: Requests::H2(requests), driver: tokio::spawn(connection) }
     }
 
     /// Opens a stream with the headers of a usual gRPC request.
@@ -51,14 +84,26 @@ impl Client {
 
     /// Err: the connection is closed or takes no new streams (GOAWAY).
     pub async fn try_request(&self, request: Request<()>) -> Result<Call, h2::Error> {
-        let mut requests = soon(self.requests.clone().ready()).await?;
-        let (response, sender) = requests.send_request(request, false)?;
-        Ok(Call::new(response, sender))
+        match &self.requests {
+            Requests::H2(requests) => {
+                let mut requests = soon(requests.clone().ready()).await?;
+                let (response, sender) = requests.send_request(request, false)?;
+                Ok(Call::new(Sender::H2(sender), Source::H2(Answer::Awaited(response))))
+            }
+            Requests::Inline(requests) => {
+                let (wired, outgoing, incoming) = Wired::new();
+                requests.open(request, wired).map_err(|_| h2::Reason::REFUSED_STREAM)?;
+                Ok(Call::new(Sender::Inline(outgoing), Source::Inline(incoming)))
+            }
+        }
     }
 
     /// Streams that the server announced to take at once.
     pub fn max_concurrent_streams(&self) -> usize {
-        self.requests.current_max_send_streams()
+        let Requests::H2(requests) = &self.requests else {
+            panic!("the inline client does not say")
+        };
+        requests.current_max_send_streams()
     }
 
     /// The echo of `payload` over a new stream.
@@ -90,12 +135,20 @@ pub struct Call {
 }
 
 /// The client's half of a stream.
-pub struct Sender(SendStream<Bytes>);
+pub enum Sender {
+    H2(SendStream<Bytes>),
+    Inline(Outgoing),
+}
 
 /// The server's half of a stream.
 pub struct Replies {
-    answer: Answer,
+    source: Source,
     unread: BytesMut,
+}
+
+enum Source {
+    H2(Answer),
+    Inline(Incoming),
 }
 
 enum Answer {
@@ -104,9 +157,8 @@ enum Answer {
 }
 
 impl Call {
-    fn new(response: ResponseFuture, sender: SendStream<Bytes>) -> Self {
-        let replies = Replies { answer: Answer::Awaited(response), unread: BytesMut::new() };
-        Call { sender: Sender(sender), replies }
+    fn new(sender: Sender, source: Source) -> Self {
+        Call { sender, replies: Replies { source, unread: BytesMut::new() } }
     }
 
     /// The two halves, for tasks of their own.
@@ -123,7 +175,7 @@ impl Call {
     }
 
     pub fn reset(mut self) {
-        self.sender.0.send_reset(h2::Reason::CANCEL);
+        self.sender.h2().send_reset(h2::Reason::CANCEL);
     }
 
     pub async fn head(&mut self) -> (StatusCode, HeaderMap) {
@@ -160,16 +212,26 @@ impl Sender {
 
     /// Err: the stream is over.
     pub fn try_send(&mut self, data: impl Into<Bytes>) -> Result<(), h2::Error> {
-        self.0.send_data(data.into(), false)
+        match self {
+            Sender::H2(sender) => sender.send_data(data.into(), false),
+            Sender::Inline(outgoing) => outgoing.send(data.into()),
+        }
+    }
+
+    /// What only h2 can do, or shows.
+    fn h2(&mut self) -> &mut SendStream<Bytes> {
+        let Sender::H2(sender) = self else { panic!("not with the inline client") };
+        sender
     }
 
     /// Waits for room in the flow-control windows, then sends. Err: the stream is over.
     pub async fn send_when_possible(&mut self, mut data: Bytes) -> Result<(), h2::Error> {
+        let sender = self.h2();
         while !data.is_empty() {
-            self.0.reserve_capacity(data.len());
-            let room = std::future::poll_fn(|cx| self.0.poll_capacity(cx)).await;
+            sender.reserve_capacity(data.len());
+            let room = std::future::poll_fn(|cx| sender.poll_capacity(cx)).await;
             let room = room.ok_or(h2::Reason::STREAM_CLOSED)??;
-            self.0.send_data(data.split_to(room.min(data.len())), false)?;
+            sender.send_data(data.split_to(room.min(data.len())), false)?;
         }
         Ok(())
     }
@@ -180,25 +242,42 @@ impl Sender {
 
     /// Err: the stream is over.
     pub fn try_half_close(&mut self) -> Result<(), h2::Error> {
-        self.0.send_data(Bytes::new(), true)
+        match self {
+            Sender::H2(sender) => sender.send_data(Bytes::new(), true),
+            Sender::Inline(outgoing) => outgoing.half_close(),
+        }
     }
 }
 
 impl Replies {
     /// The response's head, as soon as it is here.
     pub async fn head(&mut self) -> (StatusCode, HeaderMap) {
-        let response = self.response().await.unwrap();
-        (response.status(), response.headers().clone())
+        self.try_head().await.unwrap()
+    }
+
+    async fn try_head(&mut self) -> Result<(StatusCode, HeaderMap), h2::Error> {
+        match &mut self.source {
+            Source::H2(answer) => {
+                let response = answer.response().await?;
+                Ok((response.status(), response.headers().clone()))
+            }
+            Source::Inline(incoming) => soon(incoming.head()).await,
+        }
     }
 
     /// The next DATA frame of the response. Err: the stream was reset or the connection is gone.
     pub async fn try_data(&mut self) -> Result<Option<Bytes>, h2::Error> {
-        let body = self.response().await?.body_mut();
-        let Some(data) = soon(body.data()).await.transpose()? else {
-            return Ok(None);
-        };
-        body.flow_control().release_capacity(data.len())?;
-        Ok(Some(data))
+        match &mut self.source {
+            Source::H2(answer) => {
+                let body = answer.response().await?.body_mut();
+                let Some(data) = soon(body.data()).await.transpose()? else {
+                    return Ok(None);
+                };
+                body.flow_control().release_capacity(data.len())?;
+                Ok(Some(data))
+            }
+            Source::Inline(incoming) => soon(incoming.data()).await,
+        }
     }
 
     /// The next message, without its prefix; `None` when no more is coming. Err: as in `try_data`.
@@ -224,20 +303,24 @@ impl Replies {
 
     /// The status, which must come next: no more replies. Err: as in `try_data`.
     pub async fn try_end(&mut self) -> Result<Status, h2::Error> {
-        if let Some(status) = Status::in_headers(self.response().await?.headers()) {
+        if let Some(status) = Status::in_headers(&self.try_head().await?.1) {
             return Ok(status);
         }
         assert_eq!(self.try_reply().await?, None, "one reply too many");
-        let body = self.response().await?.body_mut();
-        let trailers = soon(body.trailers()).await?.expect("trailers");
-        Ok(Status::in_headers(&trailers).expect("a grpc-status"))
+        let trailers = match &mut self.source {
+            Source::H2(answer) => soon(answer.response().await?.body_mut().trailers()).await?,
+            Source::Inline(incoming) => incoming.trailers(),
+        };
+        Ok(Status::in_headers(&trailers.expect("trailers")).expect("a grpc-status"))
     }
+}
 
+impl Answer {
     async fn response(&mut self) -> Result<&mut Response<RecvStream>, h2::Error> {
-        if let Answer::Awaited(response) = &mut self.answer {
-            self.answer = Answer::Here(soon(response).await?);
+        if let Answer::Awaited(response) = self {
+            *self = Answer::Here(soon(response).await?);
         }
-        match &mut self.answer {
+        match self {
             Answer::Here(response) => Ok(response),
             Answer::Awaited(_) => unreachable!("it came a moment ago"),
         }
