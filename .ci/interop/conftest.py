@@ -77,9 +77,17 @@ class Server:
             self._process.wait(timeout=DEADLINE_S)
 
 
-@pytest.fixture(scope="session", params=["inline", "tonic"])
+# What carries the server's HTTP/2: the inline transport with either placement, and tonic's.
+TRANSPORTS = {
+    "inline": ["--transport", "inline", "--placement", "inline"],
+    "task": ["--transport", "inline", "--placement", "task"],
+    "tonic": ["--transport", "tonic"],
+}
+
+
+@pytest.fixture(scope="session", params=TRANSPORTS)
 def transport(request):
-    """What carries the server's HTTP/2: every test runs with each."""
+    """Name of a transport: every test runs with each."""
     return request.param
 
 
@@ -89,7 +97,7 @@ def start_server(transport):
     servers = []
 
     def start(*flags):
-        servers.append(Server("--transport", transport, *flags))
+        servers.append(Server(*TRANSPORTS[transport], *flags))
         return servers[-1]
 
     yield start
@@ -100,7 +108,7 @@ def start_server(transport):
 @pytest.fixture(scope="session")
 def address(transport):
     """Address of the server that most tests share; reflection is on."""
-    server = Server("--transport", transport, "--reflection")
+    server = Server(*TRANSPORTS[transport], "--reflection")
     try:
         yield server.address
         server.terminate()
