@@ -67,30 +67,38 @@ where
                 Err(error) => _ = answered.send(Err(error)),
                 Ok(response) => {
                     let (head, body) = response.into_parts();
+                    let is_over = catch_unwind(AssertUnwindSafe(|| body.is_end_stream()));
+                    let is_over = is_over.unwrap_or(false);
                     // Fails only if nobody waits for the answer: then this task is being aborted.
-                    if answered.send(Ok(Response::from_parts(head, ()))).is_ok() {
+                    let is_wanted = answered.send(Ok(Response::from_parts(head, is_over))).is_ok();
+                    if is_wanted && !is_over {
                         pump(body, pieces).await;
                     }
                 }
             }
         });
-        TaskAnswer { answer, body: Some(TaskBody { pieces: body, task: Task(task) }) }
+        let body = TaskBody { pieces: body, task: Task(task), is_over: false };
+        TaskAnswer { answer, body: Some(body) }
     }
 }
 
-/// A piece of a body, or `None` when it is over: only a body that panicked ends without.
-type Piece<B> = Option<Result<Frame<<B as Body>::Data>, <B as Body>::Error>>;
+/// A piece of a body. Only a body that panicked ends without a last one.
+struct Piece<B: Body> {
+    frame: Option<Result<Frame<B::Data>, B::Error>>,
+    /// Nothing follows: the stream ends with it, not with an empty frame of its own.
+    is_last: bool,
+}
 
 /// Moves a body's pieces and its end into the channel, as far as there is room.
 async fn pump<B: Body>(body: B, pieces: mpsc::Sender<Piece<B>>) {
     let mut body = std::pin::pin!(body);
     loop {
         let Ok(place) = pieces.reserve().await else { return };
-        let piece = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
-        let is_over = piece.is_none();
+        let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
+        let is_last = frame.is_none() || body.is_end_stream();
         // The end is told before the body is dropped, which may panic and then costs nobody anything.
-        place.send(piece);
-        if is_over {
+        place.send(Piece { frame, is_last });
+        if is_last {
             return;
         }
     }
@@ -118,7 +126,8 @@ impl Task {
 
 /// The answer of a call on a task.
 pub(crate) struct TaskAnswer<B: Body, E> {
-    answer: oneshot::Receiver<Result<Response<()>, E>>,
+    /// The head, and whether there is no body.
+    answer: oneshot::Receiver<Result<Response<bool>, E>>,
     body: Option<TaskBody<B>>,
 }
 
@@ -131,8 +140,11 @@ impl<B: Body, E> Future for TaskAnswer<B, E> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match ready!(Pin::new(&mut self.answer).poll(cx)) {
             Ok(Ok(head)) => {
-                let body = self.body.take().expect("polled once to its end");
-                Poll::Ready(Ok(head.map(|()| body)))
+                let mut body = self.body.take().expect("polled once to its end");
+                Poll::Ready(Ok(head.map(|is_over| {
+                    body.is_over = is_over;
+                    body
+                })))
             }
             Ok(Err(error)) => Poll::Ready(Err(error)),
             // The task ended without an answer: it panicked, which this passes on, or its runtime is
@@ -151,6 +163,7 @@ impl<B: Body, E> Future for TaskAnswer<B, E> {
 pub(crate) struct TaskBody<B: Body> {
     pieces: mpsc::Receiver<Piece<B>>,
     task: Task,
+    is_over: bool,
 }
 
 /// Nothing in it has to stay in place.
@@ -164,13 +177,24 @@ impl<B: Body> Body for TaskBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
         match ready!(self.pieces.poll_recv(cx)) {
-            Some(piece) => Poll::Ready(piece),
+            Some(piece) => {
+                self.is_over = piece.is_last;
+                Poll::Ready(piece.frame)
+            }
             None => {
                 ready!(self.task.poll_over(cx));
                 Poll::Ready(None)
             }
         }
+    }
+
+    /// A head that is all there is has to say so: gRPC's "Trailers-Only" is one frame.
+    fn is_end_stream(&self) -> bool {
+        self.is_over
     }
 }
 
@@ -226,6 +250,10 @@ mod tests {
             let is_there = self.1 <= self.0.pieces;
             let piece = || Ok(Frame::data(Bytes::from(self.1.to_string())));
             Poll::Ready(is_there.then(piece))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.1 >= self.0.pieces
         }
     }
 
@@ -289,6 +317,19 @@ mod tests {
     async fn a_body_passes_in_order_and_ends() {
         let answer = OnTasks(answers(9)).call(request()).await.unwrap();
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
+    }
+
+    #[tokio::test]
+    async fn a_body_says_with_its_last_piece_that_it_is_over() {
+        let mut body = OnTasks(answers(2)).call(request()).await.unwrap().into_body();
+        let mut said = vec![body.is_end_stream()];
+        while !body.is_end_stream() {
+            body.frame().await.unwrap().unwrap();
+            said.push(body.is_end_stream());
+        }
+        assert_eq!(said, [false, false, true]);
+        let empty = OnTasks(answers(0)).call(request()).await.unwrap().into_body();
+        assert!(empty.is_end_stream(), "a head that is all there is");
     }
 
     #[tokio::test]
