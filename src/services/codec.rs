@@ -29,10 +29,15 @@ const BUFFER_BYTES: usize = 64;
 const YIELD_BYTES: usize = 32 << 10;
 
 /// Messages below this are copied out, larger ones sliced. Where the line best lies is not measured yet.
-const COPY_BYTES_MAX: usize = 1_024;
+const COPY_BYTES_MAX: usize = 512;
 
 /// How a message is written: as prost does, or better.
 pub(crate) trait Encode: Message + Sized {
+    /// Bytes of the message as it is written.
+    fn length(&self) -> usize {
+        self.encoded_len()
+    }
+
     /// Appends the message; the buffer has room for whatever is written.
     fn append(&self, into: &mut impl BufMut) {
         self.encode(into).expect("the buffer grows");
@@ -59,6 +64,14 @@ impl Decode for String {}
 const PAYLOAD: u8 = 0x0a;
 
 impl Encode for EchoMessage {
+    fn length(&self) -> usize {
+        match self.payload.len() {
+            0 => 0,
+            length @ ..=0x7f => 2 + length,
+            _ => self.encoded_len(),
+        }
+    }
+
     fn append(&self, into: &mut impl BufMut) {
         let length = self.payload.len();
         match u8::try_from(length) {
@@ -131,7 +144,7 @@ impl<Out: Encode> Encoder for EchoEncoder<Out> {
     type Error = Status;
 
     fn encode(&mut self, message: Out, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.reserve(message.encoded_len());
+        into.reserve(message.length());
         message.append(into);
         Ok(())
     }
@@ -179,6 +192,7 @@ mod tests {
             let mut written = Vec::new();
             message.append(&mut written);
             assert_eq!(written, message.encode_to_vec(), "{size} bytes");
+            assert_eq!(written.len(), message.length());
             assert_eq!(EchoMessage::read(&written), Ok(message), "{size} bytes");
         }
     }

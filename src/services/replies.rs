@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use prost::Message;
 use tonic::{Status, Streaming};
 
+use super::codec::Encode;
 use crate::config::Config;
 use crate::stats::{MessageTally, Stats};
 
@@ -59,14 +59,14 @@ impl<In, Reply> Replies<In, Reply> {
 
 impl<In, Out, Reply> Replies<In, Reply>
 where
-    In: Message,
-    Out: Message,
+    In: Encode,
+    Out: Encode,
     Reply: Fn(In) -> Out,
 {
     fn answer(&mut self, message: In) -> Result<Out, Status> {
-        self.tally.took(message.encoded_len());
+        self.tally.took(message.length());
         let reply = (self.reply)(message);
-        let bytes = reply.encoded_len();
+        let bytes = reply.length();
         // tonic checks too, but answers OUT_OF_RANGE and drops the replies that wait beside it.
         if bytes > self.outbound_bytes_max {
             return Err(Status::resource_exhausted(format!(
@@ -81,8 +81,8 @@ where
 
 impl<In, Out, Reply> Stream for Replies<In, Reply>
 where
-    In: Message,
-    Out: Message,
+    In: Encode,
+    Out: Encode,
     Reply: Fn(In) -> Out + Unpin,
 {
     type Item = Result<Out, Status>;
