@@ -24,8 +24,9 @@ use super::wire::{Core, Ending, Wire};
 /// What one stream may put into the output in one turn before its siblings get theirs.
 const TURN_BYTES: usize = 64 << 10;
 
-/// The user's side of one stream. Called in the connection's task, so it must not block.
-pub trait Exchange: Send + 'static {
+/// The user's side of one stream. Called in the connection's task, so it must not block; `Send` only if
+/// that task is to be.
+pub trait Exchange: 'static {
     /// The head of the response came; informational ones (1xx) are left out.
     fn head(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant);
 

@@ -162,6 +162,17 @@ impl Flight {
         }
     }
 
+    /// Wakes nobody until [`Flight::listen`], which takes what this gives: the one who waits is about to
+    /// ask anyway.
+    pub(crate) fn hush(&mut self) -> Option<Waker> {
+        self.waiting.take()
+    }
+
+    /// Wakes again.
+    pub(crate) fn listen(&mut self, waiting: Option<Waker>) {
+        self.waiting = waiting;
+    }
+
     /// The message that the next echo must answer, still in flight.
     pub(crate) fn expected(&self) -> Option<u64> {
         self.sent.front().map(|sent| sent.sequence)

@@ -3,7 +3,7 @@
 //!
 //! In: the stream's [`Flight`], its [`Payloads`], callbacks of the connection. Out: the same as from
 //! tonic's client (`stream`): echoes in the [`Recorder`], a status in the flight. Per message: no
-//! allocation, no task; per DATA frame: two locks that never wait. Clocks are read once a turn:
+//! allocation, no task, no lock, no wake. Clocks are read once a turn:
 //! everything of a read was received, and everything of a write was pulled, at one instant.
 
 use std::marker::PhantomData;
@@ -62,7 +62,9 @@ impl<C: Contract> InlineCall<C> {
 
     /// Takes the whole messages at the beginning of `bytes`. Out: how many bytes they are.
     fn take(&mut self, bytes: &[u8], received: Nanos) -> usize {
-        let (mut flight, mut recorder) = (self.parts.flight.lock(), self.parts.recorder.lock());
+        let (mut flight, mut recorder) = (self.parts.flight.borrow(), self.parts.recorder.borrow());
+        // The connection asks for more after every frame: a wake for each echo would only cost atomics.
+        let waiting = flight.hush();
         let mut taken = 0;
         while self.broken.is_none()
             && let Some([compressed, length @ ..]) = bytes[taken..].first_chunk::<PREFIX_BYTES>()
@@ -80,6 +82,7 @@ impl<C: Contract> InlineCall<C> {
             echo.land(&mut flight, &mut recorder, &self.parts.payloads);
             taken = begin + length;
         }
+        flight.listen(waiting);
         taken
     }
 
@@ -112,7 +115,7 @@ impl<C: Contract> Exchange for InlineCall<C> {
     fn head(&mut self, status: StatusCode, headers: &HeaderMap, now: Instant) {
         self.http_status = status;
         {
-            let mut recorder = self.parts.recorder.lock();
+            let mut recorder = self.parts.recorder.borrow();
             recorder.seen.response_headers.record(self.parts.clock.at(now).since(self.opening));
             let product = headers.get("server").and_then(|value| value.to_str().ok());
             if let (None, Some(product)) = (&recorder.seen.product, product) {
@@ -140,7 +143,7 @@ impl<C: Contract> Exchange for InlineCall<C> {
 
     fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant) {
         let status = self.status(end);
-        let (mut flight, mut recorder) = (self.parts.flight.lock(), self.parts.recorder.lock());
+        let (mut flight, mut recorder) = (self.parts.flight.borrow(), self.parts.recorder.borrow());
         ended(self.parts.stream, &status, self.parts.clock.at(now), &mut flight, &mut recorder);
         drop((flight, recorder));
         self.note_open();
@@ -159,7 +162,7 @@ impl<C: Contract> Exchange for InlineCall<C> {
         }
         let pulled = self.parts.clock.at(now);
         let full = frame.len() + room;
-        let mut flight = self.parts.flight.lock();
+        let mut flight = self.parts.flight.borrow();
         while frame.len() < full {
             match flight.pull(|| pulled) {
                 Pull::Message(sequence) => {

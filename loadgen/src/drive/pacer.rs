@@ -80,7 +80,7 @@ pub(crate) async fn pace(
         }
         next.pop();
         let stream = &mut streams[index];
-        let goes_on = stream.flight.lock().queue(intended, now);
+        let goes_on = stream.flight.borrow().queue(intended, now);
         if let (true, Some(following)) = (goes_on, stream.schedule.next()) {
             next.push(Reverse((load_begin + following, index)));
         }
@@ -98,7 +98,7 @@ pub(crate) async fn pace(
 }
 
 fn look(streams: &[Paced], outstanding_max: usize) -> Result<(), PacerError> {
-    let outstanding = streams.iter().map(|stream| stream.flight.lock().outstanding()).sum();
+    let outstanding = streams.iter().map(|stream| stream.flight.borrow().outstanding()).sum();
     if outstanding > outstanding_max {
         return Err(PacerError::Outstanding { outstanding });
     }
@@ -134,7 +134,7 @@ mod tests {
         let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
         pace(streams, &timeline, Clock::start(), usize::MAX).await.unwrap();
         for flight in flights {
-            let mut flight = flight.lock();
+            let mut flight = flight.borrow();
             let mut released = 0;
             while let Pull::Message(_) = flight.pull(|| Nanos(0)) {
                 let sent = flight.land().unwrap();

@@ -1,7 +1,7 @@
 //! Histograms and counters of one shard.
 //!
 //! In: each echo with its instants. Out: what [`Measured`] is merged from, and one [`Interval`] a
-//! second. One recorder per shard, touched by that shard's thread alone, so its lock never waits.
+//! second. One recorder per shard, touched by that shard's thread alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -92,18 +92,24 @@ impl Recorder {
         true
     }
 
+    /// What a second is told by, R or in closed loop S, is summed up when the second closes.
     fn times(&mut self, sent: &Sent, received: Nanos) {
         let service = received.since(sent.pulled);
-        self.seen.service_time.record(service);
         if !self.open_loop {
-            self.interval.latency.record(service);
-            return;
+            return self.interval.latency.record(service);
         }
-        let response = received.since(sent.intended);
-        self.seen.response_time.record(response);
+        self.interval.latency.record(received.since(sent.intended));
+        self.seen.service_time.record(service);
         self.seen.send_lag.record(sent.queued.since(sent.intended));
         self.seen.flow_wait.record(sent.pulled.since(sent.queued));
-        self.interval.latency.record(response);
+    }
+
+    /// Closes a second.
+    fn close(&mut self, next: Interval) {
+        let Seen { response_time, service_time, .. } = &mut self.seen;
+        let sum = if self.open_loop { response_time } else { service_time };
+        sum.merge(&self.interval.latency);
+        self.finished.push(std::mem::replace(&mut self.interval, next));
     }
 
     /// A stream ended.
@@ -136,8 +142,8 @@ impl Recorder {
     pub(crate) fn roll(&mut self, now: Nanos) {
         let second = now.since(self.timeline.window_begin()).0 / Nanos::SECOND.0;
         while self.interval.second < second {
-            let next = Interval { second: self.interval.second + 1, ..Interval::default() };
-            self.finished.push(std::mem::replace(&mut self.interval, next));
+            let second = self.interval.second + 1;
+            self.close(Interval { second, ..Interval::default() });
         }
     }
 
@@ -148,9 +154,8 @@ impl Recorder {
 
     /// All that is left: the last, unfinished second, and the sums.
     pub(crate) fn take_rest(&mut self) -> (Vec<Interval>, Seen) {
-        let mut rest = self.take_finished();
-        rest.push(std::mem::take(&mut self.interval));
-        (rest, std::mem::take(&mut self.seen))
+        self.close(Interval::default());
+        (self.take_finished(), std::mem::take(&mut self.seen))
     }
 }
 
@@ -221,7 +226,7 @@ mod tests {
     fn response_time_is_the_sum_of_lag_wait_and_service() {
         let mut recorder = recorder(true);
         assert!(recorder.echo(&sent(100, 110, 130), Nanos(BEGIN + 170)));
-        let seen = &recorder.seen;
+        let (_, seen) = recorder.take_rest();
         assert_eq!(seen.send_lag.max(), Nanos(10));
         assert_eq!(seen.flow_wait.max(), Nanos(20));
         assert_eq!(seen.service_time.max(), Nanos(40));
@@ -232,8 +237,12 @@ mod tests {
     fn the_closed_loop_knows_service_time_only() {
         let mut recorder = recorder(false);
         recorder.echo(&sent(100, 100, 130), Nanos(BEGIN + 170));
-        assert_eq!(recorder.seen.service_time.count(), 1);
-        assert_eq!(recorder.seen.response_time.count(), 0);
+        recorder.roll(Nanos(BEGIN + 170 + Nanos::SECOND.0));
+        recorder.echo(&sent(100, 100, 130), Nanos(BEGIN + 180 + Nanos::SECOND.0));
+        let (seconds, seen) = recorder.take_rest();
+        assert_eq!(seconds.iter().map(|second| second.latency.count()).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(seen.service_time.count(), 2);
+        assert_eq!(seen.response_time.count(), 0);
     }
 
     #[test]
@@ -242,7 +251,7 @@ mod tests {
         let early = Sent { sequence: 1, intended: Nanos(1), queued: Nanos(1), pulled: Nanos(1) };
         assert!(!recorder.echo(&early, Nanos(BEGIN - 1)));
         assert!(!recorder.echo(&early, Nanos(BEGIN + 1)));
-        let seen = &recorder.seen;
+        let (_, seen) = recorder.take_rest();
         assert_eq!((seen.received, seen.received_in_window), (0, 1));
         assert_eq!(seen.service_time.count(), 0);
     }

@@ -210,7 +210,7 @@ impl<C: Contract> Shard<C> {
             let (connection, opened, took) = joined.expect("connecting does not panic");
             let opened =
                 opened.map_err(|source| DriveError::Connect { connection, connections, source })?;
-            self.recorder.lock().seen.connect.record(took);
+            self.recorder.borrow().seen.connect.record(took);
             connected.insert(connection, opened);
         }
     }
@@ -284,8 +284,8 @@ impl<C: Contract> Shard<C> {
                 break;
             }
         }
-        if self.flights.values().all(|flight| flight.lock().status.is_some()) {
-            let failure = self.recorder.lock().seen.first_failure.take();
+        if self.flights.values().all(|flight| flight.borrow().status.is_some()) {
+            let failure = self.recorder.borrow().seen.first_failure.take();
             return Err(DriveError::NoStream { failure: failure.unwrap_or_default() });
         }
         let with_headers = *progress.borrow();
@@ -334,7 +334,7 @@ impl<C: Contract> Shard<C> {
         match scenario.load {
             Load::ClosedLoop { in_flight_max } => {
                 for flight in self.flights.values() {
-                    let mut flight = flight.lock();
+                    let mut flight = flight.borrow();
                     let now = clock.now();
                     for _ in 0..in_flight_max {
                         if !flight.queue(now, now) {
@@ -359,7 +359,7 @@ impl<C: Contract> Shard<C> {
     fn paced(&mut self, ended: Result<(), PacerError>) -> bool {
         self.paced_to_the_end = ended.is_ok();
         if let Err(error) = ended {
-            self.recorder.lock().failed(|| error.to_string());
+            self.recorder.borrow().failed(|| error.to_string());
         }
         self.paced_to_the_end
     }
@@ -375,7 +375,7 @@ impl<C: Contract> Shard<C> {
         loop {
             // A pacer that is behind goes on: what was due in the window is sent late, not forgotten.
             if self.pacer.is_empty() && !finished {
-                self.flights.values().for_each(|flight| flight.lock().finish());
+                self.flights.values().for_each(|flight| flight.borrow().finish());
                 finished = true;
             }
             tokio::select! {
@@ -406,7 +406,7 @@ impl<C: Contract> Shard<C> {
     }
 
     fn tick(&mut self) {
-        let mut recorder = self.recorder.lock();
+        let mut recorder = self.recorder.borrow();
         recorder.roll(self.plan.clock.now());
         let _ = self.events.send(Event::Intervals(recorder.take_finished()));
     }
@@ -421,7 +421,7 @@ impl<C: Contract> Shard<C> {
             ended_early_at,
         };
         for (stream, flight) in &self.flights {
-            let flight = flight.lock();
+            let flight = flight.borrow();
             let lost = flight.lost();
             figures.lost.unsent += lost.unsent;
             figures.lost.unanswered += lost.unanswered;
@@ -434,11 +434,11 @@ impl<C: Contract> Shard<C> {
         let unfinished = figures.streams_unfinished;
         if unfinished > 0 {
             let limit = self.plan.scenario.drain_limit_ns;
-            self.recorder.lock().failed(|| {
+            self.recorder.borrow().failed(|| {
                 format!("{unfinished} streams had not ended {limit} after the measurement: the server does not answer")
             });
         }
-        let (intervals, seen) = self.recorder.lock().take_rest();
+        let (intervals, seen) = self.recorder.borrow().take_rest();
         let _ = self.events.send(Event::Intervals(intervals));
         figures.seen = seen;
         figures

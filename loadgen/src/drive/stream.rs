@@ -5,15 +5,17 @@
 //! status in the flight. The wire carries nothing for loadgen's sake: instants wait in the flight,
 //! because gRPC keeps the order within a stream.
 //!
-//! Per message: one allocation (the payload), two clock reads, and three locks that never wait,
+//! Per message: one allocation (the payload) and two clock reads;
 //! because tonic wants the sending half to be `Send` and all of it runs on the shard's thread; the
 //! pacer of an open loop adds one of each.
 
+use std::cell::{RefCell, RefMut};
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use fragile::Fragile;
 use futures_util::Stream;
 use http::uri::PathAndQuery;
 use tokio::sync::watch;
@@ -30,9 +32,10 @@ use super::recorder::Recorder;
 use crate::scenario::MESSAGE_BYTES_MAX;
 use crate::units::Nanos;
 
-/// State that a stream's two halves and its shard share; one thread, so nobody ever waits.
+/// State that a stream's two halves and its shard share. tonic wants `Send`, but all of it stays on the
+/// shard's thread: anywhere else it panics instead of being locked, since locks cost each echo six atomics.
 #[derive(Debug)]
-pub(crate) struct Shared<T>(Arc<Mutex<T>>);
+pub(crate) struct Shared<T: 'static>(Arc<Fragile<RefCell<T>>>);
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
@@ -42,11 +45,12 @@ impl<T> Clone for Shared<T> {
 
 impl<T> Shared<T> {
     pub(crate) fn new(value: T) -> Self {
-        Shared(Arc::new(Mutex::new(value)))
+        Shared(Arc::new(Fragile::new(RefCell::new(value))))
     }
 
-    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Nobody may hold it while it is borrowed: two halves of a stream never run at once.
+    pub(crate) fn borrow(&self) -> RefMut<'_, T> {
+        self.0.get().borrow_mut()
     }
 }
 
@@ -98,7 +102,7 @@ async fn open<C: Contract>(call: &Call) -> Result<Streaming<C::Reply>, Status> {
     let path = PathAndQuery::from_static(C::PATH);
     let codec = ProstCodec::<C::Request, C::Reply>::default();
     let response = client.streaming(request, path, codec).await?;
-    let mut recorder = recorder.lock();
+    let mut recorder = recorder.borrow();
     recorder.seen.response_headers.record(clock.now().since(opening));
     let product = response.metadata().get("server").and_then(|value| value.to_str().ok());
     if let (None, Some(product)) = (&recorder.seen.product, product) {
@@ -109,7 +113,7 @@ async fn open<C: Contract>(call: &Call) -> Result<Streaming<C::Reply>, Status> {
 
 fn end(parts: &Parts, status: Status) {
     let now = parts.clock.now();
-    ended(parts.stream, &status, now, &mut parts.flight.lock(), &mut parts.recorder.lock());
+    ended(parts.stream, &status, now, &mut parts.flight.borrow(), &mut parts.recorder.borrow());
 }
 
 /// Notes how a stream ended, as either client learned of it.
@@ -144,7 +148,7 @@ impl<C: Contract> Stream for Sending<C> {
     type Item = C::Request;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<C::Request>> {
-        let mut flight = self.flight.lock();
+        let mut flight = self.flight.borrow();
         match flight.pull(|| self.clock.now()) {
             Pull::Message(sequence) => {
                 drop(flight);
@@ -185,7 +189,7 @@ impl<C: Contract> Receiving<'_, C> {
     fn take(&self, reply: &C::Reply, received: Nanos) {
         let Parts { flight, recorder, payloads, stream, .. } = self.parts;
         let echo = Echo { stream: *stream, payload: C::payload(reply), received };
-        echo.land(&mut flight.lock(), &mut recorder.lock(), payloads);
+        echo.land(&mut flight.borrow(), &mut recorder.borrow(), payloads);
     }
 }
 
