@@ -63,6 +63,18 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub connections: Option<NonZeroUsize>,
 
+    /// Further streams on these connections: each echoes one message before the load, then stays open
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub idle_streams: usize,
+
+    /// Further connections that never carry a stream
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub idle_connections: usize,
+
+    /// Watch the server's memory so long after everything has closed, beside a trickle of messages
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub watch_give_back: Nanos,
+
     /// Threads, each with its own connections and streams [default: half the cores]
     #[arg(long, value_name = "N")]
     pub shards: Option<NonZeroUsize>,
@@ -217,6 +229,15 @@ pub struct Scenario {
     pub streams: usize,
     /// HTTP/2 connections; stream i is on connection i modulo this.
     pub connections: usize,
+    /// Streams that are open besides, spread like the others: each echoes one message before the load.
+    #[serde(default)]
+    pub idle_streams: usize,
+    /// Connections that are open besides and never carry a stream.
+    #[serde(default)]
+    pub idle_connections: usize,
+    /// How long the server's memory is watched after everything has closed.
+    #[serde(default)]
+    pub watch_give_back_ns: Nanos,
     /// Threads; connection i belongs to shard i modulo this.
     pub shards: usize,
     /// Cores that shards are pinned to, in turn; empty is not pinned.
@@ -297,6 +318,9 @@ impl Scenario {
             client: args.client,
             streams,
             connections,
+            idle_streams: args.idle_streams,
+            idle_connections: args.idle_connections,
+            watch_give_back_ns: args.watch_give_back,
             shards: shards.min(connections),
             cpus: args.cpus.clone(),
             load: load(args),
@@ -313,6 +337,7 @@ impl Scenario {
 
 fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, UsageError> {
     let streams = args.streams.get();
+    let all = streams + args.idle_streams;
     let limit = surroundings.streams_per_connection_max.map_or(usize::MAX, |limit| limit as usize);
     if limit == 0 {
         return Err(usage(
@@ -321,9 +346,8 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
             "the server announces that it allows no streams (MAX_CONCURRENT_STREAMS 0)",
         ));
     }
-    let Some(connections) = args.connections.map(NonZeroUsize::get) else {
-        return Ok(streams.div_ceil(STREAMS_PER_CONNECTION.min(limit)));
-    };
+    let usual = all.div_ceil(STREAMS_PER_CONNECTION.min(limit)).min(streams);
+    let connections = args.connections.map_or(usual, NonZeroUsize::get);
     if connections > streams {
         return Err(usage(
             "--connections",
@@ -331,13 +355,13 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
             format!("there are only {streams} streams to carry; pass at most that"),
         ));
     }
-    if streams.div_ceil(connections) > limit {
-        let needed = streams.div_ceil(limit);
+    if streams.div_ceil(connections) + args.idle_streams.div_ceil(connections) > limit {
+        let needed = all.div_ceil(limit);
         return Err(usage(
             "--connections",
             connections,
             format!(
-                "the server allows {limit} streams per connection, and {streams} streams need at least --connections {needed}"
+                "the server allows {limit} streams per connection, and {all} streams need at least --connections {needed}"
             ),
         ));
     }
@@ -390,6 +414,11 @@ fn duration(args: &RunArgs) -> Result<Option<Nanos>, UsageError> {
 
 fn messages(args: &RunArgs) -> Result<Option<u64>, UsageError> {
     match args.messages {
+        Some(messages) if args.idle_streams + args.idle_connections > 0 => Err(usage(
+            "--messages",
+            messages,
+            "what is idle has no end of its own to wait for; pass --duration instead",
+        )),
         Some(0) => Err(usage("--messages", 0, "nothing would be measured; pass at least 1")),
         messages => Ok(messages),
     }
@@ -432,6 +461,8 @@ mod tests {
         assert_eq!(connections(&["--streams", "1001"], None), 11);
         assert_eq!(connections(&["--streams", "1000"], Some(10)), 100);
         assert_eq!(connections(&["--streams", "3000", "--connections", "1"], Some(4_096)), 1);
+        assert_eq!(connections(&["--streams", "100", "--idle-streams", "900"], None), 10);
+        assert_eq!(connections(&["--streams", "1", "--idle-streams", "900"], None), 1);
     }
 
     #[test]
@@ -448,6 +479,16 @@ mod tests {
             &["--streams", "2", "--connections", "3"],
             None,
             "--connections 3: there are only 2 streams to carry; pass at most that",
+        );
+        check(
+            &["--streams", "100", "--connections", "10", "--idle-streams", "901"],
+            Some(100),
+            "--connections 10: the server allows 100 streams per connection, and 1001 streams need at least --connections 11",
+        );
+        check(
+            &["--idle-connections", "1", "--messages", "5"],
+            None,
+            "--messages 5: what is idle has no end of its own to wait for; pass --duration instead",
         );
         check(
             &["--cpus", "0,4"],

@@ -11,17 +11,18 @@ use bidi_echo::config::{Config, LISTEN, Transport};
 use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
-use crate::drive::{self, Phase, Progress};
+use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::probe::{self, Peer, ProbeError};
 use crate::harness::server::EmbeddedServer;
 use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
-    self, Measured, Origin, Provenance, RunRecord, SCHEMA_VERSION, Server, Warning, WarningKind,
+    self, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server, Warning,
+    WarningKind,
 };
 use crate::report;
-use crate::scenario::{RunArgs, Scenario, Surroundings, UsageError};
-use crate::units::Nanos;
+use crate::scenario::{Arrivals, Load, RunArgs, Scenario, Surroundings, UsageError};
+use crate::units::{MessagesPerSecond, Nanos};
 
 /// Lag beyond this share of the service time says more about loadgen than about the server.
 const LAG_SHARE_MAX: f64 = 0.1;
@@ -31,6 +32,13 @@ const LAG_HARMLESS: Nanos = Nanos(200_000);
 
 /// Shards that are busy for longer than this share of the window have nothing to spare.
 const BUSY_SHARE_MAX: f64 = 0.95;
+
+/// What goes on beside a server that should give memory back.
+const TRICKLE: Load = Load::OpenLoop {
+    rate_messages_per_s: MessagesPerSecond(200.0),
+    arrivals: Arrivals::Uniform,
+    in_flight_max: None,
+};
 
 const BAD_USAGE: u8 = 2;
 
@@ -85,6 +93,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     let scenario = Scenario::resolve(args, &surroundings(&target))?;
     tell!("loadgen: {}", target.describe());
     let mut watched = Processes::of(args, &target)?;
+    watched.resident(|resident| &mut resident.before_bytes);
     let started_at = provenance::now();
     let mut screen = Screen::new(&scenario);
     let mut late_headers = 0;
@@ -92,6 +101,15 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
         match progress {
             Progress::Phase(Phase::Measure) => watched.begin(),
             Progress::Phase(Phase::Drain) => watched.end(),
+            Progress::Open(Opened::Streams) => {
+                watched.resident(|resident| &mut resident.streams_open_bytes);
+            }
+            Progress::Open(Opened::IdleStreams) => {
+                watched.resident(|resident| &mut resident.idle_streams_open_bytes);
+            }
+            Progress::Open(Opened::IdleConnections) => {
+                watched.resident(|resident| &mut resident.all_open_bytes);
+            }
             Progress::Phase(Phase::WarmUp { streams_without_headers }) => {
                 late_headers = streams_without_headers;
             }
@@ -108,6 +126,9 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             return Err(error).context(format!("no figures from {}", args_target(args)));
         }
     };
+    if scenario.watch_give_back_ns > Nanos(0) {
+        watch_give_back(&scenario, &target, &mut watched, &screen).await?;
+    }
     watched.fill(&mut measured);
     let server = target.server(product);
     target.stop().await;
@@ -125,6 +146,37 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     };
     record.warnings = warnings(&record, late_headers);
     Ok(record)
+}
+
+/// Notes the server's memory each second after the run has closed everything, while a single stream keeps
+/// the server a little busy.
+async fn watch_give_back(
+    scenario: &Scenario,
+    target: &Target,
+    watched: &mut Processes,
+    screen: &Screen<'_>,
+) -> anyhow::Result<()> {
+    let trickle = Scenario {
+        streams: 1,
+        connections: 1,
+        idle_streams: 0,
+        idle_connections: 0,
+        shards: 1,
+        load: TRICKLE,
+        warmup_ns: Nanos(0),
+        duration_ns: Some(scenario.watch_give_back_ns),
+        messages_max: None,
+        ..scenario.clone()
+    };
+    screen.say("watching the server's memory");
+    let mut watch = |progress| {
+        if let Progress::Second { .. } = progress {
+            watched.closed();
+        }
+    };
+    let ran = drive::run(&trickle, target.uri.clone(), interrupted(), &mut watch).await;
+    screen.clear();
+    ran.map(drop).context("the server's memory could not be watched to the end")
 }
 
 fn args_target(args: &RunArgs) -> &str {
@@ -270,6 +322,7 @@ struct Processes {
     loadgen: Option<Watched>,
     server: Option<Watched>,
     used: Option<[Option<record::Usage>; 2]>,
+    resident: Option<Resident>,
 }
 
 impl Processes {
@@ -286,7 +339,25 @@ impl Processes {
                 usage("--server-pid", pid, "no such process here; pass the server's".to_owned())
             })?),
         };
-        Ok(Processes { loadgen: Watched::of(std::process::id()), server, used: None })
+        let resident = server.as_ref().map(|_| Resident::default());
+        let loadgen = Watched::of(std::process::id());
+        Ok(Processes { loadgen, server, used: None, resident })
+    }
+
+    /// Notes the server's memory now, as the one that `moment` names.
+    fn resident(&mut self, moment: impl FnOnce(&mut Resident) -> &mut u64) {
+        if let Some(resident) = &mut self.resident {
+            let now = self.server.as_ref().and_then(Watched::resident_bytes);
+            *moment(resident) = now.unwrap_or_default();
+        }
+    }
+
+    /// Notes it as that of one more second after everything has closed.
+    fn closed(&mut self) {
+        self.resident(|resident| {
+            resident.closed_bytes.push(0);
+            resident.closed_bytes.last_mut().expect("pushed just now")
+        });
     }
 
     fn begin(&mut self) {
@@ -296,9 +367,11 @@ impl Processes {
     fn end(&mut self) {
         let used = |watched: &Option<Watched>| watched.as_ref().and_then(Watched::end);
         self.used = Some([used(&self.loadgen), used(&self.server)]);
+        self.resident(|resident| &mut resident.end_bytes);
     }
 
-    fn fill(&self, measured: &mut Measured) {
+    fn fill(&mut self, measured: &mut Measured) {
+        measured.server_resident = self.resident.take();
         [measured.loadgen, measured.server] = self.used.unwrap_or_default();
         let echoes = measured.throughput_messages_per_s * measured.window_ns.as_secs_f64();
         measured.messages_per_server_cpu_s = measured
@@ -389,6 +462,7 @@ impl<'a> Screen<'a> {
             Progress::Phase(Phase::Connect) => {
                 format!("connecting: {}", report::spread(self.scenario))
             }
+            Progress::Open(_) => return,
             Progress::Phase(Phase::WarmUp { .. }) if self.scenario.warmup_ns == Nanos(0) => return,
             Progress::Phase(Phase::WarmUp { .. }) => {
                 format!("warming up for {}", self.scenario.warmup_ns)
@@ -405,6 +479,10 @@ impl<'a> Screen<'a> {
                 self.live.line(self.scenario, second, *failed).to_string()
             }
         };
+        self.say(&text);
+    }
+
+    fn say(&self, text: &str) {
         let mut stderr = io::stderr();
         // A terminal shows one line that changes; nothing can be done about a stderr that is gone.
         let _ = if self.is_terminal {

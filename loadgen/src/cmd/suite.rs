@@ -235,7 +235,8 @@ impl Suite {
         let command = self.run_command(run, server, &path)?;
         let mut child = Child::start(command, &self.plan.loadgen_cpus)?;
         let warmup = self.plan.servers[run.server].warmup;
-        let limit = (warmup + self.plan.duration).as_duration() + RUN_OVERTIME_MAX;
+        let watch = self.plan.scenarios[run.scenario].watch_give_back;
+        let limit = (warmup + self.plan.duration + watch).as_duration() + RUN_OVERTIME_MAX;
         let status = child.wait(limit).await?;
         let record = record::read(&path);
         if !status.success() {
@@ -262,6 +263,9 @@ impl Suite {
         flag("--target", format!("http://{}", server.address()));
         flag("--connections", scenario.connections.to_string());
         flag("--streams", scenario.streams.to_string());
+        flag("--idle-streams", scenario.idle_streams.to_string());
+        flag("--idle-connections", scenario.idle_connections.to_string());
+        flag("--watch-give-back", format!("{}ns", scenario.watch_give_back.0));
         flag("--in-flight", scenario.in_flight.to_string());
         flag("--payload", format!("{}B", scenario.payload.as_u64()));
         flag("--warmup", format!("{}ns", warmup.0));
@@ -289,7 +293,10 @@ impl Suite {
     fn time(&self) -> Nanos {
         let Plan { repetitions, duration, scenarios, servers, .. } = &self.plan;
         let round = servers.iter().fold(Nanos(0), |sum, server| sum + server.warmup + *duration);
-        Nanos(round.0 * (repetitions * scenarios.len()) as u64)
+        let watches =
+            scenarios.iter().fold(Nanos(0), |sum, scenario| sum + scenario.watch_give_back);
+        let each = round.0 * scenarios.len() as u64 + watches.0 * servers.len() as u64;
+        Nanos(each * *repetitions as u64)
     }
 
     fn comparison(&self, results: Results, all: bool) -> Comparison {
@@ -430,12 +437,17 @@ fn what_failed(record: &RunRecord) -> String {
 
 fn load(scenario: &SuiteScenario) -> String {
     let SuiteScenario { connections, streams, in_flight, payload, .. } = scenario;
+    let idle = match (scenario.idle_streams, scenario.idle_connections) {
+        (0, 0) => String::new(),
+        (idle, 0) => format!(", besides {idle} idle"),
+        (idle, connections) => format!(", besides {idle} idle and {connections} idle connections"),
+    };
     let streams = if streams % connections == 0 {
         format!("{connections} x {} streams", streams / connections)
     } else {
         format!("{streams} streams on {connections} connections")
     };
-    format!("{streams}, {in_flight} in flight, {payload}")
+    format!("{streams}{idle}, {in_flight} in flight, {payload}")
 }
 
 /// Ctrl-C or a polite request to end; the children are killed as their guards are dropped.

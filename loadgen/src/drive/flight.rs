@@ -102,6 +102,14 @@ impl Flight {
         }
     }
 
+    /// A stream beside the load: one message is due at `now`, and then none until it is told to finish.
+    pub(crate) fn idle(timeline: Arc<Timeline>, now: Nanos) -> Self {
+        let mut flight = Flight::new(timeline, &Load::ClosedLoop { in_flight_max: 1 }, u64::MAX);
+        flight.closed_loop = false;
+        flight.queue(now, now);
+        flight
+    }
+
     /// A message is due: planned for `intended` (by which it is counted), handed over at `queued`.
     ///
     /// Says whether another may follow; if not, the stream will half-close when all are sent.
@@ -280,6 +288,17 @@ mod tests {
         assert!(!queue(&mut flight, 101), "the last one of the quota");
         assert!(!queue(&mut flight, 102));
         assert_eq!(flight.outstanding(), 3);
+    }
+
+    #[test]
+    fn an_idle_stream_has_one_message_and_stays_open() {
+        let mut flight = Flight::idle(Arc::new(Timeline::unknown()), Nanos(5));
+        assert_eq!(flight.pull(|| Nanos(6)), Pull::Message(0));
+        assert_eq!(flight.land().unwrap().queued, Nanos(5));
+        assert_eq!((flight.pull(|| Nanos(7)), flight.outstanding()), (Pull::Wait, 0));
+        flight.finish();
+        assert_eq!(flight.pull(|| Nanos(8)), Pull::End);
+        assert_eq!((flight.counted, flight.lost()), (0, Lost::default()));
     }
 
     #[test]

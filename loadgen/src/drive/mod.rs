@@ -49,6 +49,10 @@ const FLOW_WINDOW_BYTES: FlowWindowBytes =
 /// From the command to begin to the first message: shards on other threads must have seen it.
 const HEAD_START: Nanos = Nanos(20_000_000);
 
+/// After something idle was opened, until nothing goes on any more in a server: acknowledgements, timers of
+/// a few milliseconds.
+const SETTLE: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// Why a run has no figures.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -61,6 +65,8 @@ pub enum DriveError {
     },
     #[error("no stream could be opened: {failure}")]
     NoStream { failure: String },
+    #[error("an idle stream has not echoed its message: {failure}")]
+    NoIdleStream { failure: String },
     #[error("cannot pin a shard to core {cpu}: {error}; pass cores that this process may use")]
     Pin { cpu: usize, error: io::Error },
     #[error("cannot start a shard: {0}")]
@@ -78,6 +84,8 @@ pub enum DriveError {
 pub enum Progress {
     /// A phase begins now.
     Phase(Phase),
+    /// This is open now, and at rest if anything is idle.
+    Open(Opened),
     /// One second of the window is over.
     Second {
         /// The second, merged over the shards.
@@ -85,6 +93,17 @@ pub enum Progress {
         /// Failures in it: streams that ended wrongly, wrong echoes.
         failed: u64,
     },
+}
+
+/// What a run opens, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// The connections, and the streams of the load.
+    Streams,
+    /// The idle streams.
+    IdleStreams,
+    /// The idle connections.
+    IdleConnections,
 }
 
 /// The phases of a run.
@@ -120,6 +139,10 @@ pub async fn run(
         opened = shards.opened() => opened?,
         () = &mut stop => return Err(DriveError::Interrupted),
     };
+    tokio::select! {
+        rested = shards.open_idle(tell) => rested?,
+        () = &mut stop => return Err(DriveError::Interrupted),
+    }
     shards.begin();
     tell(Progress::Phase(Phase::WarmUp { streams_without_headers }));
     if shards.until(shards.timeline.window_begin(), &mut stop, &mut stopped, tell).await? {
@@ -176,10 +199,40 @@ impl Shards {
                     without_headers += streams - with_headers
                 }
                 Event::Failed(error) => return Err(error),
-                Event::Intervals(_) | Event::Done(_) => unreachable!("nothing has begun"),
+                Event::OpenedIdle | Event::Intervals(_) | Event::Done(_) => {
+                    unreachable!("nothing has begun")
+                }
             }
         }
         Ok(without_headers)
+    }
+
+    /// Opens what is idle, step by step, and tells each; the streams of the load are open.
+    async fn open_idle(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<(), DriveError> {
+        let Scenario { idle_streams, idle_connections, .. } = *self.scenario;
+        let settle = async || {
+            if idle_streams + idle_connections > 0 {
+                tokio::time::sleep(SETTLE).await;
+            }
+        };
+        settle().await;
+        tell(Progress::Open(Opened::Streams));
+        for (command, what) in [
+            (Command::OpenIdleStreams, Opened::IdleStreams),
+            (Command::OpenIdleConnections, Opened::IdleConnections),
+        ] {
+            self.commands.send_replace(command);
+            for _ in 0..self.scenario.shards {
+                match self.events.recv().await.ok_or(DriveError::ShardLost)? {
+                    Event::OpenedIdle => {}
+                    Event::Failed(error) => return Err(error),
+                    _ => unreachable!("nothing has begun"),
+                }
+            }
+            settle().await;
+            tell(Progress::Open(what));
+        }
+        Ok(())
     }
 
     fn begin(&self) {
@@ -238,7 +291,7 @@ impl Shards {
             }
             Event::Done(figures) => self.done.push(*figures),
             Event::Failed(error) => return Err(error),
-            Event::Opened { .. } => unreachable!("every shard opens once"),
+            Event::Opened { .. } | Event::OpenedIdle => unreachable!("every shard opens once"),
         }
         Ok(())
     }
@@ -311,6 +364,7 @@ impl Shards {
             echoes_per_stream: echoes.into_values().collect(),
             server: None,
             loadgen: None,
+            server_resident: None,
             messages_per_server_cpu_s: None,
         };
         (measured, product)

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
 
-use bidi_echo::transport::{Client, client_limits};
+use bidi_echo::transport::{BodyError, Client, Exchange, client_limits};
 use http::Request;
 use http::uri::PathAndQuery;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, sleep, sleep_until, timeout};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::{Channel, Endpoint};
 
@@ -43,6 +43,16 @@ const CONNECT_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 /// begin without them.
 const HEADERS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// Idle streams that are opened on each connection before their echoes are awaited: what every server takes
+/// at once.
+const IDLE_STREAMS_AT_ONCE: usize = 100;
+
+/// From one look for echoes of idle streams to the next: they come before anything is measured.
+const IDLE_LOOK: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// The idle streams that are opened at once have to echo within this time.
+const IDLE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+
 /// What one shard has to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -53,11 +63,15 @@ pub(crate) struct Plan {
     pub(crate) clock: Clock,
 }
 
-/// What the coordinator tells all shards.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the coordinator tells all shards, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Command {
-    /// Open everything and wait.
+    /// Open the connections and the streams of the load, and wait.
     Open,
+    /// Open the idle streams, and wait.
+    OpenIdleStreams,
+    /// Open the idle connections, and wait.
+    OpenIdleConnections,
     /// The timeline is set: begin.
     Begin,
     /// The timeline's end was moved to now.
@@ -69,6 +83,8 @@ pub(crate) enum Command {
 pub(crate) enum Event {
     /// All connections stand and all streams were opened; so many have response headers.
     Opened { streams: usize, with_headers: usize },
+    /// What was asked for last is open.
+    OpenedIdle,
     /// Seconds that are over.
     Intervals(Vec<Interval>),
     /// Nothing is left to do.
@@ -132,6 +148,8 @@ struct Shard<C> {
     events: mpsc::UnboundedSender<Event>,
     recorder: Shared<Recorder>,
     flights: BTreeMap<usize, Shared<Flight>>,
+    /// Those of idle streams.
+    idle: Vec<Shared<Flight>>,
     calls: JoinSet<()>,
     pacer: JoinSet<Result<(), PacerError>>,
     paced_to_the_end: bool,
@@ -149,6 +167,7 @@ impl<C: Contract> Shard<C> {
             events,
             recorder,
             flights: BTreeMap::new(),
+            idle: Vec::new(),
             calls: JoinSet::new(),
             pacer: JoinSet::new(),
             paced_to_the_end: !open_loop,
@@ -158,38 +177,45 @@ impl<C: Contract> Shard<C> {
     }
 
     async fn run(mut self, mut commands: watch::Receiver<Command>) -> Result<Figures, DriveError> {
-        let opened = Arc::new(watch::Sender::new(0));
-        match self.plan.scenario.client {
-            ClientName::Inline => {
-                for (connection, tcp) in self.connect(inline_connection).await? {
-                    self.open_inline(connection, tcp, &opened);
-                }
-            }
-            ClientName::Tonic => {
-                for (connection, channel) in self.connect(tonic_connection).await? {
-                    self.open_tonic(connection, &channel, &opened);
-                }
-            }
-        }
-        self.headers(&opened).await?;
-        if commands.wait_for(|command| *command != Command::Open).await.is_err() {
-            return Err(DriveError::Abandoned);
-        }
-        let ended_early_at = self.load(&mut commands).await?;
+        let ended_early_at = match self.plan.scenario.client {
+            ClientName::Inline => self.carry::<Client<InlineCall<C>>>(&mut commands).await?,
+            ClientName::Tonic => self.carry::<Channel>(&mut commands).await?,
+        };
         self.drain().await;
         Ok(self.figures(ended_early_at))
     }
 
-    /// Opens this shard's connections, some at a time.
-    async fn connect<T, F>(
-        &self,
-        connect: impl Fn(http::Uri) -> F,
-    ) -> Result<BTreeMap<usize, T>, DriveError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
-    {
-        let Scenario { connections, shards, .. } = *self.plan.scenario;
+    /// Opens everything on connections of this kind, as commands ask for it, and loads. Out: when the
+    /// window ended, if that was earlier than planned.
+    async fn carry<K: Carrier<C>>(
+        &mut self,
+        commands: &mut watch::Receiver<Command>,
+    ) -> Result<Option<Nanos>, DriveError> {
+        let Scenario { connections, idle_connections, .. } = *self.plan.scenario;
+        let opened = Arc::new(watch::Sender::new(0));
+        let carriers = self.connect::<K>(connections).await?;
+        self.open_streams(&carriers, &opened);
+        self.headers(&opened).await?;
+        await_command(commands, Command::OpenIdleStreams).await?;
+        self.open_idle_streams(&carriers, &opened).await?;
+        let _ = self.events.send(Event::OpenedIdle);
+        await_command(commands, Command::OpenIdleConnections).await?;
+        let idle = self.connect::<K>(idle_connections).await?;
+        let _ = self.events.send(Event::OpenedIdle);
+        await_command(commands, Command::Begin).await?;
+        // From here on a connection ends with its last stream; the idle ones are held until the drain.
+        drop(carriers);
+        let ended = self.load(commands).await;
+        drop(idle);
+        ended
+    }
+
+    /// Opens this shard's part of so many connections, some at a time.
+    async fn connect<K: Carrier<C>>(
+        &mut self,
+        connections: usize,
+    ) -> Result<BTreeMap<usize, K>, DriveError> {
+        let shards = self.plan.scenario.shards;
         let mut waiting = (self.plan.shard..connections).step_by(shards);
         let mut connecting = JoinSet::new();
         let mut connected = BTreeMap::new();
@@ -198,7 +224,8 @@ impl<C: Contract> Shard<C> {
                 let Some(connection) = waiting.next() else {
                     break;
                 };
-                let (connecting_to, clock) = (connect(self.plan.target.clone()), self.plan.clock);
+                let (connecting_to, clock) =
+                    (K::connect(self.plan.target.clone()), self.plan.clock);
                 connecting.spawn(async move {
                     let began = clock.now();
                     (connection, connecting_to.await, clock.now().since(began))
@@ -211,68 +238,93 @@ impl<C: Contract> Shard<C> {
             let opened =
                 opened.map_err(|source| DriveError::Connect { connection, connections, source })?;
             self.recorder.borrow().seen.connect.record(took);
-            connected.insert(connection, opened);
+            connected.insert(connection, K::new(opened, &mut self.calls));
         }
     }
 
-    /// The streams of a connection, each with what its client needs.
-    fn parts(&mut self, connection: usize, opened: &Arc<watch::Sender<usize>>) -> Vec<Parts> {
+    /// What the client of a stream needs.
+    fn parts(
+        &mut self,
+        stream: usize,
+        flight: Shared<Flight>,
+        opened: &Arc<watch::Sender<usize>>,
+    ) -> Parts {
+        let Scenario { payload_bytes, seed, .. } = *self.plan.scenario;
+        let filler = self.filler.get_or_insert_with(|| filler(C::ALPHABET, payload_bytes, seed));
+        Parts {
+            stream,
+            payloads: Payloads::new(C::ALPHABET, filler.clone(), seed, stream),
+            flight,
+            recorder: self.recorder.clone(),
+            clock: self.plan.clock,
+            opened: opened.clone(),
+        }
+    }
+
+    /// Opens the streams of the load on this shard's connections.
+    fn open_streams<K: Carrier<C>>(
+        &mut self,
+        carriers: &BTreeMap<usize, K>,
+        opened: &Arc<watch::Sender<usize>>,
+    ) {
         let scenario = self.plan.scenario.clone();
-        let filler = self
-            .filler
-            .get_or_insert_with(|| filler(C::ALPHABET, scenario.payload_bytes, scenario.seed))
-            .clone();
-        (connection..scenario.streams)
-            .step_by(scenario.connections)
-            .map(|stream| {
+        for (connection, carrier) in carriers {
+            for stream in (*connection..scenario.streams).step_by(scenario.connections) {
                 let quota = scenario.quota(stream);
                 let flight = Flight::new(self.plan.timeline.clone(), &scenario.load, quota);
                 let flight = Shared::new(flight);
                 self.flights.insert(stream, flight.clone());
-                Parts {
-                    stream,
-                    payloads: Payloads::new(C::ALPHABET, filler.clone(), scenario.seed, stream),
-                    flight,
-                    recorder: self.recorder.clone(),
-                    clock: self.plan.clock,
-                    opened: opened.clone(),
-                }
-            })
-            .collect()
-    }
-
-    /// Opens a connection's streams on the inline client; one task carries them all.
-    fn open_inline(
-        &mut self,
-        connection: usize,
-        tcp: TcpStream,
-        opened: &Arc<watch::Sender<usize>>,
-    ) {
-        let limits = client_limits(FLOW_WINDOW_BYTES.stream, FLOW_WINDOW_BYTES.connection);
-        let (client, carried) = Client::new(tcp, limits);
-        for parts in self.parts(connection, opened) {
-            let request = request::<C>(&self.plan.target, &self.plan.scenario);
-            if client.open(request, InlineCall::<C>::new(parts)).is_err() {
-                unreachable!("the connection is held by this task and has not been polled");
+                let parts = self.parts(stream, flight, opened);
+                carrier.open(&self.plan, parts, &mut self.calls);
             }
         }
-        drop(client);
-        // How it ended, its streams were told.
-        self.calls.spawn(async move { _ = carried.await });
     }
 
-    /// Opens a connection's streams on tonic's client, a task each.
-    fn open_tonic(
+    /// Opens the idle streams, some of each connection at a time, and waits for their echoes.
+    async fn open_idle_streams<K: Carrier<C>>(
         &mut self,
-        connection: usize,
-        channel: &Channel,
+        carriers: &BTreeMap<usize, K>,
         opened: &Arc<watch::Sender<usize>>,
-    ) {
-        let headers = metadata(&self.plan.scenario);
-        for parts in self.parts(connection, opened) {
-            let (channel, headers) = (channel.clone(), headers.clone());
-            self.calls.spawn(stream::run::<C>(Call { parts, channel, headers }));
+    ) -> Result<(), DriveError> {
+        let Scenario { streams, connections, idle_streams, .. } = *self.plan.scenario;
+        for first in (0..idle_streams).step_by(connections * IDLE_STREAMS_AT_ONCE) {
+            let end = idle_streams.min(first + connections * IDLE_STREAMS_AT_ONCE);
+            let before = self.idle.len();
+            for (connection, carrier) in carriers {
+                for idle in (first + connection..end).step_by(connections) {
+                    let now = self.plan.clock.now();
+                    let flight = Shared::new(Flight::idle(self.plan.timeline.clone(), now));
+                    self.idle.push(flight.clone());
+                    let parts = self.parts(streams + idle, flight, opened);
+                    carrier.open(&self.plan, parts, &mut self.calls);
+                }
+            }
+            self.idle_echoes(before).await?;
         }
+        Ok(())
+    }
+
+    /// Waits for the echo of each idle stream from the one in place `first` on.
+    async fn idle_echoes(&self, first: usize) -> Result<(), DriveError> {
+        let mut waiting: Vec<_> = self.idle[first..].iter().collect();
+        let mut ended = false;
+        let all = async {
+            while !waiting.is_empty() {
+                waiting.retain(|flight| {
+                    let flight = flight.borrow();
+                    ended |= flight.status.is_some();
+                    flight.outstanding() > 0
+                });
+                sleep(IDLE_LOOK).await;
+            }
+        };
+        let in_time = timeout(IDLE_PATIENCE, all).await.is_ok();
+        if in_time && !ended {
+            return Ok(());
+        }
+        let failure = self.recorder.borrow().seen.first_failure.take();
+        let silent = || format!("no echo within {IDLE_PATIENCE:?}");
+        Err(DriveError::NoIdleStream { failure: failure.unwrap_or_else(silent) })
     }
 
     /// Waits for the response headers of this shard's streams, as far as they come.
@@ -375,7 +427,7 @@ impl<C: Contract> Shard<C> {
         loop {
             // A pacer that is behind goes on: what was due in the window is sent late, not forgotten.
             if self.pacer.is_empty() && !finished {
-                self.flights.values().for_each(|flight| flight.borrow().finish());
+                self.flights.values().chain(&self.idle).for_each(|flight| flight.borrow().finish());
                 finished = true;
             }
             tokio::select! {
@@ -431,6 +483,8 @@ impl<C: Contract> Shard<C> {
                 figures.unfinished_schedules.insert(*stream, flight.counted);
             }
         }
+        let idle = self.idle.iter().filter(|flight| flight.borrow().status.is_none()).count();
+        figures.streams_unfinished += idle as u64;
         let unfinished = figures.streams_unfinished;
         if unfinished > 0 {
             let limit = self.plan.scenario.drain_limit_ns;
@@ -471,23 +525,83 @@ fn request<C: Contract>(target: &http::Uri, scenario: &Scenario) -> Request<()> 
     request.body(()).expect("checked when typed")
 }
 
-type Connected<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
-async fn inline_connection(target: http::Uri) -> Connected<TcpStream> {
-    let host = target.host().unwrap_or_default();
-    // An IPv6 address stands in brackets in a URI, and without them everywhere else.
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let address = (host, target.port_u16().unwrap_or(80));
-    let tcp = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await??;
-    tcp.set_nodelay(true)?;
-    Ok(tcp)
+/// Waits until `wanted` or a later command comes.
+async fn await_command(
+    commands: &mut watch::Receiver<Command>,
+    wanted: Command,
+) -> Result<(), DriveError> {
+    let come = commands.wait_for(|command| *command >= wanted).await;
+    come.map(drop).map_err(|_| DriveError::Abandoned)
 }
 
-async fn tonic_connection(target: http::Uri) -> Connected<Channel> {
-    let endpoint = Endpoint::from(target)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(FLOW_WINDOW_BYTES.stream)
-        .initial_connection_window_size(FLOW_WINDOW_BYTES.connection)
-        .connect_timeout(CONNECT_LIMIT);
-    Ok(endpoint.connect().await?)
+type Connected<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A connection of one of the clients. It ends when it is dropped and its last stream is over.
+trait Carrier<C: Contract>: Sized {
+    /// What connecting gives.
+    type Socket: Send + 'static;
+
+    /// Opens a connection. Err: there is no server, or none that answers in time.
+    fn connect(target: http::Uri)
+    -> impl Future<Output = Connected<Self::Socket>> + Send + 'static;
+
+    /// Carries streams on it; tasks that this takes are among `calls`.
+    fn new(socket: Self::Socket, calls: &mut JoinSet<()>) -> Self;
+
+    /// Opens a stream.
+    fn open(&self, plan: &Plan, parts: Parts, calls: &mut JoinSet<()>);
+}
+
+/// On the inline client one task carries all streams of a connection.
+impl<C: Contract> Carrier<C> for Client<InlineCall<C>> {
+    type Socket = TcpStream;
+
+    async fn connect(target: http::Uri) -> Connected<TcpStream> {
+        let host = target.host().unwrap_or_default();
+        // An IPv6 address stands in brackets in a URI, and without them everywhere else.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = (host, target.port_u16().unwrap_or(80));
+        let tcp = timeout(CONNECT_LIMIT, TcpStream::connect(address)).await??;
+        tcp.set_nodelay(true)?;
+        Ok(tcp)
+    }
+
+    fn new(tcp: TcpStream, calls: &mut JoinSet<()>) -> Self {
+        let limits = client_limits(FLOW_WINDOW_BYTES.stream, FLOW_WINDOW_BYTES.connection);
+        let (client, carried) = Client::new(tcp, limits);
+        // How it ended, its streams were told.
+        calls.spawn(async move { _ = carried.await });
+        client
+    }
+
+    fn open(&self, plan: &Plan, parts: Parts, _: &mut JoinSet<()>) {
+        let request = request::<C>(&plan.target, &plan.scenario);
+        if let Err(mut refused) = Client::open(self, request, InlineCall::new(parts)) {
+            let now = plan.clock.instant(plan.clock.now()).into_std();
+            refused.end(Err(&BodyError::ConnectionLost), now);
+        }
+    }
+}
+
+/// On tonic's client each stream has a task.
+impl<C: Contract> Carrier<C> for Channel {
+    type Socket = Channel;
+
+    async fn connect(target: http::Uri) -> Connected<Channel> {
+        let endpoint = Endpoint::from(target)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(FLOW_WINDOW_BYTES.stream)
+            .initial_connection_window_size(FLOW_WINDOW_BYTES.connection)
+            .connect_timeout(CONNECT_LIMIT);
+        Ok(endpoint.connect().await?)
+    }
+
+    fn new(channel: Channel, _: &mut JoinSet<()>) -> Self {
+        channel
+    }
+
+    fn open(&self, plan: &Plan, parts: Parts, calls: &mut JoinSet<()>) {
+        let (channel, headers) = (self.clone(), metadata(&plan.scenario));
+        calls.spawn(stream::run::<C>(Call { parts, channel, headers }));
+    }
 }

@@ -36,6 +36,11 @@ impl Watched {
         })
     }
 
+    /// Resident memory now, in bytes; `None` if the process is gone.
+    pub fn resident_bytes(&self) -> Option<u64> {
+        Some(self.process.status().ok()?.vmrss? * 1024)
+    }
+
     fn so_far(&self) -> Option<Usage> {
         let stat = self.process.stat().ok()?;
         let status = self.process.status().ok()?;
@@ -62,7 +67,9 @@ mod tests {
             assert!(begin.elapsed().as_secs() < 60, "no CPU time after {spun} turns");
             spun = std::hint::black_box(spun + 1);
         }
-        assert!(this.end().unwrap().rss_bytes_max > 100_000);
+        let max = this.end().unwrap().rss_bytes_max;
+        assert!(max > 100_000);
+        assert!((100_000..=max).contains(&this.resident_bytes().unwrap()));
     }
 
     #[test]

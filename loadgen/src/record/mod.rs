@@ -159,6 +159,9 @@ pub struct Measured {
     pub server: Option<Usage>,
     /// CPU and memory of loadgen, over the window.
     pub loadgen: Option<Usage>,
+    /// Resident memory of the server at the moments of the run; null if its process is not known.
+    #[serde(default)]
+    pub server_resident: Option<Resident>,
     /// Echoes that arrived in the window by the server's CPU seconds.
     pub messages_per_server_cpu_s: Option<f64>,
 }
@@ -218,6 +221,51 @@ pub struct Usage {
     pub rss_bytes_max: u64,
 }
 
+/// Resident memory of a process as the run goes on. Where anything is idle, each moment up to the load
+/// comes half a second after everything was open, so that nothing goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Resident {
+    /// Before the run connects.
+    pub before_bytes: u64,
+    /// When the connections stand and the streams of the load are open.
+    pub streams_open_bytes: u64,
+    /// When the idle streams are open besides, and each has echoed its message.
+    pub idle_streams_open_bytes: u64,
+    /// When the idle connections are open besides: everything is, at rest.
+    pub all_open_bytes: u64,
+    /// When the window ends.
+    pub end_bytes: u64,
+    /// Each second after everything has closed, beside a trickle of messages, if that was asked for.
+    pub closed_bytes: Vec<u64>,
+}
+
+impl Resident {
+    /// What one idle stream costs beyond its connection; `None` if there is none.
+    pub fn bytes_per_idle_stream(&self, scenario: &Scenario) -> Option<f64> {
+        let grown = self.idle_streams_open_bytes.saturating_sub(self.streams_open_bytes);
+        per(grown, scenario.idle_streams)
+    }
+
+    /// What one idle connection costs; `None` if there is none.
+    pub fn bytes_per_idle_connection(&self, scenario: &Scenario) -> Option<f64> {
+        let grown = self.all_open_bytes.saturating_sub(self.idle_streams_open_bytes);
+        per(grown, scenario.idle_connections)
+    }
+
+    /// The share of what the run took that had gone back to the system at the end of the watch; `None`
+    /// if there was none, or nothing to give back.
+    pub fn share_given_back(&self) -> Option<f64> {
+        let taken =
+            self.all_open_bytes.checked_sub(self.before_bytes).filter(|taken| *taken > 0)?;
+        let kept = self.closed_bytes.last()?.saturating_sub(self.before_bytes);
+        Some(1.0 - kept as f64 / taken as f64)
+    }
+}
+
+fn per(bytes: u64, count: usize) -> Option<f64> {
+    (count > 0).then(|| bytes as f64 / count as f64)
+}
+
 impl Usage {
     /// User and system together.
     pub fn cpu(&self) -> Nanos {
@@ -257,6 +305,20 @@ pub enum WarningKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_gone_back_is_a_share_of_what_was_taken() {
+        let resident = |closed: &[u64]| Resident {
+            before_bytes: 100,
+            all_open_bytes: 500,
+            closed_bytes: closed.to_vec(),
+            ..Resident::default()
+        };
+        assert_eq!(resident(&[500, 200]).share_given_back(), Some(0.75));
+        assert_eq!(resident(&[90]).share_given_back(), Some(1.0), "below where it began");
+        assert_eq!(resident(&[]).share_given_back(), None);
+        assert_eq!(Resident::default().share_given_back(), None);
+    }
 
     /// `BIDI_ECHO_UPDATE_SCHEMA=1 cargo test -p loadgen` writes it anew.
     #[test]

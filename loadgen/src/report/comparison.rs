@@ -9,7 +9,7 @@ use std::fmt::{self, Display, Write};
 
 use serde::Deserialize;
 
-use crate::record::{RunRecord, WarningKind};
+use crate::record::{Resident, RunRecord, WarningKind};
 use crate::units::{Count, Nanos};
 
 /// What is compared per second of the server's CPU time.
@@ -85,6 +85,14 @@ pub struct Figures {
     pub server_cpu_per_message: Nanos,
     /// loadgen's CPU time for a message, if known.
     pub loadgen_cpu_per_message: Option<Nanos>,
+    /// Resident bytes of the server for an idle stream, if there was one.
+    pub bytes_per_idle_stream: Option<f64>,
+    /// The same for an idle connection.
+    pub bytes_per_idle_connection: Option<f64>,
+    /// Resident bytes of the server with everything open, if its process is known.
+    pub all_open_bytes: Option<f64>,
+    /// The share of that which went back to the system, if that was watched.
+    pub share_given_back: Option<f64>,
     /// What its record warns of.
     pub warnings: Vec<WarningKind>,
 }
@@ -92,7 +100,8 @@ pub struct Figures {
 impl Figures {
     /// Those of a record; `None` if it does not know the server's CPU time.
     pub fn of(record: &RunRecord, figure: Figure) -> Option<Self> {
-        let measured = &record.measured;
+        let RunRecord { measured, scenario, .. } = record;
+        let resident = measured.server_resident.as_ref();
         let messages = measured.messages_per_server_cpu_s?;
         Some(Figures {
             per_server_cpu_s: match figure {
@@ -104,6 +113,11 @@ impl Figures {
             service_p99: measured.service_time.percentile_if_supported(99.0),
             server_cpu_per_message: measured.cpu_per_message(measured.server)?,
             loadgen_cpu_per_message: measured.cpu_per_message(measured.loadgen),
+            bytes_per_idle_stream: resident.and_then(|it| it.bytes_per_idle_stream(scenario)),
+            bytes_per_idle_connection: resident
+                .and_then(|it| it.bytes_per_idle_connection(scenario)),
+            all_open_bytes: resident.map(|it| it.all_open_bytes as f64),
+            share_given_back: resident.and_then(Resident::share_given_back),
             warnings: record.warnings.iter().map(|warning| warning.kind).collect(),
         })
     }
@@ -189,6 +203,7 @@ impl Display for Comparison {
         self.write_ratios(out)?;
         for scenario in &self.scenarios {
             write_scenario(out, scenario, &self.baseline)?;
+            write_memory(out, scenario)?;
         }
         self.write_exceptions(out)?;
         writeln!(out, "\n{}", self.appendix.trim_end())
@@ -304,6 +319,44 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
     Ok(())
 }
 
+/// What is idle in a scenario costs the servers memory: how much, and what becomes of it.
+fn write_memory(out: &mut fmt::Formatter<'_>, scenario: &Compared) -> fmt::Result {
+    let of = |server: &Contender, figure: fn(&Figures) -> Option<f64>| {
+        Spread::of(server.counted().filter_map(figure))
+    };
+    let is_idle = |run: &Figures| {
+        run.bytes_per_idle_stream.or(run.bytes_per_idle_connection).or(run.share_given_back)
+    };
+    if !scenario.servers.iter().any(|server| of(server, is_idle).is_some()) {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n| server | an idle stream | an idle connection | all open | given back |\n|---|---|---|---|---|"
+    )?;
+    for server in &scenario.servers {
+        let bytes = |figure| show(of(server, figure), |spread| spread.show(bytes));
+        writeln!(
+            out,
+            "| {} | {} | {} | {} | {} |",
+            server.name,
+            bytes(|run| run.bytes_per_idle_stream),
+            bytes(|run| run.bytes_per_idle_connection),
+            bytes(|run| run.all_open_bytes),
+            show(of(server, |run| run.share_given_back), |spread| {
+                spread.show(|share| format!("{:.0} %", 100.0 * share))
+            }),
+        )?;
+    }
+    Ok(())
+}
+
+fn bytes(count: f64) -> String {
+    let text = Count(count).to_string();
+    // `Count` ends with a unit of its own from 10,000 up.
+    if text.contains(' ') { text + "B" } else { text + " B" }
+}
+
 fn p99(server: &Contender) -> Option<Spread> {
     Spread::of(server.counted().filter_map(|run| Some(run.service_p99?.0 as f64)))
 }
@@ -400,6 +453,10 @@ mod tests {
             service_p99: None,
             server_cpu_per_message: Nanos(700),
             loadgen_cpu_per_message: Some(Nanos(900)),
+            bytes_per_idle_stream: Some(1_700.0),
+            bytes_per_idle_connection: None,
+            all_open_bytes: Some(4e6),
+            share_given_back: Some(0.8),
             warnings: vec![WarningKind::LoadgenBusy],
         })
     }
@@ -440,6 +497,8 @@ mod tests {
             "| scenario | load | stock | peer |",
             "| stock | 2 | 150 k (100 k .. 200 k) | 1x | 1000 | 1x | 50 µs | 1x | - | 700 ns / 900 ns |",
             "| peer | skipped | - | - | - | - | - | - | - | - / - |",
+            "| stock | 1700 B | - | 4 MB | 80 % |",
+            "| peer | - | - | - | - |",
             "- peer skipped: needs a compiler",
             "- row-1.ours.2 failed and is not counted: exit code 1: 3 lost",
             "- row-1.stock: loadgen_busy in 2 of 2 runs",

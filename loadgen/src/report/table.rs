@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use bytesize::ByteSize;
 
-use crate::record::{Hdr, Measured, Origin, RunRecord, Usage};
+use crate::record::{Hdr, Measured, Origin, Resident, RunRecord, Usage};
 use crate::scenario::{Arrivals, ContractName, Load, Scenario};
 use crate::units::{Count, Nanos};
 
@@ -58,6 +58,9 @@ pub fn table(record: &RunRecord) -> String {
     line("streams", &statuses(measured));
     line("server used", &usage(measured.server, measured));
     line("loadgen used", &usage(measured.loadgen, measured));
+    if let Some(text) = measured.server_resident.as_ref().and_then(|it| resident(it, scenario)) {
+        line("server held", &text);
+    }
     if let Some(per_cpu_s) = measured.messages_per_server_cpu_s {
         line("efficiency", &format_args!("{} messages per server CPU-second", Count(per_cpu_s)));
     }
@@ -87,7 +90,15 @@ fn what(scenario: &Scenario) -> String {
         ContractName::Chat => "Chat/chat",
     };
     let Scenario { payload_bytes, seed, .. } = scenario;
-    format!("{contract}, {}, payload {payload_bytes} bytes, seed {seed}", spread(scenario))
+    let idle = match (scenario.idle_streams, scenario.idle_connections) {
+        (0, 0) => String::new(),
+        (streams, connections) => format!(
+            ", besides {} and {}",
+            plural(streams, "idle stream"),
+            plural(connections, "idle connection")
+        ),
+    };
+    format!("{contract}, {}{idle}, payload {payload_bytes} bytes, seed {seed}", spread(scenario))
 }
 
 /// How the streams are spread: `1000 streams on 10 connections, 1 shard`.
@@ -176,6 +187,22 @@ fn usage(usage: Option<Usage>, measured: &Measured) -> String {
         used.cpu_system_ns.as_secs_f64(),
         ByteSize(used.rss_bytes_max),
     )
+}
+
+/// What idle streams and connections cost the server, and what it gave back; `None` if nothing was idle
+/// and nothing was watched.
+fn resident(resident: &Resident, scenario: &Scenario) -> Option<String> {
+    let mut parts = Vec::new();
+    if let Some(each) = resident.bytes_per_idle_stream(scenario) {
+        parts.push(format!("{each:.0} bytes an idle stream"));
+    }
+    if let Some(each) = resident.bytes_per_idle_connection(scenario) {
+        parts.push(format!("{each:.0} bytes an idle connection"));
+    }
+    if let Some(share) = resident.share_given_back() {
+        parts.push(format!("gave {:.0} % back in {}", 100.0 * share, scenario.watch_give_back_ns));
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
 }
 
 #[allow(

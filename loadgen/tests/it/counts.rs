@@ -47,6 +47,24 @@ fn a_million_messages_equal_the_servers_counters(
 }
 
 #[rstest]
+fn idle_streams_echo_once_and_stay_open_beside_the_load(
+    #[values(INLINE, TASK, TONIC)] server: Transport,
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let flags = ["--streams", "4", "--connections", "2", "--duration", "1s", "--warmup", "0s"];
+    let idle = ["--idle-streams", "301", "--idle-connections", "5", "--shards", "2"];
+    let (exit, record, summary) = Pair { server, client }.run(&[&flags[..], &idle].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    let received = number(&record, "/measured/messages_received");
+    assert_eq!(summary.stats.messages_out, received + 301);
+    assert_eq!(number(&record, "/measured/statuses/OK"), 4 + 301);
+    assert_eq!(number(&record, "/measured/first_message/count"), 4 + 301);
+    assert_eq!(number(&record, "/measured/connect/count"), 2 + 5);
+    assert_eq!(record["measured"]["echoes_per_stream"].as_array().unwrap().len(), 4);
+    assert_eq!(number(&record, "/scenario/idle_streams"), 301);
+}
+
+#[rstest]
 fn an_open_loop_of_so_many_messages_equals_the_servers_counters_too(
     #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,

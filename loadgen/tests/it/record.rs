@@ -84,6 +84,9 @@ fn the_keys_that_others_rely_on_are_there(
         "loadgen/cpu_user_ns",
         "loadgen/cpu_system_ns",
         "loadgen/rss_bytes_max",
+        "server_resident/before_bytes",
+        "server_resident/all_open_bytes",
+        "server_resident/end_bytes",
     ] {
         number(&record, &format!("/measured/{key}"));
     }
@@ -91,6 +94,19 @@ fn the_keys_that_others_rely_on_are_there(
     assert_eq!(number(&record, "/scenario/seed"), 42);
     assert_eq!(record["scenario"]["headers"]["x-run"], "test");
     assert_eq!(number(&record, "/schema_version"), 1);
+}
+
+#[test]
+fn the_servers_memory_is_watched_until_it_was_given_back() {
+    let pair = Pair { server: INLINE, client: ClientName::Inline };
+    let idle = ["--idle-streams", "2000", "--idle-connections", "100", "--watch-give-back", "2s"];
+    let record = real_record(pair, &idle);
+    let resident = |moment: &str| number(&record, &format!("/measured/server_resident/{moment}"));
+    // What a server gives back of its start lies between the moments, too: only the largest step is sure.
+    let (before, with_streams) = (resident("before_bytes"), resident("idle_streams_open_bytes"));
+    assert!(before > 1_000_000 && with_streams > before, "{before}, {with_streams}");
+    let closed = record["measured"]["server_resident"]["closed_bytes"].as_array().unwrap();
+    assert_eq!(closed.len(), 2, "{closed:?}");
 }
 
 #[rstest]

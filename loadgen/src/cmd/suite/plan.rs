@@ -39,6 +39,15 @@ pub(super) struct SuiteScenario {
     pub(super) connections: usize,
     /// Over all connections.
     pub(super) streams: usize,
+    /// Open besides, over all connections.
+    #[serde(default)]
+    pub(super) idle_streams: usize,
+    /// Open besides, without a stream.
+    #[serde(default)]
+    pub(super) idle_connections: usize,
+    /// How long the server's memory is watched after everything has closed; not at all by default.
+    #[serde(default, deserialize_with = "parsed")]
+    pub(super) watch_give_back: Nanos,
     pub(super) in_flight: usize,
     #[serde(deserialize_with = "parsed")]
     pub(super) payload: ByteSize,
