@@ -99,8 +99,16 @@ impl<X: Exchange> Client<X> {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
+        Self::connect(io, limits)
+    }
+
+    /// The same, with the connection by its name: tests audit it.
+    pub(crate) fn connect<IO>(io: IO, limits: Limits) -> (Self, Connection<IO, Calling<X>>)
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
         let (openings, to_open) = mpsc::unbounded_channel();
-        let calling = Calling { to_open, is_finished: false };
+        let calling = Calling { to_open, next: None, is_finished: false };
         let connection =
             Connection::new(io, calling, Arc::new(limits), None, Arc::<Counters>::default());
         (Client { openings }, connection)
@@ -148,13 +156,15 @@ pub fn grpc_code_of_reset(code: ErrorCode) -> i32 {
 }
 
 /// The client's [`Role`].
-struct Calling<X> {
+pub(crate) struct Calling<X> {
     to_open: mpsc::UnboundedReceiver<(Request<()>, X)>,
+    /// The first of those, if the peer's limit has no room for it yet.
+    next: Option<(Request<()>, X)>,
     is_finished: bool,
 }
 
 /// One stream.
-struct Call<X> {
+pub(crate) struct Call<X> {
     exchange: X,
     shared: Arc<Shared>,
     waker: Waker,
@@ -184,21 +194,21 @@ impl<X: Exchange> Role for Calling<X> {
         &mut self,
         key: Key,
         wakes: &Arc<Wakes>,
+        has_room: bool,
         cx: &mut Context<'_>,
     ) -> Option<Opening<Self::App>> {
-        match self.to_open.poll_recv(cx) {
-            Poll::Pending => None,
-            Poll::Ready(None) => {
-                self.is_finished = true;
-                None
-            }
-            Poll::Ready(Some((request, exchange))) => {
-                let shared = Shared::new(wakes.clone(), key);
-                let waker = Waker::from(shared.clone());
-                let app = Call { exchange, shared, waker, has_head: false, is_over: false };
-                Some(Opening { request, app })
+        if self.next.is_none() {
+            match self.to_open.poll_recv(cx) {
+                Poll::Pending => return None,
+                Poll::Ready(None) => self.is_finished = true,
+                Poll::Ready(opening) => self.next = opening,
             }
         }
+        let (request, exchange) = self.next.take_if(|_| has_room)?;
+        let shared = Shared::new(wakes.clone(), key);
+        let waker = Waker::from(shared.clone());
+        let app = Call { exchange, shared, waker, has_head: false, is_over: false };
+        Some(Opening { request, app })
     }
 
     fn headers(
@@ -308,7 +318,9 @@ impl<X: Exchange> Role for Calling<X> {
     fn refuse_openings(&mut self, error: BodyError) {
         self.is_finished = true;
         self.to_open.close();
-        while let Ok((_, mut exchange)) = self.to_open.try_recv() {
+        let next = self.next.take();
+        let waiting = std::iter::from_fn(|| self.to_open.try_recv().ok());
+        for (_, mut exchange) in next.into_iter().chain(waiting) {
             exchange.end(Err(&error), Instant::now());
         }
     }

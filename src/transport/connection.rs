@@ -74,11 +74,13 @@ pub(crate) trait Role {
     /// The peer opened a stream (servers). Runs no user code.
     fn accept(&mut self, core: &mut Core, wakes: &Arc<Wakes>, request: Request<()>) -> Self::App;
 
-    /// A stream to open (clients), if there is one; it will have `key`. Asked while there is room.
+    /// A stream to open (clients), if there is one; it will have `key`. Without room for it none is
+    /// given, but `cx` is still woken when there will never be one again.
     fn poll_open(
         &mut self,
         key: Key,
         wakes: &Arc<Wakes>,
+        has_room: bool,
         cx: &mut Context<'_>,
     ) -> Option<Opening<Self::App>>;
 
@@ -649,11 +651,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return false;
         }
         let mut opened = false;
-        while (self.streams.len() as u64) < u64::from(self.wire.peer.max_concurrent_streams)
-            && self.wire.has_output_room()
-        {
+        loop {
+            let open = self.streams.len() as u64;
+            let has_room = open < u64::from(self.wire.peer.max_concurrent_streams)
+                && self.wire.has_output_room();
             let key = self.next_key();
-            let Some(opening) = self.role.poll_open(key, &self.wakes, cx) else {
+            let Some(opening) = self.role.poll_open(key, &self.wakes, has_room, cx) else {
                 break;
             };
             let id = self.next_own_stream;

@@ -259,6 +259,7 @@ where
         &mut self,
         _: Key,
         _: &Arc<Wakes>,
+        _: bool,
         _: &mut Context<'_>,
     ) -> Option<Opening<Self::App>> {
         None

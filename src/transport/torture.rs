@@ -1,15 +1,21 @@
 //! The torture test: whole connections over an unkind pipe, everything decided by a seed.
 //!
-//! [`model`] is a client of raw frames that keeps exact books, [`services`] are handlers of every
-//! manner, [`pipe`] is between them; after each turn of the server's connection its books are
-//! audited. A failure prints its seed; `BIDI_ECHO_TORTURE_SEEDS=from..to` runs others.
+//! [`model`] is a client and [`host`] a server of raw frames that keep exact books, [`services`] are
+//! handlers and [`calls`] exchanges of every manner, [`pipe`] is between them; after each turn of a
+//! connection of ours its books are audited. A failure prints its seed;
+//! `BIDI_ECHO_TORTURE_SEEDS=from..to` runs others.
 
+mod calls;
 mod chance;
+mod cuts;
 mod desk;
+mod host;
 mod model;
+mod oracle;
 mod pipe;
 mod services;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::ops::Range;
@@ -28,17 +34,21 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 
+use self::calls::{Caller, Calls, Plan};
 use self::chance::Chance;
+use self::host::{Host, Left};
 use self::model::{Client, Drained};
 use self::pipe::{End, Manners, pipe};
 use self::services::{Ended, Stage, Theatre};
+use super::client::{self, client_limits};
 use super::connection::audit::Books;
 use super::connection::{Connection, Role, Signals};
 use super::counters::Counters;
+use super::frame::ErrorCode;
 use super::limits::Limits;
 use super::placement::{OnTasks, Placement};
 use super::serving::Serving;
-use super::stream::RecvBody;
+use super::stream::{BodyError, RecvBody};
 use crate::drain::Drain;
 
 /// Longer than any seed takes; with paused time, the end of everything that hangs.
@@ -344,6 +354,241 @@ async fn until(condition: impl Fn() -> bool, what: impl Fn() -> String) {
     panic!("never: {}", what());
 }
 
+/// One client under torture: its connection's task, and the calls that it was asked for.
+struct Callers {
+    watched: Arc<Watched>,
+    task: JoinHandle<Instant>,
+    calls: Calls,
+    /// Opens the calls, and keeps the client's handle until it is aborted, or not at all.
+    opener: JoinHandle<()>,
+    keeps_handle: bool,
+}
+
+impl Callers {
+    /// Calls over `io`, at random moments.
+    fn new(io: End, limits: Limits, chance: &mut Chance, bytes_max: usize, rig: Rig) -> Self {
+        let mut chance = chance.fork();
+        let watched = Arc::<Watched>::default();
+        let operations = io.operations.clone();
+        let (client, connection) = client::Client::connect(io, limits);
+        let events = move || operations.load(SeqCst);
+        let task = tokio::spawn(watch(connection, watched.clone(), events));
+        let count = chance.pick(&[1, 3, 10, 30]);
+        let (mut calls, mut to_open) = (Calls::new(), Vec::new());
+        for number in 0..count {
+            let plan = Plan::random(&mut chance, bytes_max);
+            let (request, caller, heard) = Caller::new(number, plan, &mut chance, rig.unit);
+            calls.push(heard);
+            to_open.push((request, caller));
+        }
+        let keeps_handle = chance.one_in(2);
+        let opener = tokio::spawn(async move {
+            for (request, caller) in to_open {
+                let units = if chance.one_in(2) { 0 } else { chance.below(20) };
+                sleep(rig.unit * u32::try_from(units).expect("small")).await;
+                if let Err(mut refused) = client.open(request, caller) {
+                    client::Exchange::end(
+                        &mut refused,
+                        Err(&BodyError::ConnectionLost),
+                        std::time::Instant::now(),
+                    );
+                }
+            }
+            if keeps_handle {
+                std::future::pending::<()>().await;
+            }
+            drop(client);
+        });
+        Callers { watched, task, calls, opener, keeps_handle }
+    }
+
+    /// Waits for the end, and looks whether anything is left.
+    async fn over(self) {
+        let Callers { watched, task, calls, opener, .. } = self;
+        timeout(PATIENCE, task).await.expect("the client's connection ends").unwrap();
+        let is_gone = |call: &Arc<Mutex<calls::Heard>>| Arc::strong_count(call) == 1;
+        let all_gone = || calls.iter().all(is_gone);
+        until(all_gone, || format!("no exchange is left: {calls:?}")).await;
+        opener.abort();
+        for call in &calls {
+            let call = call.lock().unwrap();
+            assert!(call.ended.is_some(), "was not told of its end: {call:?}");
+        }
+        let (turns, idle) = *watched.turns.lock().unwrap();
+        assert!(idle <= 50 + turns / 2, "{idle} of {turns} turns found nothing to do");
+    }
+}
+
+/// A client's limits, as far as windows go those of a server.
+fn limits_of_client(chance: &mut Chance) -> Limits {
+    let Limits {
+        stream_flow_window_bytes,
+        stream_flow_window_bytes_max,
+        connection_flow_window_bytes,
+        output_bytes_max,
+        control_bytes_max,
+        handshake_timeout,
+        header_block_timeout,
+        ..
+    } = limits(chance);
+    Limits {
+        stream_flow_window_bytes_max,
+        output_bytes_max,
+        control_bytes_max,
+        handshake_timeout,
+        header_block_timeout,
+        ..client_limits(stream_flow_window_bytes, connection_flow_window_bytes)
+    }
+}
+
+/// One seed's life of a client's connection.
+async fn torture_client(seed: u64, rig: Rig) {
+    let mut chance = Chance::new(seed);
+    let manners = Manners::random(&mut chance, rig.pause_one_in, rig.unit);
+    let (server_end, client_end) = pipe(manners, &mut chance);
+    let limits = limits_of_client(&mut chance);
+    let bytes_max = call_bytes_max(&manners, &limits);
+    let client = Callers::new(client_end, limits, &mut chance, bytes_max, rig);
+    let mut host = Host::new(server_end, &mut chance, client.calls.len(), bytes_max, rig.unit);
+
+    let left = timeout(PATIENCE, host.run()).await;
+    let story = |host: &Host| format!("{:?}; {}; {:?}", client.watched, host.state(), client.calls);
+    let left = left.unwrap_or_else(|_| panic!("hangs; {}", story(&host)));
+    match left {
+        Left::Vanished => drop(host),
+        Left::Closed => check_streams(&client, &host).await,
+        Left::Quiet => {
+            assert!(client.keeps_handle && host.last_id.is_none(), "stays: {}", story(&host));
+            let books = || *client.watched.books.lock().unwrap();
+            let expected = Books {
+                recv_open: host.send_window,
+                send_room: host.recv_window,
+                ..Books::default()
+            };
+            until(
+                || books() == expected,
+                || format!("the client's books are the server's, {expected:?}: {}", story(&host)),
+            )
+            .await;
+            check_streams(&client, &host).await;
+            client.opener.abort();
+            timeout(PATIENCE, host.see_off()).await.expect("the client closes");
+        }
+    }
+    client.over().await;
+}
+
+/// What the calls heard must be what the server did.
+async fn check_streams(client: &Callers, host: &Host) {
+    let streams: HashMap<usize, &host::Stream> =
+        host.streams.values().map(|stream| (stream.number, stream)).collect();
+    // A call that comes after a GOAWAY is told so when it comes.
+    let all_ended = || client.calls.iter().all(|call| call.lock().unwrap().ended.is_some());
+    until(all_ended, || format!("every call ends: {:?}; {}", client.calls, host.state())).await;
+    for call in &client.calls {
+        let call = call.lock().unwrap();
+        let ended = call.ended.as_ref().expect("looked after above");
+        let Some(stream) = streams.get(&call.number) else {
+            let is_told = matches!(
+                ended,
+                Err(BodyError::GoAway(_) | BodyError::Refused | BodyError::ConnectionLost)
+            );
+            assert!(host.last_id.is_some() && is_told, "never came: {call:?}");
+            continue;
+        };
+        let story = || format!("{call:?}; {stream:?}");
+        assert!(stream.received <= call.sent, "{}", story());
+        if stream.client_ended {
+            assert_eq!(stream.received, call.plan.request_bytes, "{}", story());
+        }
+        if stream.given_up {
+            assert_eq!(*ended, Err(BodyError::Refused), "{}", story());
+            continue;
+        }
+        assert_eq!(call.received, stream.sent, "{}", story());
+        match (stream.ended, stream.reset, ended) {
+            (true, _, Ok(trailers)) if stream.trailers => {
+                assert_eq!(trailers["given"], stream.sent.to_string(), "{}", story());
+            }
+            (true, _, Ok(trailers)) => assert!(trailers.is_empty(), "{}", story()),
+            (false, Some(code), Err(BodyError::Reset(told))) if code == *told => {}
+            _ => panic!("{}", story()),
+        }
+    }
+}
+
+/// One seed's life of a connection whose ends are both ours.
+async fn torture_both(seed: u64, rig: Rig) {
+    let mut chance = Chance::new(seed);
+    let manners = Manners::random(&mut chance, rig.pause_one_in, rig.unit);
+    let (server_end, client_end) = pipe(manners, &mut chance);
+    // Two that both read nothing while replies wait could wait for each other, until they stall.
+    let control_bytes_max = Limits::default().control_bytes_max;
+    let of_server = Limits { control_bytes_max, ..limits(&mut chance) };
+    let of_client = Limits { control_bytes_max, ..limits_of_client(&mut chance) };
+    let streams_max = of_server.max_concurrent_streams as usize;
+    let bytes_max = call_bytes_max(&manners, &of_server).min(call_bytes_max(&manners, &of_client));
+    let server = Server::new(server_end, of_server, &mut chance, rig);
+    let client = Callers::new(client_end, of_client, &mut chance, bytes_max, rig);
+    let drained = server.drained;
+
+    let all_ended = || client.calls.iter().all(|call| call.lock().unwrap().ended.is_some());
+    let story = || format!("{:?}; {:?}; {:?}", server.watched, client.watched, client.calls);
+    let ending = timeout(PATIENCE, async {
+        while !all_ended() {
+            sleep(rig.unit).await;
+        }
+    });
+    ending.await.unwrap_or_else(|_| panic!("hangs, {drained:?}; {}", story()));
+    if drained == Drained::Not && client.keeps_handle {
+        let books = |watched: &Watched| *watched.books.lock().unwrap();
+        let are_one = || {
+            let (ours, theirs) = (books(&server.watched), books(&client.watched));
+            let expected = |of: Books| Books {
+                recv_open: of.send_room,
+                send_room: of.recv_open,
+                ..Books::default()
+            };
+            ours == expected(theirs) && theirs == expected(ours)
+        };
+        until(are_one, || format!("both keep the same books: {}", story())).await;
+    }
+    for call in &client.calls {
+        let call = call.lock().unwrap();
+        let is_gone = |error: &BodyError| {
+            matches!(
+                error,
+                BodyError::GoAway(_)
+                    | BodyError::Refused
+                    | BodyError::Reset(ErrorCode::REFUSED_STREAM)
+                    | BodyError::ConnectionLost
+            )
+        };
+        match &call.ended {
+            // Whatever came was right; how much of it had time to come is nobody's to say.
+            _ if drained == Drained::CutOff => {}
+            // Opened before the client knew the limit, or after it was told to go.
+            Some(Err(BodyError::Reset(ErrorCode::REFUSED_STREAM)))
+                if client.calls.len() > streams_max =>
+            {
+                assert_eq!(call.status, None, "answered, and then refused: {call:?}");
+            }
+            Some(Err(error)) if drained > Drained::Not && is_gone(error) => {
+                assert_eq!(call.status, None, "answered, and then given up: {call:?}");
+            }
+            _ => {
+                let seen = server.theatre.seen.lock().unwrap();
+                let taken = seen.get(&call.number).map_or(0, |seen| seen.bytes);
+                let is_whole = drained < Drained::Stopped;
+                call.check(if is_whole { call.plan.request_bytes } else { taken });
+            }
+        }
+    }
+    client.opener.abort();
+    client.over().await;
+    server.over(rig).await;
+}
+
 /// Runs a seed on tokio's paused clock.
 fn on_paused_time(torture: impl AsyncFn(Rig)) {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build();
@@ -367,4 +612,25 @@ fn a_server_is_exact_and_leaves_nothing() {
 #[test]
 fn a_server_is_exact_and_leaves_nothing_on_four_threads() {
     for_seeds(0..200, |seed| on_four_threads(async |rig| torture_server(seed, rig).await));
+}
+
+#[test]
+fn a_client_is_exact_and_leaves_nothing() {
+    for_seeds(0..200, |seed| on_paused_time(async |rig| torture_client(seed, rig).await));
+}
+
+#[test]
+fn a_client_is_exact_and_leaves_nothing_on_four_threads() {
+    // Fewer: its server pauses in real time.
+    for_seeds(0..50, |seed| on_four_threads(async |rig| torture_client(seed, rig).await));
+}
+
+#[test]
+fn client_and_server_keep_the_same_books() {
+    for_seeds(0..200, |seed| on_paused_time(async |rig| torture_both(seed, rig).await));
+}
+
+#[test]
+fn client_and_server_keep_the_same_books_on_four_threads() {
+    for_seeds(0..200, |seed| on_four_threads(async |rig| torture_both(seed, rig).await));
 }

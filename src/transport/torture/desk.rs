@@ -32,7 +32,25 @@ use crate::transport::{BodyError, RecvBody};
 
 /// The byte stream: what was laid in, what came out, and how much may come out.
 #[derive(Clone, Debug, Default)]
-struct Tray(Arc<Mutex<Bytestream>>);
+pub(super) struct Tray(Arc<Mutex<Bytestream>>);
+
+impl Tray {
+    /// One that lets everything come out.
+    pub(super) fn roomy() -> Self {
+        let tray = Tray::default();
+        tray.0.lock().unwrap().room = usize::MAX;
+        tray
+    }
+
+    pub(super) fn lay(&self, bytes: &[u8]) {
+        self.0.lock().unwrap().inbound.extend(bytes);
+    }
+
+    /// What came out until now.
+    pub(super) fn came_out(&self) -> Vec<u8> {
+        self.0.lock().unwrap().outbound.clone()
+    }
+}
 
 #[derive(Debug, Default)]
 struct Bytestream {

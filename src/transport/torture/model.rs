@@ -14,7 +14,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::chance::Chance;
 use super::pipe::End;
-use super::services::{Kind, pattern, patterned};
+use super::services::{Kind, Outcome, pattern, patterned};
 use crate::transport::flow::WINDOW_BYTES_DEFAULT;
 use crate::transport::frame::{
     self, ErrorCode, FRAME_BYTES_MAX, HEAD_BYTES, Head, PREFACE, Settings, flag, kind, setting,
@@ -111,56 +111,18 @@ impl Call {
     /// What the server must have done by the end, unless we reset the call. `echoed`: bytes that an
     /// echo gives.
     pub(crate) fn check(&self, echoed: usize) {
-        let Call { plan, number, received, status, .. } = self;
         if self.id == 0 || self.reset_sent || self.refused {
             return;
         }
-        let call = format!("call {number}: {self:?}");
-        let grpc_status =
-            || self.trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
-        let ends_well = |bytes: Option<usize>| {
-            assert_eq!(*status, Some(200), "{call}");
-            assert!(bytes.is_none_or(|bytes| bytes == *received), "{call}");
-            assert!(self.server_ended, "{call}");
-            let code = self.reset_received.unwrap_or(ErrorCode::NO_ERROR);
-            assert_eq!(code, ErrorCode::NO_ERROR, "{call}");
-            match (&self.trailers, number % 3) {
-                (None, 0) => {}
-                (Some(trailers), _) => {
-                    assert_eq!(trailers["given"], received.to_string(), "{call}")
-                }
-                (None, _) => panic!("no trailers; {call}"),
-            }
+        let outcome = Outcome {
+            status: self.status,
+            received: self.received,
+            has_ended: self.server_ended,
+            trailers: self.trailers.as_ref(),
+            reset: self.reset_received,
         };
-        let fails = |code: &str, http: u16| {
-            assert!(self.server_ended, "{call}");
-            if plan.is_grpc {
-                assert_eq!(
-                    (*status, grpc_status().map(String::as_str)),
-                    (Some(200), Some(code)),
-                    "{call}"
-                );
-            } else {
-                assert_eq!(*status, Some(http), "{call}");
-            }
-        };
-        match plan.kind {
-            kind if kind.is_echo() => ends_well(Some(echoed)),
-            Kind::Source | Kind::EarlyAnswer => ends_well(Some(plan.size)),
-            Kind::EarlyDrop => ends_well(Some(0)),
-            Kind::PanicInCall | Kind::PanicInAnswer | Kind::PanicInExtensions => fails("13", 500),
-            Kind::PanicInBody if plan.is_grpc => {
-                fails("13", 500);
-                assert_eq!(*received, plan.size, "{call}");
-            }
-            Kind::PanicInBody => {
-                assert_eq!(self.reset_received, Some(ErrorCode::INTERNAL_ERROR), "{call}");
-                assert_eq!(*received, plan.size, "{call}");
-            }
-            Kind::Deadline => fails("4", 504),
-            Kind::Never => unreachable!("always reset"),
-            _ => unreachable!("echoes are above"),
-        }
+        let Plan { kind, is_grpc, size, .. } = self.plan;
+        outcome.check(kind, is_grpc, self.number, size, echoed);
     }
 }
 

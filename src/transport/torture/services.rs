@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::chance::Chance;
-use crate::transport::{BodyError, RecvBody};
+use crate::transport::{BodyError, ErrorCode, RecvBody};
 
 /// What a handler does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,6 +73,66 @@ impl Kind {
     /// Whether all of the request comes back.
     pub(crate) fn is_echo(self) -> bool {
         matches!(self, Kind::Echo | Kind::Spawned | Kind::Timer | Kind::PanicInDrop)
+    }
+}
+
+/// How a call ended, as its client saw it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Outcome<'a> {
+    pub(crate) status: Option<u16>,
+    pub(crate) received: usize,
+    /// In order, perhaps with trailers.
+    pub(crate) has_ended: bool,
+    pub(crate) trailers: Option<&'a HashMap<String, String>>,
+    pub(crate) reset: Option<ErrorCode>,
+}
+
+impl Outcome<'_> {
+    /// Whether it is what a handler of this kind does. `echoed`: bytes that an echo gives.
+    pub(crate) fn check(
+        &self,
+        kind: Kind,
+        is_grpc: bool,
+        number: usize,
+        size: usize,
+        echoed: usize,
+    ) {
+        let call = || format!("call {number}, {kind:?}, size {size}, echoed {echoed}: {self:?}");
+        let fails = |code: &str, http: u16| {
+            assert!(self.has_ended, "{}", call());
+            if is_grpc {
+                let status = self.trailers.and_then(|trailers| trailers.get("grpc-status"));
+                assert_eq!(status.map(String::as_str), Some(code), "{}", call());
+            }
+            let expected = if is_grpc { 200 } else { http };
+            assert_eq!(self.status, Some(expected), "{}", call());
+        };
+        match kind {
+            kind if kind.is_echo() => self.check_good_end(number, echoed, call),
+            Kind::Source | Kind::EarlyAnswer => self.check_good_end(number, size, call),
+            Kind::EarlyDrop => self.check_good_end(number, 0, call),
+            Kind::PanicInCall | Kind::PanicInAnswer | Kind::PanicInExtensions => fails("13", 500),
+            Kind::PanicInBody => {
+                if is_grpc {
+                    fails("13", 500);
+                } else {
+                    assert_eq!(self.reset, Some(ErrorCode::INTERNAL_ERROR), "{}", call());
+                }
+                assert_eq!(self.received, size, "{}", call());
+            }
+            Kind::Deadline => fails("4", 504),
+            _ => unreachable!("echoes are above, and what never answers is always reset"),
+        }
+    }
+
+    fn check_good_end(&self, number: usize, bytes: usize, call: impl Fn() -> String) {
+        assert_eq!((self.status, self.received), (Some(200), bytes), "{}", call());
+        assert!(self.has_ended, "{}", call());
+        assert!(matches!(self.reset, None | Some(ErrorCode::NO_ERROR)), "{}", call());
+        match self.trailers {
+            Some(trailers) => assert_eq!(trailers["given"], bytes.to_string(), "{}", call()),
+            None => assert!(number.is_multiple_of(3), "no trailers; {}", call()),
+        }
     }
 }
 

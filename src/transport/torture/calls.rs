@@ -1,0 +1,213 @@
+//! The client's side of calls: exchanges that send in every manner and note what they are told.
+//!
+//! In: a plan out of a seed. Out: what came, checked byte by byte as it comes; a panic if an exchange
+//! is called in another order than head, data, end, or asked to send after its end.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Request, StatusCode};
+use tokio::time::{Sleep, sleep};
+
+use super::chance::Chance;
+use super::services::{Kind, Outcome, pattern, patterned};
+use crate::transport::{BodyError, Exchange, Sending};
+
+/// One call to make.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) kind: Kind,
+    pub(crate) is_grpc: bool,
+    announces_length: bool,
+    pub(crate) request_bytes: usize,
+    /// What the handler is told, as its kind takes it.
+    pub(crate) size: usize,
+    piece_bytes_max: usize,
+}
+
+impl Plan {
+    pub(crate) fn random(chance: &mut Chance, bytes_max: usize) -> Self {
+        // A client cannot reset what never answers.
+        let kinds = Kind::ALL.map(|kind| if kind == Kind::Never { Kind::Echo } else { kind });
+        let kind = chance.pick(&kinds);
+        let bytes = |chance: &mut Chance| {
+            let most = chance.pick(&[0, 1, 100, 3_000, 3_000, 70_000]).min(bytes_max);
+            chance.between(most / 2, most)
+        };
+        let (request_bytes, size) = (bytes(chance), bytes(chance));
+        Plan {
+            kind,
+            is_grpc: kind == Kind::Deadline || chance.one_in(2),
+            announces_length: chance.one_in(4),
+            request_bytes,
+            size,
+            piece_bytes_max: chance.pick(&[100, 1_000, 16_000, 40_000]).max(request_bytes / 20),
+        }
+    }
+
+    fn request(&self, number: usize, unit: Duration) -> Request<()> {
+        let mut request = Request::post(format!("http://torture/{:?}", self.kind))
+            .header("number", number)
+            .header("size", self.size);
+        if self.is_grpc {
+            request = request.header("content-type", "application/grpc");
+        }
+        if self.announces_length {
+            request = request.header("content-length", self.request_bytes);
+        }
+        if self.kind == Kind::Deadline {
+            request = request.header("grpc-timeout", format!("{}u", unit.as_micros() * 50));
+        }
+        request.body(()).unwrap()
+    }
+}
+
+/// What a call did and heard.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) plan: Plan,
+    pub(crate) number: usize,
+    pub(crate) sent: usize,
+    has_sent_end: bool,
+    pub(crate) status: Option<u16>,
+    pub(crate) received: usize,
+    /// Trailers, or the head of what had nothing else; or why not.
+    pub(crate) ended: Option<Result<HashMap<String, String>, BodyError>>,
+}
+
+impl Heard {
+    /// Whether the handler did what it does.
+    pub(crate) fn check(&self, echoed: usize) {
+        let trailers = self.ended.as_ref().and_then(|ended| ended.as_ref().ok());
+        let has_any = |trailers: &&HashMap<String, String>| {
+            trailers.contains_key("given") || trailers.contains_key("grpc-status")
+        };
+        let outcome = Outcome {
+            status: self.status,
+            received: self.received,
+            has_ended: trailers.is_some(),
+            trailers: trailers.filter(has_any),
+            reset: match self.ended {
+                Some(Err(BodyError::Reset(code))) => Some(code),
+                _ => None,
+            },
+        };
+        let Plan { kind, is_grpc, size, .. } = self.plan;
+        outcome.check(kind, is_grpc, self.number, size, echoed);
+    }
+}
+
+/// All calls of a client, by number.
+pub(crate) type Calls = Vec<Arc<Mutex<Heard>>>;
+
+/// One call, as the connection drives it.
+pub(crate) struct Caller {
+    heard: Arc<Mutex<Heard>>,
+    chance: Chance,
+    unit: Duration,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Caller {
+    /// A call with its request, and where it notes what it hears.
+    pub(crate) fn new(
+        number: usize,
+        plan: Plan,
+        chance: &mut Chance,
+        unit: Duration,
+    ) -> (Request<()>, Self, Arc<Mutex<Heard>>) {
+        let request = plan.request(number, unit);
+        let heard = Heard {
+            plan,
+            number,
+            sent: 0,
+            has_sent_end: false,
+            status: None,
+            received: 0,
+            ended: None,
+        };
+        let heard = Arc::new(Mutex::new(heard));
+        let caller = Caller { heard: heard.clone(), chance: chance.fork(), unit, pause: None };
+        (request, caller, heard)
+    }
+}
+
+fn texts(headers: &HeaderMap) -> HashMap<String, String> {
+    let text = |value: &http::HeaderValue| value.to_str().unwrap().to_owned();
+    headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect()
+}
+
+impl Exchange for Caller {
+    fn head(&mut self, status: StatusCode, _: &HeaderMap, _: Instant) {
+        let mut heard = self.heard.lock().unwrap();
+        assert!(heard.status.is_none() && heard.ended.is_none(), "a second head: {heard:?}");
+        assert!(!status.is_informational());
+        heard.status = Some(status.as_u16());
+    }
+
+    fn data(&mut self, payload: &[u8], _: Instant) {
+        let mut heard = self.heard.lock().unwrap();
+        assert!(heard.status.is_some() && heard.ended.is_none(), "data out of order: {heard:?}");
+        let (from, number) = (heard.received, heard.number);
+        let wrong = (0..payload.len()).find(|&at| payload[at] != pattern(number, from + at));
+        assert_eq!(wrong.map(|at| from + at), None, "first wrong byte of {heard:?}");
+        heard.received += payload.len();
+    }
+
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, _: Instant) {
+        let mut heard = self.heard.lock().unwrap();
+        assert!(heard.ended.is_none(), "a second end: {heard:?}, {end:?}");
+        assert!(end.is_err() || heard.status.is_some(), "a good end without a head: {heard:?}");
+        heard.ended = Some(end.map(texts).map_err(Clone::clone));
+    }
+
+    fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        room: usize,
+        _: Instant,
+    ) -> Sending {
+        let mut heard = self.heard.lock().unwrap();
+        assert!(room > 0 && heard.ended.is_none() && !heard.has_sent_end, "asked: {heard:?}");
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return Sending::Wait;
+            }
+            self.pause = None;
+        }
+        let (from, number) = (heard.sent, heard.number);
+        let left = heard.plan.request_bytes - from;
+        let length = left.min(self.chance.between(1, heard.plan.piece_bytes_max));
+        let manner = self.chance.below(8);
+        if manner == 0 {
+            let mut pause = Box::pin(sleep(self.unit * 3));
+            if pause.as_mut().poll(cx) == Poll::Pending {
+                self.pause = Some(pause);
+                return Sending::Wait;
+            }
+        }
+        if manner == 1 {
+            cx.waker().wake_by_ref();
+            return Sending::Wait;
+        }
+        heard.sent += length;
+        heard.has_sent_end = left == length && (left == 0 || manner == 2);
+        if left > 0 && manner == 3 {
+            return Sending::Chunk(patterned(number, from, length));
+        }
+        // Now and then more than there is room for.
+        frame.extend_from_slice(&patterned(number, from, length));
+        match manner {
+            _ if heard.has_sent_end => Sending::End,
+            4 => {
+                cx.waker().wake_by_ref();
+                Sending::Wait
+            }
+            _ => Sending::More,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! h2 as the oracle: our client against its server, by scripts out of a seed, and what each side tells
+//! the other is compared exactly.
+//!
+//! Where the torture's models are ours, h2 was written by others: what both understand alike is
+//! likely what RFC 9113 says.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use tokio::io::{DuplexStream, duplex};
+use tokio::time::{sleep, timeout};
+
+use super::calls::{Caller, Plan};
+use super::chance::Chance;
+use super::services::{pattern, patterned};
+use super::{for_seeds, limits_of_client, on_paused_time};
+use crate::transport::BodyError;
+use crate::transport::client::Client;
+
+/// Longer than any script takes, on paused time.
+const PATIENCE: Duration = Duration::from_secs(1_000);
+
+/// Streams of one script.
+const STREAMS: usize = 12;
+
+/// What one side says on a stream, and how it ends that.
+#[derive(Clone, Debug)]
+struct Script {
+    headers: HeaderMap,
+    bytes: usize,
+    piece_bytes: usize,
+    trailers: Option<HeaderMap>,
+    /// Instead of the end.
+    reset: Option<Reason>,
+}
+
+impl Script {
+    /// At most `bytes_max`, which windows of a few bytes move in bearable time.
+    fn random(chance: &mut Chance, bytes_max: usize) -> Self {
+        let most = chance.pick(&[0, 1, 1_000, 40_000, 200_000]).min(bytes_max);
+        Script {
+            headers: some_headers(chance),
+            bytes: chance.between(most / 2, most),
+            piece_bytes: chance.between(1, 30_000),
+            trailers: chance.one_in(2).then(|| some_headers(chance)),
+            reset: chance.one_in(6).then(|| chance.pick(&[Reason::CANCEL, Reason::from(99)])),
+        }
+    }
+}
+
+/// Names and values that tables take, evict and never see; each once, because order across names is
+/// nobody's promise.
+fn some_headers(chance: &mut Chance) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for _ in 0..chance.below(8) {
+        let name = format!("x-{}", chance.below(12));
+        let length = chance.pick(&[0, 1, 20, 300, 1_500]);
+        let value: String = (0..length).map(|_| chance.pick(&['a', 'q', 'Z', '~', '%'])).collect();
+        let mut value = HeaderValue::from_str(&value).unwrap();
+        value.set_sensitive(chance.one_in(4));
+        headers.insert(HeaderName::try_from(name).unwrap(), value);
+    }
+    headers
+}
+
+/// Sends what the script says. Err: the peer reset the stream meanwhile.
+async fn say(mut to: h2::SendStream<Bytes>, script: &Script, number: usize) -> Result<(), Reason> {
+    let mut sent = 0;
+    while sent < script.bytes {
+        let length = script.piece_bytes.min(script.bytes - sent);
+        to.reserve_capacity(length);
+        let room = poll_fn(|cx| to.poll_capacity(cx)).await;
+        let room = match room {
+            Some(Ok(room)) => room.min(length),
+            Some(Err(error)) => return Err(error.reason().unwrap()),
+            None => return Err(Reason::CANCEL),
+        };
+        to.send_data(patterned(number, sent, room), false).unwrap();
+        sent += room;
+    }
+    if let Some(reason) = script.reset {
+        // What h2 has not written yet it would drop.
+        sleep(Duration::from_millis(1)).await;
+        to.send_reset(reason);
+    } else if let Some(trailers) = &script.trailers {
+        to.send_trailers(trailers.clone()).unwrap();
+    } else {
+        to.send_data(Bytes::new(), true).unwrap();
+    }
+    Ok(())
+}
+
+/// Bytes that came, with how that ended.
+type Came = (usize, Result<Option<HeaderMap>, Reason>);
+
+/// Hears a body to its end.
+async fn hear(mut body: h2::RecvStream, number: usize) -> Came {
+    let mut bytes = 0;
+    while let Some(chunk) = body.data().await {
+        match chunk {
+            Ok(chunk) => {
+                let expected = (bytes..).map(|at| pattern(number, at));
+                assert!(chunk.iter().copied().eq(expected.take(chunk.len())), "{number}: {bytes}");
+                bytes += chunk.len();
+                body.flow_control().release_capacity(chunk.len()).unwrap();
+            }
+            Err(error) => return (bytes, Err(error.reason().expect("a reset"))),
+        }
+    }
+    let trailers = body.trailers().await;
+    (bytes, trailers.map_err(|error| error.reason().expect("a reset")))
+}
+
+/// What h2's server did with a stream.
+#[derive(Debug)]
+struct Answered {
+    script: Script,
+    heard: Came,
+    said: Result<(), Reason>,
+}
+
+/// h2's server against our client.
+async fn our_client(seed: u64) {
+    let mut chance = Chance::new(seed);
+    let (near, far) = duplex(chance.pick(&[100, 10_000, 1 << 20]));
+    let answered = Arc::<Mutex<HashMap<usize, Answered>>>::default();
+    let serving = tokio::spawn(serve(far, chance.fork(), answered.clone()));
+    let (client, connection) = Client::new(near, limits_of_client(&mut chance));
+    let connection = tokio::spawn(connection);
+    let mut calls = Vec::new();
+    for number in 0..STREAMS {
+        let plan = Plan::random(&mut chance, 5_000);
+        let (request, caller, heard) =
+            Caller::new(number, plan, &mut chance, Duration::from_millis(1));
+        assert!(client.open(request, caller).is_ok());
+        calls.push(heard);
+    }
+    drop(client);
+    connection.await.unwrap().unwrap();
+    serving.await.unwrap();
+    let answered = answered.lock().unwrap();
+    for call in calls {
+        let call = call.lock().unwrap();
+        let Answered { script, heard, said } = &answered[&call.number];
+        let story = || format!("{call:?}; {:?}, {heard:?}, {said:?}", script);
+        assert_eq!(*said, Ok(()), "{}", story());
+        assert!(heard.0 <= call.sent, "{}", story());
+        match (script.reset, call.ended.as_ref().unwrap()) {
+            (None, Ok(trailers)) => {
+                assert_eq!(call.received, script.bytes, "{}", story());
+                let expected = script.trailers.iter().flat_map(HeaderMap::iter);
+                let expected = expected
+                    .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+                assert_eq!(*trailers, expected.collect::<HashMap<_, _>>(), "{}", story());
+            }
+            (Some(reason), Err(BodyError::Reset(code))) => {
+                assert_eq!(code.0, u32::from(reason), "{}", story());
+                assert!(call.received <= script.bytes, "{}", story());
+            }
+            _ => panic!("{}", story()),
+        }
+        if heard.1.is_ok() {
+            assert_eq!(heard.0, call.plan.request_bytes, "{}", story());
+        }
+    }
+}
+
+async fn serve(
+    io: DuplexStream,
+    mut chance: Chance,
+    answered: Arc<Mutex<HashMap<usize, Answered>>>,
+) {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(chance.pick(&[0, 1, 1_000, 65_535, 1 << 20]))
+        .initial_connection_window_size(chance.pick(&[65_535, 1 << 20]))
+        .max_frame_size(chance.pick(&[16_384, 1 << 20]))
+        .max_concurrent_streams(chance.pick(&[1, 3, 100]));
+    let mut connection = builder.handshake::<_, Bytes>(io).await.unwrap();
+    // Nothing in h2 would ever open a window of 0.
+    let mut change = chance.pick(&[None, Some(1), Some(100), Some(1 << 20)]);
+    while let Some(accepted) = connection.accept().await {
+        let (request, mut respond) = accepted.unwrap();
+        // Refused until the settings before were acknowledged.
+        change.take_if(|window| connection.set_initial_window_size(*window).is_ok());
+        let number = request.headers()["number"].to_str().unwrap().parse::<usize>().unwrap();
+        let (script, answered) = (Script::random(&mut chance, 20_000), answered.clone());
+        let mut response = Response::new(());
+        *response.headers_mut() = script.headers.clone();
+        let answer = async move {
+            let to = respond.send_response(response, false).unwrap();
+            let body = request.into_body();
+            let (said, heard) = tokio::join!(say(to, &script, number), hear(body, number));
+            let before = answered.lock().unwrap().insert(number, Answered { script, heard, said });
+            assert!(before.is_none());
+        };
+        tokio::spawn(answer);
+    }
+}
+
+#[test]
+fn our_client_and_h2_tell_each_other_the_same() {
+    for_seeds(0..200, |seed| {
+        on_paused_time(async |_| timeout(PATIENCE, our_client(seed)).await.expect("hangs"));
+    });
+}
