@@ -13,6 +13,10 @@ use tracing::warn;
 /// Time between two tries while the process or the system is out of descriptors.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 
+/// Connections accepted in a row before other tasks get their turn: in a storm of them the listener is
+/// never without one, and tokio's own budget is 128.
+const ACCEPTS_MAX: u32 = 16;
+
 /// Failures to accept that are closer together belong to one outage.
 const OUTAGE_GAP_MIN: Duration = Duration::from_secs(10);
 
@@ -21,18 +25,25 @@ const OUTAGE_GAP_MIN: Duration = Duration::from_secs(10);
 pub(crate) struct Listener {
     tcp: TcpListener,
     outage: Outage,
+    /// Connections since the others last had their turn.
+    accepted: u32,
 }
 
 impl Listener {
     pub(crate) fn new(tcp: TcpListener) -> Self {
-        Listener { tcp, outage: Outage::default() }
+        Listener { tcp, outage: Outage::default(), accepted: 0 }
     }
 
     /// The next connection.
     pub(crate) async fn accept(&mut self) -> TcpStream {
+        if self.accepted >= ACCEPTS_MAX {
+            self.accepted = 0;
+            tokio::task::yield_now().await;
+        }
         loop {
             match self.tcp.accept().await {
                 Ok((tcp, _)) => {
+                    self.accepted += 1;
                     // Fails only for a socket that is dead already; reading it will say so.
                     let _ = tcp.set_nodelay(true);
                     return tcp;
@@ -73,6 +84,31 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    #[tokio::test]
+    async fn in_a_storm_of_connections_others_have_their_turn() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let storm: Vec<_> =
+            (0..100).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = turns.clone();
+        let others = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, SeqCst);
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut listener = Listener::new(listener);
+        for _ in &storm {
+            listener.accept().await;
+        }
+        assert!(turns.load(SeqCst) >= 100 / ACCEPTS_MAX as usize, "{turns:?}");
+        others.abort();
+    }
 
     #[test]
     fn failures_that_follow_closely_are_one_outage() {

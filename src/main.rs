@@ -7,10 +7,9 @@ use std::process::{ExitCode, exit};
 
 use bidi_echo::config::{Args, Config};
 use bidi_echo::error::Error;
-use bidi_echo::serve::{raise_open_files_limit, serve};
+use bidi_echo::serve::{bind_listener, raise_open_files_limit, serve};
 use bidi_echo::{build_info, logging};
 use clap::Parser;
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
@@ -48,7 +47,7 @@ fn runtime(args: &Args) -> Result<Runtime, Error> {
 async fn listen_and_serve(args: &Args, config: Config) -> Result<(), Error> {
     let mut signals = Signals::new()?;
     let bind = |source| Error::Bind { address: args.listen, flag: "--listen", source };
-    let listener = TcpListener::bind(args.listen).await.map_err(bind)?;
+    let listener = bind_listener(args.listen).map_err(bind)?;
     let address = listener.local_addr().map_err(bind)?;
     let (transport, placement) = (config.transport.name(), config.transport.placement().name());
     info!(

@@ -1184,9 +1184,15 @@ mod flow_control {
 
     #[tokio::test]
     async fn more_than_a_window_ends_the_connection() {
-        let never = || service_fn(|_: Request<RecvBody>| std::future::pending::<Reply>());
+        // Kept, not dropped: what nobody wants is granted again at once.
+        let unread = || {
+            service_fn(|request: Request<RecvBody>| async {
+                let _unread = request;
+                std::future::pending::<Reply>().await
+            })
+        };
         let check = async |limits: Limits, reason: &str| {
-            let (mut peer, _served) = serve(limits, BUFFER, never());
+            let (mut peer, _served) = serve(limits, BUFFER, unread());
             peer.greet(&[]).await;
             peer.send(&[post(1, 0), post(3, 0)].concat()).await;
             for stream in [1, 1, 1, 3, 3, 3, 1, 1] {

@@ -35,11 +35,26 @@ use super::stream::{BodyError, Key, Wakes};
 use super::wire::{Core, Wire};
 use crate::drain::Watcher;
 
-/// Bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
+/// Most bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
 const READ_BYTES: usize = 256 << 10;
+
+/// Bytes of a connection's first read: nobody knows yet what they cost. Doubles with each short lap.
+const READ_BYTES_FIRST: usize = 32 << 10;
+
+/// A read is never cut below this: the largest frame.
+const READ_BYTES_MIN: usize = 16 << 10;
 
 /// Laps of one poll before other tasks of the thread get their turn.
 const LAPS_MAX: usize = 4;
+
+/// A turn ends after the lap in which this has passed, and a connection whose laps take longer reads
+/// less at once. A neighbour on the same thread waits for a turn of each busy connection, so this is
+/// what bytes that are cheap to send and dear to handle (header bombs, frames of a byte) can cost it.
+/// Far above what a turn needs to carry many messages at once.
+const TURN_TIME_MAX: Duration = Duration::from_micros(500);
+
+/// Streams that are polled between two looks at the clock: it costs what a tenth of a poll does.
+const POLLS_PER_LOOK: usize = 32;
 
 /// A fatal GOAWAY and last replies get this long to leave, and the peer this long to close.
 const LINGER: Duration = Duration::from_secs(1);
@@ -199,6 +214,13 @@ pub(crate) struct Connection<IO, R: Role> {
     /// Slots of streams that were reset, whose applications are to be dropped.
     dead: Vec<u32>,
     needs_flush: bool,
+    /// What is read at once.
+    read_bytes: usize,
+    /// When the turn has had its time.
+    turn_ends: Instant,
+    /// The turn asked for another one.
+    #[cfg(test)]
+    goes_on: bool,
     /// The linger is over.
     is_abandoned: bool,
     /// A frame that is not complete yet.
@@ -341,6 +363,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             woken: Vec::new(),
             dead: Vec::new(),
             needs_flush: false,
+            read_bytes: READ_BYTES_FIRST,
+            turn_ends: now,
+            #[cfg(test)]
+            goes_on: false,
             is_abandoned: false,
             tail: Vec::new(),
             block: None,
@@ -366,7 +392,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.wakes.register(cx.waker());
         self.wire.now = now();
+        self.turn_ends = self.wire.now + TURN_TIME_MAX;
+        #[cfg(test)]
+        {
+            self.goes_on = false;
+        }
         self.wire.out.borrow();
+        let mut lap_began = self.wire.now;
         for _ in 0..LAPS_MAX {
             match self.lap(cx) {
                 Lap::Busy => {}
@@ -382,7 +414,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                     };
                 }
             }
-            if !tokio::task::coop::has_budget_remaining() {
+            let lap_ended = now();
+            self.fit_reads(lap_ended - lap_began);
+            lap_began = lap_ended;
+            if lap_ended >= self.turn_ends || !tokio::task::coop::has_budget_remaining() {
                 break;
             }
         }
@@ -392,10 +427,27 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.again(cx)
     }
 
-    /// Other tasks of the thread first.
+    /// Reads less at once after a lap that took long, more after a short one.
+    fn fit_reads(&mut self, lap: Duration) {
+        if lap > TURN_TIME_MAX {
+            self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
+        } else if lap < TURN_TIME_MAX / 4 {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES);
+        }
+    }
+
+    /// Other tasks of the thread first, and first of all those that sockets have something for: a wake
+    /// alone would let the runtime come back here dozens of times before it asks the system again
+    /// (tokio's `event_interval`).
     #[allow(clippy::unused_self, reason = "reads as the end of a turn")]
-    fn again(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        cx.waker().wake_by_ref();
+    fn again(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        #[cfg(test)]
+        {
+            self.goes_on = true;
+        }
+        let yielding = std::pin::pin!(tokio::task::yield_now());
+        // Pending: it wakes us, later.
+        let _ = yielding.poll(cx);
         Poll::Pending
     }
 
@@ -533,6 +585,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         // Those that queue up again meanwhile wait for the next lap.
         let mut ready = self.wire.runnable.len();
+        let mut polls = 0;
         while self.wire.has_output_room()
             // Reading has stopped until all has left: nothing is added that could prevent it for ever.
             && !self.wire.control_is_full()
@@ -550,6 +603,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             };
             let Some(key) = key else { break };
             polled |= self.poll_stream(key, queue);
+            polls += 1;
+            if polls % POLLS_PER_LOOK == 0 && now() >= self.turn_ends {
+                // Those that are left have their next turn.
+                polled = true;
+                break;
+            }
         }
         polled
     }

@@ -302,8 +302,18 @@ fn value<'a>(fields: &'a Fields, name: &str) -> Option<&'a str> {
 
 /// A frame of any kind, with a length that tells the truth.
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(9 + payload.len());
+    append_frame(&mut frame, kind, flags, stream, payload);
+    frame
+}
+
+/// The same, behind what is there already.
+pub fn append_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes()[..], payload].concat()
+    out.extend_from_slice(&length[1..]);
+    out.extend_from_slice(&[kind, flags]);
+    out.extend_from_slice(&stream.to_be_bytes());
+    out.extend_from_slice(payload);
 }
 
 pub fn data(stream: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -367,4 +377,48 @@ pub fn window_update(stream: u32, increment: u32) -> Vec<u8> {
 
 pub fn continuation(stream: u32, flags: u8, fragment: &[u8]) -> Vec<u8> {
     frame(9, flags, stream, fragment)
+}
+
+/// The client's stream of the `n`th wave of an attack; the first one is for its opening.
+pub fn id(n: u32) -> u32 {
+    2 * n + 3
+}
+
+/// A request with one header of `bytes`, in as few frames as it takes.
+pub fn large_post(stream: u32, bytes: usize) -> Vec<u8> {
+    let block = hpack::encode(&[&POST[..], &[("x", &"y".repeat(bytes))]].concat());
+    let mut fragments = block.chunks(16_384).peekable();
+    let mut frames = Vec::new();
+    while let Some(fragment) = fragments.next() {
+        let (kind, flags) = if frames.is_empty() { (1, END_STREAM) } else { (9, 0) };
+        let last = if fragments.peek().is_none() { END_HEADERS } else { 0 };
+        append_frame(&mut frames, kind, flags | last, stream, fragment);
+    }
+    frames
+}
+
+/// The `n`th of requests whose small header block stands for a large list: the first one enters a
+/// field of nearly all that the table holds, and all of them refer to it thousands of times.
+pub fn header_bomb(n: u32) -> Vec<u8> {
+    let mut block = hpack::encode(&POST);
+    if n == 0 {
+        block.extend_from_slice(&[0x40, 1, b'x']);
+        hpack::integer(&mut block, 0, 7, 4_000);
+        block.extend([b'y'; 4_000]);
+    }
+    block.extend([0x80 | 62; 12_000]);
+    frame(1, END_HEADERS | END_STREAM, id(n), &block)
+}
+
+/// A request for the echo, if `method` and `content_type` are a gRPC client's.
+pub fn asking(stream: u32, flags: u8, method: &str, content_type: &str) -> Vec<u8> {
+    let head = [
+        (":method", method),
+        (":scheme", "http"),
+        (":path", super::wire::ECHO),
+        (":authority", "localhost"),
+        ("content-type", content_type),
+        ("te", "trailers"),
+    ];
+    headers(stream, flags, &head)
 }

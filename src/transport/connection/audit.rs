@@ -20,6 +20,11 @@ pub(crate) struct Books {
 }
 
 impl<IO, R: Role> Connection<IO, R> {
+    /// Whether the last turn asked for another one. The runtime's way to give it is no wake in a test.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
     /// The books, checked after a turn that woke itself, or did not.
     pub(crate) fn audit(&self, is_woken: bool) -> Books {
         let wire = &self.wire;
@@ -33,7 +38,7 @@ impl<IO, R: Role> Connection<IO, R> {
         let blocked = counted(&wire.blocked);
         let parked = counted(&wire.parked);
         // What the turn left over has its next turn, or waits for the writer.
-        let goes_on = is_woken || !wire.out.is_empty();
+        let goes_on = is_woken || self.goes_on || !wire.out.is_empty();
         for (at, Slot { core, app }) in live() {
             let id = core.id;
             assert_eq!(self.index.get(&id).map(|slot| *slot as usize), Some(at), "stream {id}");

@@ -33,7 +33,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let mut buffer = ReadBuffer::take();
         let kept = self.tail.len();
         buffer.0[..kept].copy_from_slice(&self.tail);
-        let mut unread = ReadBuf::new(&mut buffer.0[kept..]);
+        let end = buffer.0.len().min(kept + self.read_bytes);
+        let mut unread = ReadBuf::new(&mut buffer.0[kept..end]);
         match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
             Poll::Pending => return Read::None,
             Poll::Ready(Err(error)) => {
@@ -250,7 +251,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return Err(Fault::protocol("continuation_of_another_stream"));
         }
         // A fragment that is not the last one has no reason to be small.
-        if payload.len() < FRAME_BYTES_MAX / 16 {
+        if payload.len() < FRAME_BYTES_MAX / 16 && !head.has(flag::END_HEADERS) {
             self.wire.charge(FloodKind::Continuation)?;
         }
         if block.fragments.len() + payload.len() > self.wire.limits.header_block_bytes_max() {

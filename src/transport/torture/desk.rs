@@ -231,11 +231,16 @@ where
         for _ in 0..10_000 {
             let before = self.woken.0.load(SeqCst);
             self.turn();
-            if self.woken.0.load(SeqCst) == before {
+            if !self.is_to_be_polled_since(before) {
                 return self.frames();
             }
         }
         panic!("does not come to rest");
+    }
+
+    /// Whether anybody asked for a turn since `before`.
+    fn is_to_be_polled_since(&self, before: usize) -> bool {
+        self.woken.0.load(SeqCst) > before || self.connection.goes_on()
     }
 
     fn turn(&mut self) {
@@ -256,7 +261,7 @@ where
             if self.is_over_after_a_turn() {
                 return true;
             }
-            if self.woken.0.load(SeqCst) == before {
+            if !self.is_to_be_polled_since(before) {
                 return false;
             }
         }
@@ -380,6 +385,28 @@ async fn streams_that_are_gone_leave_the_queues() {
     }
 }
 
+/// Real time passes: the handlers take some of it.
+#[tokio::test]
+async fn a_turn_that_takes_long_ends_and_the_next_one_reads_less() {
+    let answered = Arc::new(AtomicUsize::new(0));
+    let counted = answered.clone();
+    let limits = Limits { max_concurrent_streams: 6_000, ..Limits::default() };
+    let mut desk = Desk::new(limits, &[], move |_| {
+        counted.fetch_add(1, SeqCst);
+        std::thread::sleep(Duration::from_micros(50));
+        answer(|_: &mut Context<'_>| Poll::Ready(None))
+    });
+    (1..12_000).step_by(2).for_each(|id| desk.request(id, true));
+    let unread = |desk: &Desk<_, _>| desk.tray.0.lock().unwrap().inbound.len();
+    let all = unread(&desk);
+    desk.turn();
+    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (32, 32 << 10));
+    desk.turn();
+    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (64, 48 << 10));
+    desk.run();
+    assert_eq!((answered.load(SeqCst), unread(&desk)), (6_000, 0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_of_empty_frames_does_not_hold_the_thread() {
     let polls = Arc::new(AtomicUsize::new(0));
@@ -394,7 +421,7 @@ async fn a_body_of_empty_frames_does_not_hold_the_thread() {
     desk.request(1, true);
     desk.turn();
     assert!(polls.load(SeqCst) < 100_000, "polled until it had enough");
-    assert!(desk.woken.0.load(SeqCst) > 0, "the rest is for later");
+    assert!(desk.connection.goes_on(), "the rest is for later");
 }
 
 #[tokio::test(start_paused = true)]
@@ -577,7 +604,7 @@ async fn a_turn_without_budget_is_made_up_for() {
         for _ in 0..3 {
             let before = desk.woken.0.load(SeqCst);
             desk.turn();
-            assert!(desk.woken.0.load(SeqCst) > before, "nobody will ever poll the stream");
+            assert!(desk.is_to_be_polled_since(before), "nobody will ever poll the stream");
         }
         Poll::Ready(())
     })
