@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -31,9 +32,16 @@ pub(crate) struct Acceptor {
     pub(crate) drain: Drain,
     pub(crate) stats: Arc<Stats>,
     pub(crate) age: Option<ConnectionAge>,
+    /// One for each connection that may be open.
+    pub(crate) places: Arc<Semaphore>,
 }
 
 impl Acceptor {
+    /// Places for so many connections.
+    pub(crate) fn places(connections_max: usize) -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)))
+    }
+
     /// The connections of `listener`; never ends and never fails.
     pub(crate) fn accept(
         self,
@@ -41,7 +49,8 @@ impl Acceptor {
     ) -> impl Stream<Item = Result<Connection, io::Error>> {
         let state = (Listener::new(listener), self);
         stream::unfold(state, |(mut listener, acceptor)| async move {
-            let connection = Connection::new(listener.accept().await, &acceptor);
+            let place = acceptor.places.clone().acquire_owned().await.expect("never closed");
+            let connection = Connection::new(listener.accept().await, &acceptor, place);
             Some((Ok(connection), (listener, acceptor)))
         })
     }
@@ -52,18 +61,20 @@ impl Acceptor {
 pub(crate) struct Connection {
     tcp: TcpStream,
     _open: OpenConnection,
+    _place: OwnedSemaphorePermit,
     cut_off: Watcher,
     expiry: Option<Pin<Box<Sleep>>>,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
-    fn new(tcp: TcpStream, acceptor: &Acceptor) -> Self {
+    fn new(tcp: TcpStream, acceptor: &Acceptor, place: OwnedSemaphorePermit) -> Self {
         let lifetime =
             acceptor.age.and_then(|age| age.grace.map(|grace| age.max.saturating_add(grace)));
         Connection {
             tcp,
             _open: OpenConnection::new(acceptor.stats.clone()),
+            _place: place,
             cut_off: acceptor.drain.cut_off.watch(),
             expiry: lifetime.map(|lifetime| Box::pin(sleep(lifetime))),
             linger: None,
@@ -180,7 +191,12 @@ mod tests {
     }
 
     fn acceptor() -> Acceptor {
-        Acceptor { drain: Drain::default(), stats: Arc::default(), age: None }
+        Acceptor {
+            drain: Drain::default(),
+            stats: Arc::default(),
+            age: None,
+            places: Acceptor::places(10),
+        }
     }
 
     #[tokio::test]

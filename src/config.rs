@@ -39,6 +39,16 @@ pub const STREAM_FLOW_WINDOW_BYTES: u32 = 1 << 20;
 /// through, where hyper's 1 MiB gives up at 2,115.
 pub const CONNECTION_FLOW_WINDOW_BYTES: u32 = 16 << 20;
 
+/// Connections at once unless set: each takes a file descriptor and some KiB.
+pub const CONNECTIONS_MAX: usize = 65_536;
+
+/// What a connection may have begun and not finished of messages, unless set, if six of the largest
+/// messages are not more. Six, so that a few large uploads at once are nobody's attack.
+pub const UNFINISHED_BYTES_MAX: usize = 6 * (MESSAGE_BYTES_MAX + 5);
+
+/// What all connections keep together unless set: 64 of them with full flow-control windows.
+pub const BUFFERED_BYTES_MAX: usize = 1 << 30;
+
 /// Streams that a connection may have open at once, unless set.
 pub const MAX_CONCURRENT_STREAMS: u32 = 4_096;
 
@@ -83,6 +93,11 @@ pub struct Args {
     #[arg(long, env = "BIDI_ECHO_PLACEMENT", value_enum)]
     pub placement: Option<Placement>,
 
+    /// Connections at once; more wait in the system's backlog
+    #[arg(long, env = "BIDI_ECHO_CONNECTIONS_MAX", value_name = "N",
+          default_value_t = CONNECTIONS_MAX)]
+    pub connections_max: usize,
+
     /// Streams that one connection may have open at once
     #[arg(long, env = "BIDI_ECHO_MAX_CONCURRENT_STREAMS", value_name = "N",
           default_value_t = MAX_CONCURRENT_STREAMS)]
@@ -97,6 +112,17 @@ pub struct Args {
     #[arg(long, env = "BIDI_ECHO_OUTBOUND_MESSAGE_BYTES_MAX", value_name = "SIZE",
           default_value_t = ByteSize(MESSAGE_BYTES_MAX as u64))]
     pub outbound_message_bytes_max: ByteSize,
+
+    /// Inline transport: what a connection's streams may have begun and not finished of messages; a
+    /// stream that goes beyond ends with RESOURCE_EXHAUSTED [default: 24 MiB, or six of the largest
+    /// messages if that is more]
+    #[arg(long, env = "BIDI_ECHO_UNFINISHED_BYTES_MAX", value_name = "SIZE")]
+    pub unfinished_bytes_max: Option<ByteSize>,
+
+    /// Inline transport: what all connections keep together; beyond it, the one that grows is ended
+    /// [default: 1 GiB]
+    #[arg(long, env = "BIDI_ECHO_BUFFERED_BYTES_MAX", value_name = "SIZE")]
+    pub buffered_bytes_max: Option<ByteSize>,
 
     /// Largest header list of a request, names + values + 32 each
     #[arg(long, env = "BIDI_ECHO_HEADER_LIST_BYTES_MAX", value_name = "SIZE",
@@ -313,12 +339,18 @@ pub enum LogFormat {
 pub struct Config {
     /// What carries the streams.
     pub transport: Transport,
+    /// Connections at once, at least 1.
+    pub connections_max: usize,
     /// Streams per connection, at least 1.
     pub max_concurrent_streams: u32,
     /// Largest message in, in bytes, without the 5-byte prefix.
     pub inbound_message_bytes_max: usize,
     /// Largest message out, in bytes, without the 5-byte prefix.
     pub outbound_message_bytes_max: usize,
+    /// Inline transport: unfinished messages of one connection, in bytes, at least one of the largest.
+    pub unfinished_bytes_max: usize,
+    /// Inline transport: what all connections keep, in bytes.
+    pub buffered_bytes_max: usize,
     /// Largest header list, in bytes as RFC 9113, 6.5.2 counts.
     pub header_list_bytes_max: u32,
     /// Stream flow-control window, in bytes, 1 to [`FLOW_WINDOW_BYTES_MAX`].
@@ -389,9 +421,12 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             transport: Transport::Tonic,
+            connections_max: CONNECTIONS_MAX,
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             inbound_message_bytes_max: MESSAGE_BYTES_MAX,
             outbound_message_bytes_max: MESSAGE_BYTES_MAX,
+            unfinished_bytes_max: UNFINISHED_BYTES_MAX,
+            buffered_bytes_max: BUFFERED_BYTES_MAX,
             header_list_bytes_max: HEADER_LIST_BYTES_MAX,
             stream_flow_window_bytes: STREAM_FLOW_WINDOW_BYTES,
             connection_flow_window_bytes: CONNECTION_FLOW_WINDOW_BYTES,
@@ -414,6 +449,10 @@ impl TryFrom<&Args> for Config {
                 format!("need 1 to {THREADS_MAX} worker threads; more than cores seldom help");
             return Err(wrong("--threads", threads, cure));
         }
+        if args.connections_max == 0 {
+            let cure = "nobody could ever connect; pass at least 1";
+            return Err(wrong("--connections-max", 0, cure));
+        }
         if args.max_concurrent_streams == 0 {
             return Err(wrong(
                 "--max-concurrent-streams",
@@ -432,6 +471,7 @@ impl TryFrom<&Args> for Config {
         let transport = args.transport.placed(args.placement)?;
         Ok(Config {
             transport,
+            connections_max: args.connections_max,
             max_concurrent_streams: args.max_concurrent_streams,
             inbound_message_bytes_max: message_limit(
                 "--inbound-message-bytes-max",
@@ -441,6 +481,8 @@ impl TryFrom<&Args> for Config {
                 "--outbound-message-bytes-max",
                 args.outbound_message_bytes_max,
             )?,
+            unfinished_bytes_max: unfinished_bytes_max(args)?,
+            buffered_bytes_max: buffered_bytes_max(args)?,
             header_list_bytes_max: size_within(
                 "--header-list-bytes-max",
                 args.header_list_bytes_max,
@@ -490,6 +532,51 @@ fn size_within(
 /// A message's length travels in 32 bits, so no limit beyond that can be kept.
 fn message_limit(flag: &'static str, size: ByteSize) -> Result<usize, Error> {
     size_within(flag, size, 1..=u32::MAX).map(|bytes| bytes as usize)
+}
+
+fn unfinished_bytes_max(args: &Args) -> Result<usize, Error> {
+    const FLAG: &str = "--unfinished-bytes-max";
+    // A message with its prefix must fit, or it could never be finished.
+    let message = args.inbound_message_bytes_max.as_u64().saturating_add(5);
+    let Some(size) = args.unfinished_bytes_max else {
+        return Ok(bytes(message.saturating_mul(6)).max(UNFINISHED_BYTES_MAX));
+    };
+    only_inline(FLAG, size, args)?;
+    if size.as_u64() < message {
+        let cure = format!("no largest message would fit; pass at least {message} bytes");
+        return Err(wrong(FLAG, size, cure));
+    }
+    Ok(bytes(size.as_u64()))
+}
+
+/// Less, and a single connection in its first turn could be too many.
+const BUFFERED_BYTES_LEAST: u64 = 1 << 20;
+
+fn buffered_bytes_max(args: &Args) -> Result<usize, Error> {
+    const FLAG: &str = "--buffered-bytes-max";
+    let Some(size) = args.buffered_bytes_max else { return Ok(BUFFERED_BYTES_MAX) };
+    only_inline(FLAG, size, args)?;
+    if size.as_u64() < BUFFERED_BYTES_LEAST {
+        let cure = "nobody could be served; pass at least 1 MiB";
+        return Err(wrong(FLAG, size, cure));
+    }
+    Ok(bytes(size.as_u64()))
+}
+
+fn only_inline(flag: &'static str, size: ByteSize, args: &Args) -> Result<(), Error> {
+    match args.transport {
+        Transport::Inline(_) => Ok(()),
+        Transport::Tonic => {
+            let cure =
+                "tonic's transport knows no such bound; pass --transport inline, or leave it out";
+            Err(wrong(flag, size, cure))
+        }
+    }
+}
+
+/// On machines of 32 bits, all there is.
+fn bytes(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 fn keepalive(args: &Args) -> Result<Option<Keepalive>, Error> {
@@ -611,6 +698,24 @@ mod tests {
             "--max-concurrent-streams 0: no stream could ever open; pass at least 1",
         );
         check(
+            &["--connections-max", "0"],
+            "--connections-max 0: nobody could ever connect; pass at least 1",
+        );
+        let inline = ["--transport", "inline"];
+        check(
+            &[&inline[..], &["--unfinished-bytes-max", "1MiB"]].concat(),
+            "--unfinished-bytes-max 1.0 MiB: no largest message would fit; pass at least 4194309 bytes",
+        );
+        check(
+            &[&inline[..], &["--buffered-bytes-max", "1KiB"]].concat(),
+            "--buffered-bytes-max 1.0 KiB: nobody could be served; pass at least 1 MiB",
+        );
+        check(
+            &["--transport", "tonic", "--buffered-bytes-max", "1GiB"],
+            "--buffered-bytes-max 1.0 GiB: tonic's transport knows no such bound; pass --transport \
+             inline, or leave it out",
+        );
+        check(
             &["--connection-flow-window-bytes", "1KiB"],
             "--connection-flow-window-bytes 1.0 KiB: pass a size from 65535 to 2147483647 bytes",
         );
@@ -642,6 +747,18 @@ mod tests {
             &["--listen", "127.0.0.1:9000", "--metrics-listen", "127.0.0.1:9000"],
             "--metrics-listen 127.0.0.1:9000: is the gRPC address; pass another port",
         );
+    }
+
+    #[test]
+    fn larger_messages_widen_what_may_be_unfinished() {
+        let check = |flags: &[&str], expected| {
+            let flags = [&["--transport", "inline"], flags].concat();
+            assert_eq!(config(&flags).unwrap().unfinished_bytes_max, expected);
+        };
+        check(&[], UNFINISHED_BYTES_MAX);
+        check(&["--inbound-message-bytes-max", "1KiB"], UNFINISHED_BYTES_MAX);
+        check(&["--inbound-message-bytes-max", "8MiB"], 6 * ((8 << 20) + 5));
+        check(&["--unfinished-bytes-max", "5MiB"], 5 << 20);
     }
 
     #[test]

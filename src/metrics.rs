@@ -150,6 +150,7 @@ impl Page<'_> {
             streams_refused,
             streams_expired,
             panics,
+            buffered_bytes,
             goaways,
         } = counters;
         let opened = "HTTP/2 streams that began";
@@ -162,6 +163,10 @@ impl Page<'_> {
         self.counter("transport_streams_broken", broken, *streams_broken)?;
         let refused = "Streams refused because there were too many, or because of a drain";
         self.counter("transport_streams_refused", refused, *streams_refused)?;
+        let help = "Bytes that all connections keep";
+        let metric = ConstGauge::new(*buffered_bytes as u64);
+        let (name, unit) = ("transport_buffered", Some(&Unit::Bytes));
+        metric.encode(self.0.encode_descriptor(name, help, unit, metric.metric_type())?)?;
         let panics_help = "Panics of handlers, each of which cost one stream";
         self.counter("transport_panics", panics_help, *panics)?;
         let expired = "Streams whose time was over, by the timer that said so";
@@ -241,6 +246,7 @@ mod tests {
             streams_refused: 8,
             streams_expired: BTreeMap::from([("deadline", 4), ("stalled", 1)]),
             panics: 9,
+            buffered_bytes: 77,
             goaways: BTreeMap::from([("handshake_timeout", 1), ("too_many_pings", 2)]),
         };
         let page_without = page(Snapshots { server: server.clone(), transport: None });
@@ -264,6 +270,7 @@ mod tests {
             "bidi_echo_transport_streams_expired_total{reason=\"deadline\"} 4",
             "bidi_echo_transport_streams_expired_total{reason=\"stalled\"} 1",
             "bidi_echo_transport_panics_total 9",
+            "bidi_echo_transport_buffered_bytes 77",
             "bidi_echo_transport_goaways_total{reason=\"handshake_timeout\"} 1",
             "bidi_echo_transport_goaways_total{reason=\"too_many_pings\"} 2",
             "# EOF",

@@ -28,6 +28,7 @@ use crate::drain::Drain;
 use crate::error::Error;
 use crate::metrics::{self, Counted};
 use crate::services::Services;
+use crate::services::codec::YIELD_BYTES;
 use crate::services::guard::{Guard, GuardLayer};
 use crate::services::policy::{Policy, PolicyLayer};
 use crate::stats::{OpenConnection, Snapshot, Stats};
@@ -93,13 +94,22 @@ pub async fn serve(
 /// Our own transport, with the same windows and limits as tonic's.
 fn inline_server(config: &Config, placement: Placement, stats: &Arc<Stats>) -> transport::Server {
     let limits = transport_limits(config);
-    info!(connection_bytes_max = limits.connection_bytes_max(), "bound of a connection's memory");
+    let connection_bytes_max = limits.connection_bytes_max(piece_bytes_max(config));
+    let buffered_bytes_max = config.buffered_bytes_max;
+    info!(
+        connection_bytes_max,
+        buffered_bytes_max, "bounds of memory: a connection's, and all buffers'"
+    );
     let placement = match placement {
         Placement::Inline => transport::Placement::Inline,
         Placement::Task => transport::Placement::Task,
     };
     let counted = stats.clone();
-    transport::Server::new(limits).placement(placement).extensions(move |tcp| {
+    let server = transport::Server::new(limits)
+        .placement(placement)
+        .connections_max(config.connections_max)
+        .buffered_bytes_max(config.buffered_bytes_max);
+    server.extensions(move |tcp| {
         let mut extensions = http::Extensions::new();
         extensions.insert(tcp.connect_info());
         // Counts the connection as open until it, and every request of it, is gone.
@@ -128,6 +138,12 @@ fn policy(config: &Config, stats: &Arc<Stats>, drain: &Drain) -> PolicyLayer {
     PolicyLayer { stats: stats.clone(), drain: drain.clone(), product }
 }
 
+/// The largest piece that a response body of ours gives: one reply, behind others that were not enough
+/// to be handed on.
+fn piece_bytes_max(config: &Config) -> usize {
+    config.outbound_message_bytes_max + 5 + YIELD_BYTES
+}
+
 fn transport_limits(config: &Config) -> transport::Limits {
     let default = transport::Limits::default();
     let stream_flow_window_bytes_max = config.stream_flow_window_bytes;
@@ -140,6 +156,7 @@ fn transport_limits(config: &Config) -> transport::Limits {
             .min(stream_flow_window_bytes_max),
         stream_flow_window_bytes_max,
         connection_flow_window_bytes: config.connection_flow_window_bytes,
+        held_bytes_max: config.unfinished_bytes_max,
         handshake_timeout: timers.handshake,
         header_block_timeout: timers.header_block,
         connection_idle_timeout: timers.connection_idle,
@@ -162,8 +179,12 @@ async fn serve_tonic(
     drain: &Drain,
     is_serving: watch::Receiver<bool>,
 ) -> Result<(), Error> {
-    let acceptor =
-        Acceptor { drain: drain.clone(), stats: stats.clone(), age: config.connection_age };
+    let acceptor = Acceptor {
+        drain: drain.clone(),
+        stats: stats.clone(),
+        age: config.connection_age,
+        places: Acceptor::places(config.connections_max),
+    };
     let mut server = Server::builder()
         .max_concurrent_streams(config.max_concurrent_streams)
         .initial_stream_window_size(config.stream_flow_window_bytes)
@@ -338,3 +359,6 @@ mod tests {
         assert_eq!(crowd.unwrap().len(), 400);
     }
 }
+
+#[cfg(test)]
+mod memory;

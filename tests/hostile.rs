@@ -68,7 +68,10 @@ type Serving = JoinHandle<std::io::Result<()>>;
 
 impl Host {
     async fn new(limits: Limits) -> Self {
-        let server = Server::new(limits);
+        Self::on(Server::new(limits)).await
+    }
+
+    async fn on(server: Server) -> Self {
         let (mut peer, _) = connect(&server, BUFFER);
         peer.greet(&[]).await;
         let neighbour = Neighbour::new(peer, &post(1, 0), b"ping").await;
@@ -530,6 +533,72 @@ mod windows {
     }
 }
 
+mod memory {
+    //! What all connections keep together.
+    use super::*;
+
+    /// 64 KiB, all that a stream takes unread.
+    fn fill(streams: impl Iterator<Item = u32>) -> Vec<u8> {
+        streams.flat_map(|n| data(id(n), 0, &[7; 16_384]).repeat(4)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hog_is_held_back_then_ended_and_its_neighbours_go_on() {
+        let limits = Limits { connection_flow_window_bytes: 5 << 20, ..Limits::default() };
+        let mut host = Host::on(Server::new(limits).buffered_bytes_max(4 << 20)).await;
+        let (mut hog, serving) = host.connect(BUFFER);
+        hog.greet(&[(INITIAL_WINDOW_SIZE, 1 << 30)]).await;
+        hog.send(&[window_update(0, 1 << 30), post(1, 0)].concat()).await;
+        let stuck: Vec<u8> = (1..=120).flat_map(|n| post_with(id(n), 0, &STUCK)).collect();
+        hog.send(&stuck).await;
+        // More than half of what all may keep, and than its part of that half.
+        hog.send(&fill(1..=40)).await;
+        hog.frames_until_pong().await;
+        let kept = host.server.counters().snapshot().buffered_bytes;
+        assert_eq!(kept, 40 << 16);
+        hog.send(&post(999, 0)).await;
+        assert_eq!(hog.frame().await, Frame::Reset { stream: 999, code: REFUSED_STREAM });
+        // Others still come, open streams and are answered.
+        let (mut newcomer, _serving) = host.greeted().await;
+        newcomer.echo(1).await;
+        host.neighbour.is_well().await;
+        // What is done with is not granted again, neither at once nor later ...
+        for _ in 0..100 {
+            hog.send(&data(1, 0, &[7; 16_000])).await;
+            let mut left = 16_000;
+            while left > 0 {
+                match hog.any_frame().await {
+                    Frame::Data { stream: 1, payload, .. } => left -= payload.len(),
+                    Frame::Headers { stream: 1, .. } | Frame::WindowUpdate { stream: 1, .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let frames = hog.frames_until_pong().await;
+        let granted = |frame: &Frame| matches!(frame, Frame::WindowUpdate { stream: 0, .. });
+        assert!(!frames.iter().any(granted), "{frames:?}");
+        // ... until there is memory again.
+        hog.send(&(1..=30).flat_map(|n| rst_stream(id(n), CANCEL)).collect::<Vec<u8>>()).await;
+        while !granted(&hog.any_frame().await) {}
+        assert_eq!(host.goaways(), []);
+        // Grows beyond the cap, within its windows.
+        for n in 41..=120 {
+            if hog.try_send(&fill(n..=n)).await.is_err() {
+                break;
+            }
+            everybody_waits().await;
+        }
+        assert_eq!(hog.goaway().await, (ENHANCE_YOUR_CALM, "memory_exhausted".to_owned()));
+        drop(hog);
+        soon(serving).await.unwrap().unwrap();
+        assert_eq!(host.goaways(), [("memory_exhausted", 1)]);
+        assert_eq!(host.server.counters().snapshot().buffered_bytes, 0);
+        host.neighbour.is_well().await;
+        newcomer.echo(3).await;
+    }
+}
+
 mod faults {
     //! What a frame must not be.
     use super::*;
@@ -627,6 +696,7 @@ mod silence {
 mod grpc_messages {
     //! The whole server: what stands in the messages.
     use super::*;
+    use bidi_echo::config::Config;
     use support::INLINE;
     use support::wire::{echo_message, frame as message};
 
@@ -675,6 +745,51 @@ mod grpc_messages {
         check(&[1, 0, 0, 0, 1, 7], "13").await;
         check(&[9, 0, 0, 0, 1, 7], "13").await;
         check(&message(&[0xff; 9]), "13").await;
+    }
+
+    #[tokio::test]
+    async fn unfinished_messages_are_bounded_and_cost_the_stream_that_goes_beyond() {
+        let config = Config { unfinished_bytes_max: 5 << 20, ..support::on(INLINE) };
+        let server = support::Server::start(config).await;
+        let mut peer = connect(&server).await;
+        peer.send(&window_update(0, 1 << 20)).await;
+        let whole = message(&echo_message(&[7; 60_000]));
+        let (begin, end) = whole.split_at(whole.len() - 10);
+        let begins = |n| {
+            let parts = begin.chunks(16_384).flat_map(move |part| data(id(n), 0, part));
+            [request(id(n)), parts.collect()].concat()
+        };
+        let fit = u32::try_from((5 << 20) / begin.len()).unwrap();
+        for n in 0..fit {
+            peer.send(&begins(n)).await;
+        }
+        peer.send(&begins(fit)).await;
+        // Response heads of the others come before it.
+        let beyond = loop {
+            let frame = peer.frame().await;
+            match frame.header("grpc-status") {
+                None => assert_ne!(frame.stream(), id(fit)),
+                Some(_) => break frame,
+            }
+        };
+        assert_eq!((beyond.stream(), beyond.header("grpc-status")), (id(fit), Some("8")));
+        let told = beyond.header("grpc-message").unwrap();
+        assert!(told.contains("--unfinished-bytes-max"), "{told}");
+        assert_eq!(peer.frame().await, Frame::Reset { stream: id(fit), code: NO_ERROR });
+        // Those that were there first go on, and make room.
+        for n in [0, fit - 1] {
+            peer.send(&[data(id(n), 0, end), window_update(id(n), 1 << 20)].concat()).await;
+            let mut left = whole.len();
+            while left > 0 {
+                match peer.frame().await {
+                    Frame::Data { stream, payload, .. } if stream == id(n) => left -= payload.len(),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        peer.send(&begins(fit + 1)).await;
+        let head = peer.frame().await;
+        assert_eq!((head.stream(), head.header("grpc-status")), (id(fit + 1), None));
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::proto::echo::EchoMessage;
 const BUFFER_BYTES: usize = 64;
 
 /// tonic's own default: what is encoded before it is handed on.
-const YIELD_BYTES: usize = 32 << 10;
+pub(crate) const YIELD_BYTES: usize = 32 << 10;
 
 /// Messages below this are copied out, larger ones are slices of the stream's buffer, which count on it.
 /// Lower lines made no difference that shows: with payloads of 1,000 bytes, 512 cost the server as much.

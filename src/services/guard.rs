@@ -3,7 +3,8 @@
 //! In: a request body. Out: the same bytes, but a message's 5-byte prefix (gRPC over HTTP/2,
 //! "Length-Prefixed-Message") only together with the message: tonic's decoder reserves what a prefix
 //! promises, so 5 bytes could cost 4 MiB. A prefix over the limit ends the body at once with
-//! RESOURCE_EXHAUSTED. Nothing is copied but prefixes that are cut in two.
+//! RESOURCE_EXHAUSTED, and so does a part that would bring what the connection's streams have begun
+//! and not finished over its cap. Nothing is copied but prefixes that are cut in two, and small parts.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
@@ -14,6 +15,8 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
+
+use crate::transport::Held;
 
 const PREFIX_BYTES: usize = 5;
 
@@ -52,7 +55,13 @@ where
 
     fn call(&mut self, request: Request<B>) -> S::Future {
         let message_bytes_max = self.message_bytes_max;
-        self.inner.call(request.map(|body| Guarded { body, message_bytes_max, waiting: None }))
+        let held = request.extensions().get::<Held>().cloned();
+        self.inner.call(request.map(|body| Guarded {
+            body,
+            message_bytes_max,
+            held,
+            waiting: None,
+        }))
     }
 }
 
@@ -61,6 +70,8 @@ where
 pub(crate) struct Guarded<B> {
     body: B,
     message_bytes_max: usize,
+    /// Where the connection counts what waits, if it does.
+    held: Option<Held>,
     /// What waits for the rest of its message, and what stands behind that; nearly always nothing.
     waiting: Option<Box<Messages>>,
 }
@@ -97,8 +108,9 @@ where
             {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let max = this.message_bytes_max;
-            let messages = this.waiting.get_or_insert_with(|| Box::new(Messages::new(max)));
+            let (max, held) = (this.message_bytes_max, &this.held);
+            let messages =
+                this.waiting.get_or_insert_with(|| Box::new(Messages::new(max, held.clone())));
             match frame.into_data() {
                 Ok(data) => messages.push(data),
                 Err(frame) => {
@@ -145,11 +157,55 @@ struct Messages {
     missing: usize,
     /// Length of a message over the limit, behind `whole`; nothing after it is looked at.
     overlong: Option<usize>,
+    /// There was no room for a part of a message, beyond so many bytes; nothing after it is looked at.
+    overfull: Option<usize>,
     trailers: Option<HeaderMap>,
+    charge: Charge,
+}
+
+/// What one stream's messages count for their connection: parts that are held, until the message has
+/// been handed on.
+#[derive(Debug)]
+struct Charge {
+    held: Option<Held>,
+    /// For all that is here.
+    bytes: usize,
+    /// For the message that is not complete.
+    unfinished: usize,
+}
+
+impl Charge {
+    /// Err: there is no room; beyond how many bytes.
+    fn add(&mut self, bytes: usize) -> Result<(), usize> {
+        let Some(held) = &self.held else { return Ok(()) };
+        if !held.hold(bytes) {
+            return Err(held.bytes_max());
+        }
+        self.bytes += bytes;
+        self.unfinished += bytes;
+        Ok(())
+    }
+
+    /// All complete messages have been handed on.
+    fn settle(&mut self) {
+        if self.bytes > self.unfinished
+            && let Some(held) = &self.held
+        {
+            held.release(self.bytes - self.unfinished);
+            self.bytes = self.unfinished;
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.unfinished = 0;
+        self.settle();
+    }
 }
 
 impl Messages {
-    fn new(bytes_max: usize) -> Self {
+    fn new(bytes_max: usize, held: Option<Held>) -> Self {
         Messages {
             bytes_max,
             whole: VecDeque::new(),
@@ -157,7 +213,9 @@ impl Messages {
             prefix: BytesMut::new(),
             missing: 0,
             overlong: None,
+            overfull: None,
             trailers: None,
+            charge: Charge { held, bytes: 0, unfinished: 0 },
         }
     }
 
@@ -166,12 +224,20 @@ impl Messages {
             && self.held.is_empty()
             && self.prefix.is_empty()
             && self.missing == 0
-            && self.overlong.is_none()
+            && !self.is_refused()
             && self.trailers.is_none()
+    }
+
+    /// Whether the body ends here with a status, behind what is whole.
+    fn is_refused(&self) -> bool {
+        self.overlong.is_some() || self.overfull.is_some()
     }
 
     fn next(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
         if let Some(whole) = self.whole.pop_front() {
+            if self.whole.is_empty() {
+                self.charge.settle();
+            }
             return Some(Ok(Frame::data(whole)));
         }
         if let Some(bytes) = self.overlong {
@@ -180,24 +246,32 @@ impl Messages {
                 "message of {bytes} bytes: this server takes at most {max}"
             ))));
         }
+        if let Some(max) = self.overfull {
+            return Some(Err(Status::resource_exhausted(format!(
+                "the messages that this connection has begun and not finished are over {max} bytes: \
+                 send fewer large ones at once on a connection, or raise --unfinished-bytes-max"
+            ))));
+        }
         self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
     }
 
     /// Takes a chunk in.
     fn push(&mut self, mut chunk: Bytes) {
-        if self.overlong.is_some() {
+        if self.is_refused() {
             return;
         }
         if self.missing > 0 {
             if chunk.len() < self.missing {
                 self.missing -= chunk.len();
-                return self.hold(chunk);
+                let bytes = chunk.len();
+                return self.hold(chunk, bytes);
             }
             let end = chunk.split_to(self.missing);
             self.missing = 0;
             self.held.push_back(end);
             self.whole.append(&mut self.held);
             self.held = VecDeque::new();
+            self.charge.unfinished = 0;
         }
         if !self.prefix.is_empty() {
             // Nearly never: a prefix that was cut in two. The prefix goes on in front of its message.
@@ -205,6 +279,7 @@ impl Messages {
             joined.extend_from_slice(&chunk);
             chunk = joined.freeze();
         }
+        let came = chunk.len();
         let whole = self.scan(&chunk);
         if whole > 0 {
             self.whole.push_back(chunk.split_to(whole));
@@ -214,8 +289,12 @@ impl Messages {
         }
         if self.missing == 0 {
             self.prefix = BytesMut::from(&chunk[..]);
+        } else if 2 * chunk.len() < came {
+            // It would keep all of what it came with.
+            let bytes = chunk.len();
+            self.hold(Bytes::copy_from_slice(&chunk), bytes);
         } else {
-            self.hold(chunk);
+            self.hold(chunk, came);
         }
     }
 
@@ -239,9 +318,19 @@ impl Messages {
         at
     }
 
-    /// Keeps a part of a message; small ones are gathered, so that a byte costs a byte.
-    fn hold(&mut self, chunk: Bytes) {
-        const GATHER_BYTES_MAX: usize = 1_024;
+    /// Keeps a part of a message, which keeps so many bytes alive; small ones are gathered, so that a
+    /// byte costs a byte.
+    fn hold(&mut self, chunk: Bytes, bytes: usize) {
+        const GATHER_BYTES_MAX: usize = 4_096;
+        if let Err(max) = self.charge.add(bytes) {
+            self.overfull = Some(max);
+            self.held = VecDeque::new();
+            self.charge.unfinished = 0;
+            if self.whole.is_empty() {
+                self.charge.settle();
+            }
+            return;
+        }
         match self.held.pop_back() {
             Some(last) if last.len() < GATHER_BYTES_MAX && chunk.len() < GATHER_BYTES_MAX => {
                 let mut joined =
@@ -260,6 +349,7 @@ impl Messages {
     fn release_all(&mut self) {
         self.missing = 0;
         self.whole.append(&mut self.held);
+        self.charge.unfinished = 0;
         if self.prefix.has_remaining() {
             self.whole.push_back(std::mem::take(&mut self.prefix).freeze());
         }
@@ -315,7 +405,7 @@ mod tests {
         let stream = [message(b"hello"), message(&[7; 300]), message(b""), message(b"x")].concat();
         for piece in 1..=stream.len() {
             let body = Chunks(stream.chunks(piece).map(Bytes::copy_from_slice).collect());
-            let mut guarded = Guarded { body, message_bytes_max: 300, waiting: None };
+            let mut guarded = Guarded { body, message_bytes_max: 300, held: None, waiting: None };
             let mut got = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(Some(frame)) = Pin::new(&mut guarded).poll_frame(&mut cx) {
@@ -327,12 +417,16 @@ mod tests {
     }
 
     fn drain(messages: &mut Messages) -> Vec<u8> {
-        std::iter::from_fn(|| messages.whole.pop_front()).flatten().collect()
+        let mut drained = Vec::new();
+        while !messages.whole.is_empty() {
+            drained.extend(messages.next().unwrap().unwrap().into_data().unwrap());
+        }
+        drained
     }
 
     #[test]
     fn whole_messages_pass_as_they_are() {
-        let mut messages = Messages::new(100);
+        let mut messages = Messages::new(100, None);
         let chunk = Bytes::from([message(b"a"), message(b""), message(&[7; 100])].concat());
         messages.push(chunk.clone());
         let passed = messages.whole.pop_front().unwrap();
@@ -353,7 +447,7 @@ mod tests {
             .collect();
         let stream = parts.concat();
         for piece in [1, 2, 3, 4, 5, 6, 7, 100, 1_500, 5_000] {
-            let mut messages = Messages::new(3_000);
+            let mut messages = Messages::new(3_000, None);
             let (mut sent, mut got) = (0, Vec::new());
             for chunk in stream.chunks(piece) {
                 messages.push(Bytes::copy_from_slice(chunk));
@@ -369,19 +463,62 @@ mod tests {
 
     #[test]
     fn a_prefix_over_the_limit_is_told_after_the_messages_before_it() {
-        let mut messages = Messages::new(8);
+        let mut messages = Messages::new(8, None);
         messages.push([message(b"12345678"), vec![0, 0xff, 0xff, 0xff, 0xff]].concat().into());
         assert_eq!(messages.overlong, Some(u32::MAX as usize));
         assert_eq!(drain(&mut messages), message(b"12345678"));
-        let mut messages = Messages::new(8);
+        let mut messages = Messages::new(8, None);
         messages.push(Bytes::from_static(&[0, 0, 0]));
         messages.push(Bytes::from_static(&[0, 9]));
         assert_eq!(messages.overlong, Some(9));
     }
 
     #[test]
+    fn parts_of_messages_are_counted_until_they_are_handed_on_or_given_up() {
+        let held = Held::new(100);
+        let mut messages = Messages::new(1_000, Some(held.clone()));
+        let bytes = message(&[7; 95]);
+        messages.push(bytes[..40].to_vec().into());
+        messages.push(bytes[40..50].to_vec().into());
+        assert_eq!(held.bytes(), 50);
+        // Whole messages need no room, nor does the end of this one.
+        messages.push([&bytes[50..], &message(&[1; 500])].concat().into());
+        assert_eq!((drain(&mut messages).len(), held.bytes()), (605, 0));
+        messages.push(bytes[..60].to_vec().into());
+        let mut other = Messages::new(1_000, Some(held.clone()));
+        other.push(bytes[..40].to_vec().into());
+        assert_eq!((held.bytes(), other.overfull), (100, None));
+        messages.push(bytes[60..61].to_vec().into());
+        assert_eq!(
+            (messages.overfull, messages.whole.pop_front(), held.bytes()),
+            (Some(100), None, 40)
+        );
+        drop(other);
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[test]
+    fn a_small_part_does_not_keep_what_it_came_with() {
+        let held = Held::new(1 << 20);
+        let mut messages = Messages::new(1 << 20, Some(held.clone()));
+        let chunk =
+            Bytes::from([message(&[7; 10_000]), message(&[7; 10_000])[..20].to_vec()].concat());
+        messages.push(chunk.clone());
+        let kept = messages.held[0].as_ptr();
+        assert!(!chunk.as_ptr_range().contains(&kept), "a copy of its own");
+        assert_eq!(held.bytes(), 20);
+        // A large part is not copied, and counts for all of it.
+        let mut messages = Messages::new(1 << 20, Some(held.clone()));
+        let chunk =
+            Bytes::from([message(&[7; 100]), message(&[7; 10_000])[..9_000].to_vec()].concat());
+        messages.push(chunk.clone());
+        assert!(chunk.as_ptr_range().contains(&messages.held[0].as_ptr()));
+        assert_eq!(held.bytes(), 20 + chunk.len());
+    }
+
+    #[test]
     fn what_is_cut_off_is_given_up() {
-        let mut messages = Messages::new(100);
+        let mut messages = Messages::new(100, None);
         messages.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1, 2]));
         assert!(drain(&mut messages).is_empty());
         assert_eq!(*messages.given_up(), [0, 0, 0, 0, 9, 1, 2]);

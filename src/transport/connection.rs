@@ -28,15 +28,16 @@ use tokio::time::Sleep;
 
 use super::counters::Counters;
 use super::fields::Fields;
-use super::frame::{self, PREFACE, setting};
+use super::frame::{self, Fault, PREFACE, setting};
 use super::guard::catch_unwind;
 use super::limits::Limits;
+use super::memory::{Held, Scarcity, Share};
 use super::stream::{BodyError, Key, Wakes};
 use super::wire::{Core, Wire};
 use crate::drain::Watcher;
 
 /// Most bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
-const READ_BYTES: usize = 256 << 10;
+pub(crate) const READ_BYTES: usize = 256 << 10;
 
 /// Bytes of a connection's first read: nobody knows yet what they cost. Doubles with each short lap.
 const READ_BYTES_FIRST: usize = 32 << 10;
@@ -73,6 +74,9 @@ const RECENTLY_CLOSED: usize = 16;
 /// message comes first, so that one poll serves for both; short enough that nobody notices the one
 /// time that it was wrong. tokio's timers know milliseconds.
 const LATER: Duration = Duration::from_millis(2);
+
+/// A connection whose window was not granted because memory is scarce looks again after this.
+const SCARCITY_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Opaque data of the pings that we send.
 const PING_DRAIN: [u8; 8] = *b"draining";
@@ -245,6 +249,15 @@ pub(crate) struct Connection<IO, R: Role> {
     timer: Option<Pin<Box<Sleep>>>,
     armed: Option<Instant>,
     counters: Arc<Counters>,
+    /// Servers only.
+    memory: Option<Memory>,
+}
+
+/// What the connection tells of the memory that it keeps, and what it counts for layers above.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    pub(crate) share: Share,
+    pub(crate) held: Held,
 }
 
 /// Connection-wide instants.
@@ -385,7 +398,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             timer: None,
             armed: None,
             counters,
+            memory: None,
         }
+    }
+
+    /// The same connection, as a part of a server's memory.
+    pub(crate) fn with_memory(mut self, memory: Memory) -> Self {
+        self.memory = Some(memory);
+        self
     }
 
     /// One turn of the task.
@@ -408,7 +428,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                     // Without budget, streams that could go on were not polled, and nobody else
                     // would wake us for them.
                     let is_spent = !tokio::task::coop::has_budget_remaining();
-                    return match self.wait(cx) || is_spent {
+                    let goes_on = self.tell_memory();
+                    return match self.wait(cx) || is_spent || goes_on {
                         true => self.again(cx),
                         false => Poll::Pending,
                     };
@@ -422,9 +443,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             }
         }
         self.wire.out.give_back();
+        self.tell_memory();
         // A connection that is never idle keeps its times too.
         self.expire_if_due();
         self.again(cx)
+    }
+
+    /// Tells what the connection keeps now. Out: whether there is something to do about it at once.
+    fn tell_memory(&mut self) -> bool {
+        let Some(memory) = &mut self.memory else { return false };
+        let wire = &mut self.wire;
+        let block = self.block.as_ref().map_or(0, |block| block.fragments.len());
+        let frames = wire.buffered + wire.out.len() + self.tail.len() + block;
+        let scarcity = memory.share.is(frames + wire.pending + wire.heads + memory.held.bytes());
+        let was_scarce = std::mem::replace(&mut wire.is_scarce, scarcity != Scarcity::None);
+        if scarcity == Scarcity::Exhausted && self.phase != Phase::Closing {
+            self.fault(Fault::calm("memory_exhausted"));
+            return true;
+        }
+        was_scarce && !self.wire.is_scarce
     }
 
     /// Reads less at once after a lap that took long, more after a short one.
@@ -653,7 +690,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// A stream ended in order.
     fn finish(&mut self, slot: u32) {
         let Slot { mut core, app } = self.streams.remove(slot as usize);
-        self.wire.drop_pending(&mut core);
+        self.wire.abandon(&mut core);
         self.forget(core.id, core.deadline.take());
         if core.remote_closed {
             self.remember_closed(core.id);
@@ -695,7 +732,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.dead = Vec::new();
         self.wire.buffered = 0;
         for (_, Slot { mut core, mut app }) in std::mem::take(&mut self.streams) {
-            self.wire.drop_pending(&mut core);
+            self.wire.abandon(&mut core);
             if !core.is_dead {
                 self.role.broken(&mut app, error.clone());
             }

@@ -3,7 +3,7 @@
 //! In: events of connections. Out: [`Counters::snapshot`]. Nothing is counted per message.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Counters of one server, or of one client's connections.
@@ -16,6 +16,8 @@ pub struct Counters {
     streams_refused: AtomicU64,
     streams_expired: Mutex<Reasons>,
     panics: AtomicU64,
+    /// What all connections keep, as each last told.
+    pub(crate) buffered_bytes: AtomicUsize,
     goaways: Mutex<Reasons>,
 }
 
@@ -39,6 +41,8 @@ pub struct CountersSnapshot {
     pub streams_expired: BTreeMap<&'static str, u64>,
     /// Panics of handlers, bodies and their drops; each cost one stream.
     pub panics: u64,
+    /// Bytes that all connections keep now, as each last told.
+    pub buffered_bytes: usize,
     /// Connections that we ended, by reason.
     pub goaways: BTreeMap<&'static str, u64>,
 }
@@ -54,6 +58,7 @@ impl Counters {
             streams_refused: self.streams_refused.load(Relaxed),
             streams_expired: lock(&self.streams_expired).clone(),
             panics: self.panics.load(Relaxed),
+            buffered_bytes: self.buffered_bytes.load(Relaxed),
             goaways: lock(&self.goaways).clone(),
         }
     }

@@ -15,6 +15,13 @@ use super::hpack::Field;
 /// What RFC 9113, 6.5.2 adds to the length of each field.
 const FIELD_OVERHEAD_BYTES: usize = 32;
 
+/// What an entry of a `HeaderMap` takes, besides the 32 bytes that its list counts already, where there
+/// are twice as many places as entries.
+const ENTRY_BYTES: usize = 192;
+
+/// A request without fields, in a box, with its target.
+const HEAD_BYTES: usize = 768;
+
 /// One header list, as far as it was wanted.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
@@ -150,6 +157,12 @@ impl Fields {
         Ok(self.headers)
     }
 
+    /// About what the list takes in memory, rather more: a map's entry for each field, in tables that
+    /// grow by doubling, and what stands in them.
+    pub(crate) fn bytes(&self) -> usize {
+        self.list_bytes + self.headers.len() * ENTRY_BYTES + HEAD_BYTES
+    }
+
     /// Whether it begins a request, well-formed or not: trailers have no pseudo-headers.
     pub(crate) fn is_head(&self) -> bool {
         self.pseudo.method.is_some() || self.pseudo.path.is_some()
@@ -269,6 +282,45 @@ pub(crate) fn grpc_message(message: &str) -> HeaderValue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_takes_no_more_memory_than_it_counts() {
+        let names: Vec<String> = (0..3_000).map(|n| format!("x-{n:04}")).collect();
+        let check = |count: usize, distinct: usize, value: &[u8]| {
+            let mut bytes = 0;
+            let taken = allocation_counter::measure(|| {
+                let mut fields = Fields::default();
+                let mut add = |name: &[u8], value: &[u8]| {
+                    fields.add(&Field { name, value, never_indexed: false }, usize::MAX);
+                };
+                for (name, value) in
+                    [(":method", "POST"), (":scheme", "http"), (":path", "/a.long.enough.One/Call")]
+                {
+                    add(name.as_bytes(), value.as_bytes());
+                }
+                for n in 0..count {
+                    add(names[n % distinct].as_bytes(), value);
+                }
+                bytes = fields.bytes();
+                let request = fields.into_request().unwrap();
+                std::mem::forget(Box::new(request.map(|()| [0_usize; 4])));
+            });
+            let taken = usize::try_from(taken.bytes_current).unwrap();
+            assert!(taken <= bytes, "{count} of {distinct} with {value:?}: {taken} of {bytes}");
+            if count > 10 {
+                assert!(
+                    taken > bytes / 5,
+                    "{count} of {distinct}: {taken} of {bytes}: too cautious"
+                );
+            }
+        };
+        for count in [0, 1, 7, 12, 13, 24, 25, 48, 49, 100, 193, 232, 1_000, 3_000] {
+            for distinct in [1, 2, 13, 1_000, 3_000] {
+                check(count, distinct, b"");
+                check(count, distinct, b"a value of some length");
+            }
+        }
+    }
 
     const REQUEST: [(&str, &str); 3] =
         [(":method", "POST"), (":scheme", "http"), (":path", "/a/b")];

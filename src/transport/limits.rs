@@ -34,6 +34,16 @@ pub struct Limits {
     /// From half of it on bodies are polled only where the window has room for a frame of 16 KiB,
     /// beyond it none is. 8 MiB: two of gRPC's largest messages.
     pub pending_bytes_max: usize,
+    /// Most that layers above may hold of a connection's unfinished messages ([`Held`](super::Held)).
+    ///
+    /// 24 MiB: six of gRPC's largest messages begun at once.
+    pub held_bytes_max: usize,
+    /// Most that the heads of requests take whose handler was not called yet, and trailers that wait:
+    /// streams beyond it are refused and may be tried again.
+    ///
+    /// A field takes some 200 bytes, but a client may send it as one. 16 MiB: 4,096 streams at once, of
+    /// 15 fields each.
+    pub heads_bytes_max: usize,
     /// Control replies (to PING, SETTINGS, broken streams) at which reading pauses.
     pub control_bytes_max: usize,
     /// From accept to the peer's first SETTINGS.
@@ -87,6 +97,8 @@ impl Default for Limits {
             connection_flow_window_bytes: 16 << 20,
             output_bytes_max: 256 << 10,
             pending_bytes_max: 8 << 20,
+            held_bytes_max: 6 * ((4 << 20) + 5),
+            heads_bytes_max: 16 << 20,
             control_bytes_max: 64 << 10,
             handshake_timeout: Duration::from_secs(10),
             header_block_timeout: Duration::from_secs(10),
@@ -107,23 +119,56 @@ impl Limits {
         (self.header_list_bytes_max as usize).max(1 << 20) + (64 << 10)
     }
 
-    /// Most bytes that the transport owns for one connection.
+    /// Most bytes on the heap that the transport, and layers that count what they [hold](super::Held),
+    /// own for one connection, if no response body gives more than `piece_bytes_max` at once.
     ///
-    /// Inboxes, output (its cap, one body frame above it, control replies above theirs), one header
-    /// block, one frame that is incomplete, header tables, and the fixed part of each stream.
-    pub fn connection_bytes_max(&self) -> usize {
-        const HEADER_TABLES: usize = 2 * 4_096;
-        const FIXED_PER_STREAM: usize = 1_024;
-        self.connection_flow_window_bytes as usize
-            + self.output_bytes_max
-            + self.control_bytes_max
-            + self.header_block_bytes_max()
-            + 2 * super::frame::FRAME_BYTES_MAX
-            + HEADER_TABLES
-            + self.max_concurrent_streams as usize
-                * (FIXED_PER_STREAM + self.header_list_bytes_max as usize)
+    /// A sum of what each limit allows, most of it doubled: buffers grow by doubling. Not in it is
+    /// what belongs to a service: its futures, its bodies and what they keep, request bodies that outlive their
+    /// stream, the service's clone for each stream; nor the pieces in the channels of
+    /// [`Placement::Task`](super::Placement::Task), two for each stream; nor buffers that a thread lends.
+    pub fn connection_bytes_max(&self, piece_bytes_max: usize) -> usize {
+        let streams = self.max_concurrent_streams as usize;
+        let window = self.connection_flow_window_bytes.max(super::flow::WINDOW_BYTES_DEFAULT);
+        let inboxes = window as usize;
+        let replies = self.control_bytes_max + READ_REPLY_BYTES + streams * LAST_WORDS_BYTES;
+        let output = self.output_bytes_max + replies;
+        // Each of these consists of pieces with their places in queues, a small part of their size.
+        let doubled = 2 * (inboxes + self.held_bytes_max + output);
+        doubled
+            + doubled / 16
+            + super::output::LENT_BYTES_MAX
+            + self.pending_bytes_max
+            // The last that found room in the windows, in the output, and the one that is leaving.
+            + 3 * piece_bytes_max
+            + self.heads_bytes_max
+            // The block, growing, and what its longest string unpacks to, growing too.
+            + 7 * self.header_block_bytes_max()
+            + 4 * super::frame::FRAME_BYTES_MAX
+            + 2 * HEADER_TABLE_BYTES
+            + CONNECTION_BYTES
+            + streams * STREAM_BYTES
     }
 }
+
+/// Replies to all the frames of one read, which is begun while there is room. Most are as long as what
+/// they answer; to refuse a stream takes 13 bytes for 10.
+const READ_REPLY_BYTES: usize = 2 * super::connection::READ_BYTES;
+
+/// What ends one stream, whatever room the output has: head or trailers with status and message, and
+/// RST_STREAM.
+const LAST_WORDS_BYTES: usize = 256;
+
+/// Both dynamic tables have 4,096 bytes as HPACK counts, and at most twice that in memory, and with each
+/// goes what it unpacks into.
+const HEADER_TABLE_BYTES: usize = 16 << 10;
+
+/// The fixed part of a connection: its state, timer and flood counters, and its queues while all frames of
+/// a read concern another stream each.
+pub(crate) const CONNECTION_BYTES: usize = 1 << 20;
+
+/// The fixed part of a stream: its slot in a table that grows by doubling, its inbox without what is
+/// in it, what it shares with its body, its places in indexes and queues.
+pub(crate) const STREAM_BYTES: usize = 4_096;
 
 /// How much of what brings nothing may come at once, and how fast it is forgiven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

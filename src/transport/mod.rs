@@ -26,6 +26,7 @@ mod hpack;
 #[doc(hidden)]
 pub mod inside;
 mod limits;
+mod memory;
 mod output;
 mod placement;
 mod server;
@@ -42,6 +43,7 @@ pub use self::counters::{Counters, CountersSnapshot};
 pub(crate) use self::fields::is_grpc;
 pub use self::frame::ErrorCode;
 pub use self::limits::{Age, Flood, FloodKind, Floods, Keepalive, Limits};
+pub use self::memory::Held;
 pub use self::placement::Placement;
 pub use self::server::Server;
 pub use self::stream::{BodyError, RecvBody, StreamEnd};

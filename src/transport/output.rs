@@ -17,7 +17,7 @@ use tokio::io::AsyncWrite;
 pub(crate) const SLICE_BYTES_MIN: usize = 4_096;
 
 /// A lent buffer that grew larger than this is freed, not given back.
-const LENT_BYTES_MAX: usize = 1 << 20;
+pub(crate) const LENT_BYTES_MAX: usize = 1 << 20;
 
 /// Slices of one vectored write.
 const SLICES_MAX: usize = 64;

@@ -19,9 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower_service::Service;
 
-use super::connection::{Connection, Signals};
+use super::connection::{Connection, Memory, Signals};
 use super::counters::Counters;
 use super::limits::Limits;
+use super::memory::{Held, Share, Total};
 use super::placement::{OnTasks, Placement};
 use super::serving::Serving;
 use super::stream::RecvBody;
@@ -33,6 +34,9 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Connections at once, unless set. Each takes a file descriptor and some KiB.
 const CONNECTIONS_MAX: usize = 65_536;
+
+/// Bytes that all connections keep together, unless set. 1 GiB: 64 connections with full windows.
+const BUFFERED_BYTES_MAX: usize = 1 << 30;
 
 type ExtensionsHook = dyn Fn(&TcpStream) -> Extensions + Send + Sync;
 
@@ -64,6 +68,7 @@ pub struct Server {
     counters: Arc<Counters>,
     drain_limit: Duration,
     connections_max: usize,
+    total: Total,
     extensions: Option<Arc<ExtensionsHook>>,
     placement: Placement,
 }
@@ -77,11 +82,13 @@ impl fmt::Debug for Server {
 impl Server {
     /// A server whose connections keep to `limits`.
     pub fn new(limits: Limits) -> Self {
+        let counters = Arc::<Counters>::default();
         Server {
             limits: Arc::new(limits),
-            counters: Arc::default(),
+            counters: counters.clone(),
             drain_limit: DRAIN_LIMIT,
             connections_max: CONNECTIONS_MAX,
+            total: Total::new(BUFFERED_BYTES_MAX, counters),
             extensions: None,
             placement: Placement::default(),
         }
@@ -97,6 +104,20 @@ impl Server {
     #[must_use]
     pub fn connections_max(self, connections_max: usize) -> Self {
         Server { connections_max, ..self }
+    }
+
+    /// Bytes that all connections keep together: in inboxes, in output, of messages and headers that
+    /// have begun, counted as they are on the wire. 1 GiB unless set.
+    ///
+    /// From half of it on, a connection that keeps more than its fair part of that half (the half,
+    /// divided by the connections that are open) is granted no more window and opens no more streams
+    /// (REFUSED_STREAM). One that grows nevertheless beyond `bytes_max` ends with GOAWAY,
+    /// `memory_exhausted`; beyond one and a half times `bytes_max`, any that grows does. So the sum stays below
+    /// that, plus what the connections being served at that moment, one a thread, take in one turn: four reads of
+    /// 256 KiB and what bodies answer.
+    #[must_use]
+    pub fn buffered_bytes_max(self, bytes_max: usize) -> Self {
+        Server { total: Total::new(bytes_max, self.counters.clone()), ..self }
     }
 
     /// What each request of a connection finds in its extensions: the peer's address, for example.
@@ -172,10 +193,10 @@ impl Server {
             let service = service.clone();
             match self.placement {
                 Placement::Inline => {
-                    spawn(self.connection(tcp, service, extensions, drain), place);
+                    spawn(self.connection(tcp, service, extensions, Some(drain)), place);
                 }
                 Placement::Task => {
-                    spawn(self.connection(tcp, OnTasks(service), extensions, drain), place);
+                    spawn(self.connection(tcp, OnTasks(service), extensions, Some(drain)), place);
                 }
             }
         }
@@ -201,16 +222,10 @@ impl Server {
         B::Data: Buf + Send,
         B::Error: Send,
     {
-        let (limits, counters) = (self.limits.clone(), self.counters.clone());
         match self.placement {
-            Placement::Inline => {
-                let serving = Serving { service, extensions, counters: counters.clone() };
-                Either::Left(Connection::new(io, serving, limits, None, counters))
-            }
+            Placement::Inline => Either::Left(self.connection(io, service, extensions, None)),
             Placement::Task => {
-                let service = OnTasks(service);
-                let serving = Serving { service, extensions, counters: counters.clone() };
-                Either::Right(Connection::new(io, serving, limits, None, counters))
+                Either::Right(self.connection(io, OnTasks(service), extensions, None))
             }
         }
     }
@@ -219,8 +234,8 @@ impl Server {
         &self,
         io: IO,
         service: S,
-        extensions: Extensions,
-        drain: &Drain,
+        mut extensions: Extensions,
+        drain: Option<&Drain>,
     ) -> Connection<IO, Serving<S>>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -229,13 +244,17 @@ impl Server {
         B: Body,
         B::Data: Buf,
     {
-        let signals = Signals {
+        let signals = drain.map(|drain| Signals {
             leave: drain.leave.watch(),
             stop: drain.stop_reading.watch(),
             cut_off: drain.cut_off.watch(),
-        };
+        });
+        let held = Held::new(self.limits.held_bytes_max);
+        extensions.insert(held.clone());
+        let memory = Memory { share: Share::new(self.total.clone()), held };
         let serving = Serving { service, extensions, counters: self.counters.clone() };
-        Connection::new(io, serving, self.limits.clone(), Some(signals), self.counters.clone())
+        Connection::new(io, serving, self.limits.clone(), signals, self.counters.clone())
+            .with_memory(memory)
     }
 }
 

@@ -509,7 +509,11 @@ where
             catch_unwind(AssertUnwindSafe(|| self.poll_user(state, shared, waker, &mut cx)));
         match polled {
             Ok(Polled::Pending) => return Step::Pending,
-            Ok(Polled::Called) => {}
+            Ok(Polled::Called) => {
+                if !matches!(app.state, State::Unready(..)) {
+                    wire.release_head(core);
+                }
+            }
             Ok(Polled::Head(response)) => self.answer(core, app, wire, *response),
             Ok(Polled::Data(data, is_last)) => {
                 if is_last {

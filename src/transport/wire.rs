@@ -62,6 +62,12 @@ pub(crate) struct Wire {
     pub(crate) recv: RecvWindow,
     /// Bytes in all inboxes.
     pub(crate) buffered: usize,
+    /// Bytes of requests' heads that no handler was given yet, and of trailers.
+    pub(crate) heads: usize,
+    /// Memory is scarce: nothing more is granted.
+    pub(crate) is_scarce: bool,
+    /// Since when the connection's window was not granted for that reason.
+    pub(crate) withheld_since: Option<Instant>,
     /// Bytes of the pieces of bodies that did not wholly fit into their windows, and of those that
     /// have left for the output meanwhile, where a last part keeps the whole piece alive.
     pub(crate) pending: usize,
@@ -116,6 +122,10 @@ pub(crate) struct Core {
     pub(crate) is_dead: bool,
     /// RST_STREAM has left.
     pub(crate) reset_sent: bool,
+    /// What its head counts in [`Wire::heads`], until its handler is called.
+    pub(crate) head_bytes: usize,
+    /// What its trailers count there.
+    pub(crate) trailer_bytes: usize,
     /// What content-length leaves to come.
     pub(crate) content_left: Option<u64>,
     /// What did not fit into the windows.
@@ -161,6 +171,8 @@ impl Core {
             headers_sent: false,
             is_dead: false,
             reset_sent: false,
+            head_bytes: 0,
+            trailer_bytes: 0,
             content_left: None,
             pending: Bytes::new(),
             piece_bytes: 0,
@@ -193,6 +205,9 @@ impl Wire {
             send: SendWindow::default(),
             recv: RecvWindow::new(WINDOW_BYTES_DEFAULT),
             buffered: 0,
+            heads: 0,
+            is_scarce: false,
+            withheld_since: None,
             pending: 0,
             orphaned: 0,
             orphaned_before: 0,
@@ -304,6 +319,23 @@ impl Wire {
     pub(crate) fn has_pending_room(&self, core: &Core) -> bool {
         let max = self.limits.pending_bytes_max;
         !self.pending_is_full() || (self.pending < max && self.room(core) == FRAME_BYTES_MAX)
+    }
+
+    /// Whether a head (or trailers) of so many bytes may be kept; one alone always may.
+    pub(crate) fn has_head_room(&self, bytes: usize) -> bool {
+        self.heads == 0 || self.heads.saturating_add(bytes) <= self.limits.heads_bytes_max
+    }
+
+    /// The handler has been given the stream's head.
+    pub(crate) fn release_head(&mut self, core: &mut Core) {
+        self.heads -= std::mem::take(&mut core.head_bytes);
+    }
+
+    /// The stream is over: what it waited with is given up.
+    pub(crate) fn abandon(&mut self, core: &mut Core) {
+        self.drop_pending(core);
+        self.release_head(core);
+        self.heads -= std::mem::take(&mut core.trailer_bytes);
     }
 
     /// Whether streams that are set aside stay there. However small the cap, a piece fits if it is alone.
@@ -598,6 +630,10 @@ impl Wire {
         let size = self.limits.connection_flow_window_bytes as usize;
         let owed = size.saturating_sub(open + self.buffered);
         if owed > 0 && owed >= open {
+            if self.is_scarce {
+                self.withheld_since.get_or_insert(self.now);
+                return;
+            }
             let increment = u32::try_from(owed).expect("below the window's size");
             self.recv.release(increment);
             self.recv.update(1);

@@ -34,6 +34,9 @@ impl<IO, R: Role> Connection<IO, R> {
         assert_eq!(wire.buffered, buffered, "bytes buffered are those of the inboxes");
         let pieces: usize = live().map(|(_, slot)| slot.core.piece_bytes).sum();
         assert_eq!(wire.pending, pieces + wire.orphaned(), "bytes pending are those of the pieces");
+        let heads: usize =
+            live().map(|(_, slot)| slot.core.head_bytes + slot.core.trailer_bytes).sum();
+        assert_eq!(wire.heads, heads, "bytes of heads are those of the streams");
         let queued = counted(&wire.runnable);
         let blocked = counted(&wire.blocked);
         let parked = counted(&wire.parked);

@@ -319,6 +319,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if end && core.content_left.is_some_and(|left| left > 0) {
             return self.stream_error(id, ErrorCode::PROTOCOL_ERROR, "content_length_mismatch");
         }
+        let bytes = fields.bytes();
+        if R::IS_SERVER {
+            // No client needs large trailers, but they may have to wait for their reader.
+            if !self.wire.has_head_room(bytes) {
+                let code = ErrorCode::ENHANCE_YOUR_CALM;
+                return self.stream_error(id, code, "trailers_too_large_to_wait");
+            }
+            self.wire.heads += bytes - core.trailer_bytes;
+            core.trailer_bytes = bytes;
+        }
         core.last_frame = self.wire.now;
         let handled = self.role.headers(core, app, fields, end);
         core.remote_closed |= end;
@@ -346,7 +356,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         // Those that the peer has cancelled are dropped before anything is polled.
         let open = self.streams.len() - self.dead.len();
         let is_full = open >= self.wire.limits.max_concurrent_streams as usize;
-        if is_full || self.stopped {
+        let head_bytes = fields.bytes();
+        let has_room = !self.wire.is_scarce && self.wire.has_head_room(head_bytes);
+        if is_full || self.stopped || !has_room {
             return self.refuse(id, ErrorCode::REFUSED_STREAM, FloodKind::Refused);
         }
         let key = self.next_key();
@@ -370,6 +382,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return self.refuse(id, ErrorCode::PROTOCOL_ERROR, FloodKind::ProvokedReset);
         };
         core.remote_closed = end;
+        core.head_bytes = head_bytes;
+        self.wire.heads += head_bytes;
         let mut app = self.role.accept(&mut core, &self.wakes, request);
         if end {
             // An end without data and trailers is never malformed.
@@ -440,7 +454,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let Slot { core, app } = &mut self.streams[slot as usize];
         core.is_dead = true;
         core.local_closed = true;
-        self.wire.drop_pending(core);
+        self.wire.abandon(core);
         self.wire.buffered -= R::buffered(app);
         self.role.broken(app, error);
         let (id, deadline) = (core.id, core.deadline.take());

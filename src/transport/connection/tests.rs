@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
 
+use bytes::Bytes;
 use http::{Extensions, Response};
 
 use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};
@@ -302,4 +303,73 @@ async fn a_window_that_grew_before_our_settings_were_acknowledged_keeps_to_its_m
         .sum();
     assert!(granted > 0, "the echo took what came");
     assert!(max - sent + granted <= max, "{granted} bytes granted for {sent}");
+}
+
+#[test]
+fn the_fixed_part_of_a_stream_is_as_large_as_its_parts() {
+    use crate::transport::limits::STREAM_BYTES;
+    use crate::transport::serving::Handler;
+    use crate::transport::stream::{Inbox, Shared};
+    // The table has room for those that were reset and wait to be dropped, too. It grows by doubling,
+    // and old and new are there meanwhile.
+    let slots = 2 * 3 * size_of::<Slot<Handler<Echo, RecvBody>>>();
+    let counts = 2 * size_of::<usize>();
+    let inbox = size_of::<Inbox>() + 4 * size_of::<Bytes>();
+    let shared = size_of::<Shared>() + counts;
+    // Entries of maps that are half empty at worst, and while they grow.
+    let index = 3 * (size_of::<(u32, u32)>() + 1) * 2;
+    let deadlines = 3 * size_of::<(Instant, u32)>();
+    let queues = 4 * 2 * 3 * size_of::<Key>();
+    let wakes = 2 * 3 * size_of::<Key>();
+    let all = slots + inbox + shared + index + deadlines + queues + wakes;
+    assert!(all <= STREAM_BYTES, "{all}");
+    assert!(all > STREAM_BYTES / 2, "{all}: the bound is too cautious");
+}
+
+#[test]
+fn the_fixed_part_of_a_connection_is_as_large_as_its_parts() {
+    use crate::transport::frame::HEAD_BYTES;
+    use crate::transport::limits::CONNECTION_BYTES;
+    let state = size_of::<Connection<tokio::net::TcpStream, Serving<Echo>>>() + 4_096;
+    // Frames without payload, each for another stream, whose keys are queued: the queue grows.
+    let queued = READ_BYTES / HEAD_BYTES * size_of::<Key>() * 3;
+    assert!(state + queued <= CONNECTION_BYTES, "{state} + {queued}");
+}
+
+#[tokio::test]
+async fn heads_that_nobody_takes_are_bounded() {
+    let max = 100_000;
+    let mut probe = Probe::new(Limits { heads_bytes_max: max, ..Limits::default() });
+    probe.acknowledge();
+    probe.connection.io.is_deaf = true;
+    // Fills the output: from then on nothing is polled.
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    probe.open(1, &[]);
+    probe.say(kind::WINDOW_UPDATE, 0, 1, &(1_u32 << 30).to_be_bytes());
+    probe.settle().await;
+    for _ in 0..20 {
+        probe.say(kind::DATA, 0, 1, &[1; FRAME_BYTES_MAX]);
+        probe.settle().await;
+    }
+    assert!(!probe.connection.wire.has_output_room());
+    let many = [("x", "y"); 200];
+    for stream in (3..2_003).step_by(2) {
+        probe.open(stream, &many);
+        if stream % 100 == 3 {
+            probe.settle().await;
+        }
+    }
+    let heads = probe.connection.wire.heads;
+    assert!((max / 2..=max).contains(&heads), "{heads} bytes wait");
+    // Those are there and wait; the others may be tried again.
+    assert!((2..5).contains(&probe.connection.streams.len()));
+    probe.connection.io.is_deaf = false;
+    probe.settle().await;
+    assert_eq!(probe.connection.wire.heads, 0);
+    let refused = inside::frames(&probe.connection.io.got)
+        .filter(|(kind, _, _, payload)| {
+            *kind == kind::RST_STREAM && *payload == ErrorCode::REFUSED_STREAM.0.to_be_bytes()
+        })
+        .count();
+    assert!(refused > 990, "{refused} were refused");
 }

@@ -14,7 +14,7 @@ use super::super::output::Output;
 use super::super::stream::BodyError;
 use super::{
     Connection, Expiry, GOAWAY_PATIENCE, GREETING_PATIENCE, Handshake, LATER, PING_DRAIN,
-    PING_KEEPALIVE, Phase, Role, Slot,
+    PING_KEEPALIVE, Phase, Role, SCARCITY_PATIENCE, Slot,
 };
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
@@ -138,6 +138,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.deadlines.first().map(|(deadline, _)| *deadline),
             clocks.next_sweep.filter(|_| !self.streams.is_empty()),
             self.wire.later_begun.map(|begun| begun + LATER),
+            self.wire.withheld_since.map(|since| since + SCARCITY_PATIENCE),
         ]
         .into_iter()
         .flatten()
@@ -236,6 +237,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         if is_due(self.wire.later_begun, LATER) {
             self.ask_again(now);
+        }
+        if is_due(self.wire.withheld_since, SCARCITY_PATIENCE) {
+            // The turn that this begins grants it, or withholds it again.
+            self.wire.withheld_since = None;
         }
         self.keep_alive(now);
         while let Some((deadline, id)) = self.deadlines.first().copied()
