@@ -95,7 +95,9 @@ impl<IO, R: Role> Connection<IO, R> {
                     "stream {id} waits for no window: {}",
                     told(core)
                 );
-                let waits = wire.connection_room() > 0 || core.is_blocked;
+                // While its own window is shut, that is what it waits for: whoever opens it runs it.
+                let is_shut = core.send.room(wire.peer.initial_flow_window_bytes) <= 0;
+                let waits = is_shut || wire.connection_room() > 0 || core.is_blocked;
                 assert!(
                     waits,
                     "stream {id} waits for the connection's window unseen: {}",
