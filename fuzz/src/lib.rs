@@ -14,7 +14,7 @@ mod drain;
 #[allow(dead_code, unreachable_pub)]
 mod listen;
 #[path = "../../src/transport/mod.rs"]
-#[allow(dead_code, unreachable_pub)]
+#[allow(dead_code, unreachable_pub, unused_imports)]
 pub mod transport;
 
 pub mod check;

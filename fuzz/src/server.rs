@@ -16,10 +16,14 @@ pub fn run(has_small_limits: bool, seed: u8, events: Vec<Event>) {
     // What the thread keeps for all its connections is no connection's.
     WARM.call_once(|| live(Limits::default(), 0, Vec::new()));
     let limits = if has_small_limits { small() } else { Limits::default() };
-    let bytes_max = 2 * limits.connection_bytes_max() as u64 + SURROUNDINGS_BYTES;
+    let bytes_max = limits.connection_bytes_max(PIECE_BYTES_MAX) as u64 + SURROUNDINGS_BYTES;
     let used = allocation_counter::measure(|| live(limits, seed, events));
     assert!(used.bytes_max <= bytes_max, "{} bytes at once, bound {bytes_max}", used.bytes_max);
 }
+
+/// Most that a body of the services gives at once: what one frame brought, or all that a window of
+/// [`Limits::default`] lets in, for those that collect.
+const PIECE_BYTES_MAX: usize = 1 << 20;
 
 /// Handlers, the observer, and what is in the channel of a body that another task reads.
 const SURROUNDINGS_BYTES: u64 = 256 << 10;

@@ -203,15 +203,16 @@ fn a_client_that_fills_everything_at_once_makes_us_own_no_more_than_the_bound() 
 
     // Parts of messages, in pieces whose buffers have just been doubled.
     let begin = |stream| frame(DATA, 0, stream, &[0, 0, 0x10, 0, 0]);
-    let doubled = |stream| [data(stream, 4_095), data(stream, 2)].concat();
+    let doubled = |stream| [data(stream, 2_048), data(stream, 1)].concat();
     let mut rounds: Vec<&dyn Fn(u32) -> Vec<u8>> = vec![&begin];
-    rounds.extend([&doubled as &dyn Fn(u32) -> Vec<u8>; 14]);
+    rounds.extend([&doubled as &dyn Fn(u32) -> Vec<u8>; 28]);
     let unfinished = config.unfinished_bytes_max;
-    attacker.rounds("/echo", unfinished / (14 * 4_097) + 5, &rounds);
+    attacker.rounds("/echo", unfinished / (28 * 2_049) + 5, &rounds);
     let after_parts = attacker.owned;
     assert!(after_parts > i64::try_from(unfinished).unwrap(), "{after_parts} bytes of parts");
     // A window full of what nobody takes.
-    let full = |stream| [data(stream, 4_095), data(stream, 4_095), data(stream, 3)].concat();
+    let full =
+        |stream| [doubled(stream), doubled(stream), doubled(stream), doubled(stream)].concat();
     attacker.rounds("/hold", 1_990, &[&full]);
     assert!(attacker.owned > after_parts + (30 << 20), "{} bytes", attacker.owned);
     attacker.rounds("/hold", 1_000, &[]);

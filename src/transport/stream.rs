@@ -26,7 +26,7 @@ const GATHER_BYTES_MAX: usize = 4_096;
 
 /// Most that is gathered in one buffer. What a reader takes at once, and may have to keep itself, is
 /// no more than that, or one frame.
-const GATHERED_BYTES_MAX: usize = 16 << 10;
+const GATHERED_BYTES_MAX: usize = 4 << 10;
 
 /// Chunks that an empty inbox keeps places for.
 const CHUNKS_KEPT: usize = 16;
