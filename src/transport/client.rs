@@ -239,19 +239,19 @@ impl<X: Exchange> Role for Calling<X> {
         Ok(())
     }
 
+    fn expects_data(app: &Self::App) -> Result<(), &'static str> {
+        if app.has_head { Ok(()) } else { Err("data_before_headers") }
+    }
+
     fn data(&mut self, core: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize {
-        if app.has_head && !app.is_over {
+        if !app.is_over {
             app.exchange.data(payload, core.last_frame);
         }
         0
     }
 
-    fn end(&mut self, core: &mut Core, app: &mut Self::App) -> Result<(), &'static str> {
-        if !app.has_head {
-            return Err("data_before_headers");
-        }
+    fn end(&mut self, core: &mut Core, app: &mut Self::App) {
         app.end(Ok(&HeaderMap::new()), core.last_frame);
-        Ok(())
     }
 
     fn broken(&mut self, app: &mut Self::App, error: BodyError) {
@@ -325,3 +325,6 @@ impl<X: Exchange> Role for Calling<X> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,11 +113,14 @@ pub(crate) trait Role {
         end: bool,
     ) -> Result<(), &'static str>;
 
+    /// Whether DATA may come yet. Err: why the message is malformed if it does (RFC 9113, 8.1).
+    fn expects_data(app: &Self::App) -> Result<(), &'static str>;
+
     /// DATA came. Out: how much of it is kept; the rest is done with.
     fn data(&mut self, core: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize;
 
     /// The peer ended its half without trailers.
-    fn end(&mut self, core: &mut Core, app: &mut Self::App) -> Result<(), &'static str>;
+    fn end(&mut self, core: &mut Core, app: &mut Self::App);
 
     /// The stream is over for a reason that is not its own end.
     fn broken(&mut self, app: &mut Self::App, error: BodyError);

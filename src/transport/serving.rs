@@ -281,6 +281,11 @@ where
         Ok(())
     }
 
+    /// A stream is made by its request's head.
+    fn expects_data(_: &Self::App) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     fn data(&mut self, _: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize {
         let kept = if app.is_remote {
             app.deliver(|inbox| push(inbox, payload))
@@ -296,9 +301,8 @@ where
         kept
     }
 
-    fn end(&mut self, _: &mut Core, app: &mut Self::App) -> Result<(), &'static str> {
+    fn end(&mut self, _: &mut Core, app: &mut Self::App) {
         app.deliver(|inbox| inbox.end(End::Clean(None)));
-        Ok(())
     }
 
     fn broken(&mut self, app: &mut Self::App, error: BodyError) {

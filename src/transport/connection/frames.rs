@@ -170,6 +170,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return self.stream_error(head.stream, ErrorCode::STREAM_CLOSED, "data_after_end");
         }
         core.recv.receive(length).map_err(|_| Fault::flow("stream_window_exceeded"))?;
+        if let Err(reason) = R::expects_data(app) {
+            return self.stream_error(head.stream, ErrorCode::PROTOCOL_ERROR, reason);
+        }
         if let Some(left) = core.content_left {
             let left = left.checked_sub(content.len() as u64);
             if left.is_none() || (end && left != Some(0)) {
@@ -192,16 +195,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 self.wire.released(core, done, true);
             }
         }
-        let mut ended = Ok(());
         if end {
             core.remote_closed = true;
-            ended = self.role.end(core, app);
+            self.role.end(core, app);
         }
         self.wire.run(core);
-        match ended {
-            Ok(()) => Ok(()),
-            Err(reason) => self.stream_error(head.stream, ErrorCode::PROTOCOL_ERROR, reason),
-        }
+        Ok(())
     }
 
     /// A frame for a stream that is not in the table: late, wrong, or for one that never was.
@@ -387,7 +386,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let mut app = self.role.accept(&mut core, &self.wakes, request);
         if end {
             // An end without data and trailers is never malformed.
-            let _ = self.role.end(&mut core, &mut app);
+            self.role.end(&mut core, &mut app);
         }
         self.insert(core, app);
         Ok(())

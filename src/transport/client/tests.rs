@@ -1,0 +1,104 @@
+//! A client's connection against frames written by hand.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::transport::frame::{Head, PREFACE, flag, kind, setting};
+use crate::transport::inside;
+
+/// The end of everything that hangs, on paused time.
+const PATIENCE: Duration = Duration::from_secs(1_000);
+
+/// Sends nothing, and notes how it ended.
+#[derive(Clone, Default)]
+struct Silent(Arc<Mutex<Option<Result<(), BodyError>>>>);
+
+impl Exchange for Silent {
+    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {}
+
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, _: Instant) {
+        *self.0.lock().unwrap() = Some(end.map(drop).map_err(BodyError::clone));
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>, _: usize, _: Instant) -> Sending {
+        Sending::Wait
+    }
+}
+
+/// A server that says what it is told to, and remembers what it was told.
+struct Peer {
+    io: DuplexStream,
+    heard: Vec<u8>,
+}
+
+impl Peer {
+    /// With the connection of a client whose server's first frame is these settings.
+    async fn new(settings: &[u8]) -> (Self, Client<Silent>, JoinHandle<io::Result<()>>) {
+        let (near, far) = duplex(1 << 16);
+        let (client, connection) = Client::new(near, client_limits(65_535, 65_535));
+        let connection = tokio::spawn(connection);
+        let mut peer = Peer { io: far, heard: Vec::new() };
+        let mut preface = vec![0; PREFACE.len()];
+        peer.io.read_exact(&mut preface).await.unwrap();
+        peer.say(kind::SETTINGS, 0, 0, settings).await;
+        peer.hear(kind::SETTINGS, flag::ACK, 0).await;
+        (peer, client, connection)
+    }
+
+    async fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let head = Head { length: payload.len(), kind, flags, stream };
+        self.io.write_all(&head.bytes()).await.unwrap();
+        self.io.write_all(payload).await.unwrap();
+    }
+
+    /// Reads until there is a frame of this kind with these flags on this stream. Out: its payload.
+    async fn hear(&mut self, kind: u8, flags: u8, stream: u32) -> Vec<u8> {
+        loop {
+            let heard = inside::frames(&self.heard)
+                .find(|frame| (frame.0, frame.1 & flags, frame.2) == (kind, flags, stream));
+            if let Some((.., payload)) = heard {
+                return payload.to_vec();
+            }
+            let reading = timeout(PATIENCE, self.io.read_buf(&mut self.heard));
+            let count = reading.await.expect("the frame comes").unwrap();
+            assert_ne!(count, 0, "closed before it said {kind} on {stream}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn data_before_the_head_of_the_response_is_malformed() {
+    let cases: [(u8, &[u8]); 4] =
+        [(0, b"early"), (0, b""), (flag::PADDED, &[1, 0]), (flag::END_STREAM, b"early")];
+    for (flags, payload) in cases {
+        let (mut peer, client, connection) = Peer::new(&[]).await;
+        let call = Silent::default();
+        let request = Request::post("http://a/b").body(()).unwrap();
+        assert!(client.open(request, call.clone()).is_ok());
+        peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
+        peer.say(kind::DATA, flags, 1, payload).await;
+        let code = peer.hear(kind::RST_STREAM, 0, 1).await;
+        assert_eq!(code, ErrorCode::PROTOCOL_ERROR.0.to_be_bytes(), "{flags}, {payload:?}");
+        let told = call.0.lock().unwrap().clone();
+        assert_eq!(told, Some(Err(BodyError::Ended("data_before_headers"))));
+        // It cost the stream, not the connection.
+        drop(client);
+        timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_without_handles_ends_even_if_its_server_takes_no_streams() {
+    let name = setting::MAX_CONCURRENT_STREAMS.to_be_bytes();
+    let none = [&name[..], &0u32.to_be_bytes()].concat();
+    let (_peer, client, connection) = Peer::new(&none).await;
+    drop(client);
+    timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+}
