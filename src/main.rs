@@ -7,7 +7,7 @@ use std::process::{ExitCode, exit};
 
 use bidi_echo::config::{Args, Config};
 use bidi_echo::error::Error;
-use bidi_echo::serve::{bind_listener, raise_open_files_limit, serve};
+use bidi_echo::serve::{bind_listener, keep_to_small_pages, raise_open_files_limit, serve};
 use bidi_echo::{build_info, logging};
 use clap::Parser;
 use tokio::runtime::{Builder, Runtime};
@@ -30,6 +30,9 @@ fn run(args: &Args) -> Result<(), Error> {
     logging::init(args.log_level, args.log_format);
     if let Err(error) = raise_open_files_limit() {
         warn!(%error, "cannot raise the limit of open files; connections may run out");
+    }
+    if let Err(error) = keep_to_small_pages() {
+        warn!(%error, "cannot do without huge pages; the first use of one may take milliseconds");
     }
     let runtime = runtime(args)?;
     runtime.spawn(allocator::give_back_from_time_to_time());

@@ -5,11 +5,12 @@
 
 use std::num::NonZeroU64;
 
-use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity, set_current_timer_slack};
-
-/// The lowest priority there is; needs no privilege.
-const LOWEST: i32 = 19;
+use thread_priority::ThreadPriority;
+use thread_priority::unix::{
+    NormalThreadSchedulePolicy, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
+};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cores {
@@ -50,10 +51,11 @@ fn pin(core: usize) {
     sched_setaffinity(None, &only).unwrap();
 }
 
-/// This thread gives way to all others.
+/// This thread gives way to all others, at once: `SCHED_IDLE`, which needs no privilege. The lowest
+/// niceness does not do: a thread that wakes beside it may wait for the end of its slice.
 pub(crate) fn give_way() {
-    // Linux knows priorities of threads, and this one as nobody.
-    setpriority_process(None, LOWEST).unwrap();
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).unwrap();
 }
 
 /// This thread's waits end when they should, not up to 50 µs later.

@@ -54,6 +54,11 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = bidi_echo::serve::raise_open_files_limit() {
         tell!("loadgen: cannot raise the limit of open files: {error}");
     }
+    if let Err(error) = bidi_echo::serve::keep_to_small_pages() {
+        tell!(
+            "loadgen: cannot do without huge pages: {error}; the first use of one may look like lag"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(measure(args)) {
         Ok(record) => {

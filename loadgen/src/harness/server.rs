@@ -98,6 +98,9 @@ pub fn serve_until_stdin_ends(
     upkeep: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     bidi_echo::logging::init(LogLevel::Warn, LogFormat::Text);
+    // It is inherited from a loadgen that runs; a suite has it from nobody. Where the system forbids
+    // it, the server is as good as any.
+    let _ = bidi_echo::serve::keep_to_small_pages();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.spawn(upkeep);
     runtime.block_on(async {

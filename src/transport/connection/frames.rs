@@ -20,8 +20,8 @@ use super::super::limits::FloodKind;
 use super::super::stream::{BodyError, Key};
 use super::super::wire::Core;
 use super::{
-    Block, Connection, Handshake, LINGER, PING_DRAIN, Phase, RECENTLY_CLOSED, Read, ReadBuffer,
-    Role, Slot, now,
+    Block, Connection, Handshake, LINGER, LINGER_BYTES_AFTER_FAULT, PING_DRAIN, Phase,
+    RECENTLY_CLOSED, Read, ReadBuffer, Role, Slot, now,
 };
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
@@ -87,6 +87,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.counters.goaway(fault.reason);
         let last = self.last_accepted.unwrap_or(self.last_peer_stream);
         frame::goaway(&mut self.wire.out.tail, last, fault.code, fault.reason);
+        self.linger_bytes = self.linger_bytes.min(LINGER_BYTES_AFTER_FAULT);
         self.close();
         self.lose_streams(&BodyError::Ended(fault.reason));
     }

@@ -221,6 +221,58 @@ async fn whoever_never_finishes_its_handshake_does_not_hold_a_drain_up() {
     }
 }
 
+/// A connection that was cut off, and a client that goes on for so many bytes.
+async fn talked_to_after_a_fault(bytes: usize) -> Probe {
+    let mut probe = Probe::new(Limits::default());
+    probe.say(kind::DATA, 0, 99, b"of a stream that is idle");
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [0]);
+    assert!(!probe.is_over, "the client may not have read it yet");
+    probe.connection.io.said.resize(bytes, 0);
+    probe
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_of_a_connection_that_lingers_is_short() {
+    let bytes = 1 << 20;
+    let mut probe = talked_to_after_a_fault(bytes).await;
+    let poll = poll_fn(|cx| Poll::Ready(Pin::new(&mut probe.connection).poll(cx))).await;
+    assert!(poll.is_pending());
+    let discarded = bytes - probe.connection.io.said.len();
+    assert_eq!(discarded, LINGER_READ_BYTES);
+    assert!(probe.connection.goes_on(), "the rest is for later");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_cut_off_is_not_listened_to_for_long() {
+    let bytes = 1 << 20;
+    let mut probe = talked_to_after_a_fault(bytes).await;
+    probe.settle().await;
+    assert!(probe.is_over);
+    assert_eq!(bytes - probe.connection.io.said.len(), LINGER_BYTES_AFTER_FAULT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_drained_is_listened_to_for_as_long_as_an_honest_one_sends() {
+    let drain = Drain::default();
+    let mut probe = Probe::silent(Limits::default(), Some(&drain));
+    probe.greet();
+    probe.settle().await;
+    drain.leave.set();
+    probe.settle().await;
+    probe.say(kind::PING, flag::ACK, 0, &PING_DRAIN);
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY, 0]);
+    let window = Limits::default().connection_flow_window_bytes as usize;
+    let bytes = window + 1;
+    probe.connection.io.said.resize(bytes, 0);
+    for _ in 0..window / LINGER_READ_BYTES {
+        probe.settle().await;
+    }
+    assert!(probe.is_over);
+    assert_eq!(probe.connection.io.said.len(), 1);
+}
+
 /// Uses the connection's window up on stream 1, which then waits for more.
 async fn window_used_up() -> Probe {
     let mut probe = Probe::new(Limits::default());
