@@ -823,8 +823,14 @@ mod grpc_messages {
         for n in 0..200 {
             peer.send(&[request(id(n)), data(id(n), 0, &[0, 0, 0x40, 0, 0, 7])].concat()).await;
         }
-        let frames = peer.frames_until_pong().await;
-        let answered = frames.iter().filter(|frame| matches!(frame, Frame::Headers { .. })).count();
+        // A turn may end between two streams, and a ping is answered before those that are left.
+        let (mut answered, mut rounds) = (0, 0);
+        while answered < 200 {
+            let frames = peer.frames_until_pong().await;
+            answered += frames.iter().filter(|it| matches!(it, Frame::Headers { .. })).count();
+            rounds += 1;
+            assert!(rounds <= 200, "{answered} streams were answered");
+        }
         assert_eq!(answered, 200, "all are waited for");
         host.neighbour.is_well().await;
         // They promised 800 MiB. Other tests allocate meanwhile.

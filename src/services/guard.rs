@@ -7,7 +7,6 @@
 //! and not finished over its cap. Nothing is copied but prefixes that are cut in two, and small parts.
 
 use std::collections::VecDeque;
-use std::error::Error as StdError;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,7 +15,11 @@ use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::transport::Held;
+use super::policy::shutting_down;
+use crate::transport::{BodyError, Held};
+
+/// What tonic takes as the error of a body.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const PREFIX_BYTES: usize = 5;
 
@@ -79,10 +82,10 @@ pub(crate) struct Guarded<B> {
 impl<B> Body for Guarded<B>
 where
     B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    B::Error: Into<BoxError>,
 {
     type Data = Bytes;
-    type Error = Box<dyn StdError + Send + Sync>;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -95,7 +98,7 @@ where
             }
             let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(told(error.into())))),
                 None => {
                     // A message that was cut off is the decoder's to complain about.
                     let rest = this.waiting.take().map(|messages| messages.given_up());
@@ -127,6 +130,15 @@ where
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
+    }
+}
+
+/// The error of a body, with the status that a handler on another thread answers it with if it sees it
+/// before the drain itself.
+fn told(error: BoxError) -> BoxError {
+    match error.downcast_ref::<BodyError>() {
+        Some(&BodyError::SHUTDOWN) => shutting_down().into(),
+        _ => error,
     }
 }
 
@@ -398,6 +410,13 @@ mod tests {
         ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
             Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
         }
+    }
+
+    #[test]
+    fn a_stream_that_a_drain_ends_is_unavailable_whoever_sees_it_first() {
+        let status = |error: BodyError| tonic::Status::from_error(told(error.into())).code();
+        assert_eq!(status(BodyError::SHUTDOWN), tonic::Code::Unavailable);
+        assert_eq!(status(BodyError::Ended("deadline")), tonic::Code::Unknown);
     }
 
     #[test]

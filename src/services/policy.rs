@@ -129,6 +129,11 @@ fn is_about_message_length(message: &[u8]) -> bool {
         .any(|beginning| message.starts_with(beginning))
 }
 
+/// What streams end with that a drain does not wait for.
+pub(crate) fn shutting_down() -> Status {
+    Status::unavailable("the server is shutting down; open the stream elsewhere")
+}
+
 /// A response body that counts how it ended and ends early when a drain says so.
 #[derive(Debug)]
 pub(crate) struct Observed {
@@ -142,7 +147,7 @@ impl Observed {
     fn unavailable(&mut self) -> Frame<Bytes> {
         self.body = None;
         self.stream.finish(Outcome::Grpc(Code::Unavailable));
-        let status = Status::unavailable("the server is shutting down; open the stream elsewhere");
+        let status = shutting_down();
         let mut trailers = HeaderMap::new();
         status.add_header(&mut trailers).expect("a fixed ASCII message is a header value");
         Frame::trailers(trailers)

@@ -47,6 +47,11 @@ pub enum BodyError {
     ConnectionLost,
 }
 
+impl BodyError {
+    /// What a drain ends streams with that go on for longer than it waits.
+    pub(crate) const SHUTDOWN: BodyError = BodyError::Ended("the server is shutting down");
+}
+
 impl fmt::Display for BodyError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -80,7 +80,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 continue;
             }
             self.wire.buffered -= R::buffered(app);
-            self.role.broken(app, BodyError::Ended("the server is shutting down"));
+            self.role.broken(app, BodyError::SHUTDOWN);
             self.wire.run(core);
         }
     }
@@ -92,7 +92,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.expire_stream(slot, Expiry::Drained);
         }
         self.close();
-        self.lose_streams(&BodyError::Ended("the server is shutting down"));
+        self.lose_streams(&BodyError::SHUTDOWN);
         self.clocks.close_by = Some(self.wire.now);
     }
 
