@@ -49,6 +49,9 @@ pub const UNFINISHED_BYTES_MAX: usize = 6 * (MESSAGE_BYTES_MAX + 5);
 /// What all connections keep together unless set: 64 of them with full flow-control windows.
 pub const BUFFERED_BYTES_MAX: usize = 1 << 30;
 
+/// What carries the streams, unless set.
+pub const TRANSPORT: Transport = Transport::Inline(Placement::Inline);
+
 /// Streams that a connection may have open at once, unless set.
 pub const MAX_CONCURRENT_STREAMS: u32 = 4_096;
 
@@ -86,7 +89,7 @@ pub struct Args {
     pub threads: Option<usize>,
 
     /// What carries the streams
-    #[arg(long, env = "BIDI_ECHO_TRANSPORT", value_enum, default_value_t = Transport::Tonic)]
+    #[arg(long, env = "BIDI_ECHO_TRANSPORT", value_enum, default_value_t = TRANSPORT)]
     pub transport: Transport,
 
     /// Where the streams of the inline transport run [default: inline]
@@ -243,7 +246,7 @@ impl Transport {
             (Transport::Tonic, Some(placement)) => Err(wrong(
                 "--placement",
                 placement.name(),
-                "tonic runs each stream on a task of its own; pass --transport inline too",
+                "tonic runs each stream on a task of its own; pass --transport inline, or leave it out",
             )),
             (transport, None) => Ok(transport),
         }
@@ -420,7 +423,7 @@ impl Default for Timers {
 impl Default for Config {
     fn default() -> Self {
         Config {
-            transport: Transport::Tonic,
+            transport: TRANSPORT,
             connections_max: CONNECTIONS_MAX,
             max_concurrent_streams: MAX_CONCURRENT_STREAMS,
             inbound_message_bytes_max: MESSAGE_BYTES_MAX,
@@ -624,7 +627,7 @@ fn timers(args: &Args) -> Result<Timers, Error> {
     let read = |flag, typed: Option<TimeLimit>, default: Option<Duration>, cure: &str| match typed {
         None => Ok(default),
         Some(typed) if args.transport == Transport::Tonic => {
-            let cure = "tonic has no such timer; pass --transport inline too, or leave it out";
+            let cure = "tonic has no such timer; pass --transport inline, or leave it out";
             Err(wrong(flag, typed, cure))
         }
         Some(TimeLimit::After(Duration::ZERO)) => Err(wrong(flag, "0s", cure)),
@@ -797,12 +800,12 @@ mod tests {
             "--stall-timeout",
         ] {
             let message = config(&[&tonic[..], &[flag, "5s"]].concat()).unwrap_err().to_string();
-            let cure = "tonic has no such timer; pass --transport inline too, or leave it out";
+            let cure = "tonic has no such timer; pass --transport inline, or leave it out";
             assert_eq!(message, format!("{flag} 5s: {cure}"));
         }
         for placement in ["inline", "task"] {
             let flags = [&tonic[..], &["--placement", placement]].concat();
-            let cure = "tonic runs each stream on a task of its own; pass --transport inline too";
+            let cure = "tonic runs each stream on a task of its own; pass --transport inline, or leave it out";
             let message = config(&flags).unwrap_err().to_string();
             assert_eq!(message, format!("--placement {placement}: {cure}"));
         }

@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::{Request, Response};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
+use super::counters::Counters;
 use super::guard::catch_unwind;
 use super::stream::RecvBody;
 
@@ -33,7 +35,16 @@ const PIECES_MAX: usize = 2;
 
 /// Runs the calls of a service on tasks of their own.
 #[derive(Clone, Debug)]
-pub(crate) struct OnTasks<S>(pub(crate) S);
+pub(crate) struct OnTasks<S> {
+    service: S,
+    counters: Arc<Counters>,
+}
+
+impl<S> OnTasks<S> {
+    pub(crate) fn new(service: S, counters: Arc<Counters>) -> Self {
+        OnTasks { service, counters }
+    }
+}
 
 impl<S, B> Service<Request<RecvBody>> for OnTasks<S>
 where
@@ -49,30 +60,31 @@ where
     type Future = TaskAnswer<B, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+        self.service.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<RecvBody>) -> Self::Future {
         // The one that is ready goes; the clone stays.
-        let ready = self.0.clone();
-        let mut ready = std::mem::replace(&mut self.0, ready);
+        let ready = self.service.clone();
+        let mut ready = std::mem::replace(&mut self.service, ready);
+        let counters = self.counters.clone();
         let (answered, answer) = oneshot::channel();
         let (pieces, body) = mpsc::channel(PIECES_MAX);
         let task = tokio::spawn(async move {
-            let mut call = Box::pin(ready.call(request));
+            let mut call = UserCode::new(ready.call(request), counters.clone());
             let answer = call.as_mut().await;
-            // What panics when it is dropped costs the answer nothing, as inline.
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(call)));
+            drop(call);
             match answer {
                 Err(error) => _ = answered.send(Err(error)),
                 Ok(response) => {
                     let (head, body) = response.into_parts();
-                    let is_over = catch_unwind(AssertUnwindSafe(|| body.is_end_stream()));
+                    let mut body = UserCode::new(body, counters);
+                    let is_over = catch_unwind(AssertUnwindSafe(|| body.as_mut().is_end_stream()));
                     let is_over = is_over.unwrap_or(false);
                     // Fails only if nobody waits for the answer: then this task is being aborted.
                     let is_wanted = answered.send(Ok(Response::from_parts(head, is_over))).is_ok();
                     if is_wanted && !is_over {
-                        pump(body, pieces).await;
+                        pump(body.as_mut(), pieces).await;
                     }
                 }
             }
@@ -90,16 +102,41 @@ struct Piece<B: Body> {
 }
 
 /// Moves a body's pieces and its end into the channel, as far as there is room.
-async fn pump<B: Body>(body: B, pieces: mpsc::Sender<Piece<B>>) {
-    let mut body = std::pin::pin!(body);
+async fn pump<B: Body>(mut body: Pin<&mut B>, pieces: mpsc::Sender<Piece<B>>) {
     loop {
         let Ok(place) = pieces.reserve().await else { return };
         let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
         let is_last = frame.is_none() || body.is_end_stream();
-        // The end is told before the body is dropped, which may panic and then costs nobody anything.
+        // The end is told before the body is dropped, which may panic.
         place.send(Piece { frame, is_last });
         if is_last {
             return;
+        }
+    }
+}
+
+/// A call or a body. That it panics when it is dropped is counted, and costs the answer nothing, as inline.
+struct UserCode<T> {
+    /// There until it is dropped.
+    inner: Option<Pin<Box<T>>>,
+    counters: Arc<Counters>,
+}
+
+impl<T> UserCode<T> {
+    fn new(inner: T, counters: Arc<Counters>) -> Self {
+        UserCode { inner: Some(Box::pin(inner)), counters }
+    }
+
+    fn as_mut(&mut self) -> Pin<&mut T> {
+        self.inner.as_mut().expect("not dropped yet").as_mut()
+    }
+}
+
+impl<T> Drop for UserCode<T> {
+    fn drop(&mut self) {
+        let inner = self.inner.take();
+        if catch_unwind(AssertUnwindSafe(|| drop(inner))).is_err() {
+            self.counters.panicked();
         }
     }
 }
@@ -202,7 +239,6 @@ impl<B: Body> Body for TaskBody<B> {
 mod tests {
     use super::*;
     use std::convert::Infallible;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Waker;
 
@@ -308,6 +344,10 @@ mod tests {
         Answers { pieces, polled: Arc::default(), panics: false, explodes: false, waits: None }
     }
 
+    fn on_tasks(answers: Answers) -> OnTasks<Answers> {
+        OnTasks::new(answers, Arc::default())
+    }
+
     fn request() -> Request<RecvBody> {
         let shared = Shared::new(Arc::<Wakes>::default(), Key { slot: 0, generation: 0 });
         Request::new(RecvBody::new(shared, Waker::noop().clone()))
@@ -315,35 +355,41 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_passes_in_order_and_ends() {
-        let answer = OnTasks(answers(9)).call(request()).await.unwrap();
+        let answer = on_tasks(answers(9)).call(request()).await.unwrap();
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
     }
 
     #[tokio::test]
     async fn a_body_says_with_its_last_piece_that_it_is_over() {
-        let mut body = OnTasks(answers(2)).call(request()).await.unwrap().into_body();
+        let mut body = on_tasks(answers(2)).call(request()).await.unwrap().into_body();
         let mut said = vec![body.is_end_stream()];
         while !body.is_end_stream() {
             body.frame().await.unwrap().unwrap();
             said.push(body.is_end_stream());
         }
         assert_eq!(said, [false, false, true]);
-        let empty = OnTasks(answers(0)).call(request()).await.unwrap().into_body();
+        let empty = on_tasks(answers(0)).call(request()).await.unwrap().into_body();
         assert!(empty.is_end_stream(), "a head that is all there is");
     }
 
     #[tokio::test]
     async fn what_panics_when_it_is_dropped_costs_the_answer_nothing() {
         let answers = Answers { explodes: true, ..answers(9) };
-        let answer = OnTasks(answers).call(request()).await.unwrap();
+        let counters = Arc::<Counters>::default();
+        let mut service = OnTasks::new(answers, counters.clone());
+        let answer = service.call(request()).await.unwrap();
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(counters.snapshot().panics, 2, "the call, and then the body");
     }
 
     #[tokio::test]
     async fn a_body_is_not_polled_for_more_than_there_is_room() {
         let answers = answers(1_000);
         let polled = answers.polled.clone();
-        let mut body = OnTasks(answers).call(request()).await.unwrap().into_body();
+        let mut body = on_tasks(answers).call(request()).await.unwrap().into_body();
         for taken in 1..50 {
             body.frame().await.unwrap().unwrap();
             // The task may go as far as it can.
@@ -358,7 +404,7 @@ mod tests {
     async fn a_call_that_nobody_waits_for_any_more_is_dropped() {
         let dropped = Arc::new(Notify::new());
         let answers = Answers { waits: Some(dropped.clone()), ..answers(1) };
-        let mut answer = OnTasks(answers).call(request());
+        let mut answer = on_tasks(answers).call(request());
         assert!((&mut answer).now_or_never().is_none());
         tokio::task::yield_now().await;
         drop(answer);
@@ -368,7 +414,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_reaches_whoever_guards_the_stream() {
         let answers = Answers { panics: true, ..answers(1) };
-        let answer = std::panic::AssertUnwindSafe(OnTasks(answers).call(request()));
+        let answer = std::panic::AssertUnwindSafe(on_tasks(answers).call(request()));
         assert!(answer.catch_unwind().await.is_err());
     }
 }

@@ -196,7 +196,8 @@ impl Server {
                     spawn(self.connection(tcp, service, extensions, Some(drain)), place);
                 }
                 Placement::Task => {
-                    spawn(self.connection(tcp, OnTasks(service), extensions, Some(drain)), place);
+                    let service = OnTasks::new(service, self.counters.clone());
+                    spawn(self.connection(tcp, service, extensions, Some(drain)), place);
                 }
             }
         }
@@ -225,7 +226,8 @@ impl Server {
         match self.placement {
             Placement::Inline => Either::Left(self.connection(io, service, extensions, None)),
             Placement::Task => {
-                Either::Right(self.connection(io, OnTasks(service), extensions, None))
+                let service = OnTasks::new(service, self.counters.clone());
+                Either::Right(self.connection(io, service, extensions, None))
             }
         }
     }

@@ -190,7 +190,8 @@ impl Server {
         let task = match chance.pick(&[Placement::Inline, Placement::Task]) {
             Placement::Inline => serve(io, service, limits, &drain, &counters, &watched, &theatre),
             Placement::Task => {
-                serve(io, OnTasks(service), limits, &drain, &counters, &watched, &theatre)
+                let service = OnTasks::new(service, counters.clone());
+                serve(io, service, limits, &drain, &counters, &watched, &theatre)
             }
         };
         let drained = Drained::random(chance);
