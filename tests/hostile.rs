@@ -183,6 +183,13 @@ mod resets {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_byte_of_data_excuses_no_reset() {
+        let wave = |n| [post(id(n), 0), data(id(n), 0, b"x"), rst_stream(id(n), CANCEL)].concat();
+        let attack = Attack { opening: vec![], wave, waves: 5_000 };
+        check(attack, ENHANCE_YOUR_CALM, "too_many_resets").await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn resets_after_the_response_headers_end_the_connection() {
         let mut host = Host::new(Limits::default()).await;
         let (mut attacker, serving) = host.greeted().await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bidi_echo::transport::{BodyError, Limits, Placement, RecvBody};
+use bidi_echo::transport::{BodyError, Flood, FloodKind, Limits, Placement, RecvBody};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame as BodyFrame;
@@ -1122,7 +1122,11 @@ mod flow_control {
             });
             async move { Reply::Ok(Response::new(StreamBody::new(body).boxed_unsync())) }
         });
-        let (mut peer, _served) = serve(Limits::default(), BUFFER, service);
+        // More pings than this client has a reason for.
+        let mut limits = Limits::default();
+        let pings = Flood { burst: 1_000, per_second: 0, per_useful_frame: 0 };
+        limits.floods.set(FloodKind::Ping, pings);
+        let (mut peer, _served) = serve(limits, BUFFER, service);
         peer.greet(&[(INITIAL_WINDOW_SIZE, 1 << 20)]).await;
         peer.send(&post(1, 0)).await;
         assert_eq!(received(&peer.frames_until_pong().await), (65_535, false));

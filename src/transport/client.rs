@@ -19,7 +19,7 @@ use super::fields::{self, Fields};
 use super::frame::ErrorCode;
 use super::limits::Limits;
 use super::stream::{BodyError, Key, Shared, Wakes};
-use super::wire::{Core, Ending, Wire};
+use super::wire::{Core, Ending, Flushed, Wire};
 
 /// What one stream may put into the output in one turn before its siblings get theirs.
 const TURN_BYTES: usize = 64 << 10;
@@ -275,15 +275,22 @@ impl<X: Exchange> Role for Calling<X> {
             }
             return Turn::Over;
         }
-        if !core.is_flushed() && !wire.flush(core) {
-            return Turn::Wait;
+        if !core.is_flushed() {
+            match wire.flush(core) {
+                Flushed::All => {}
+                Flushed::Shut => return Turn::Wait,
+                Flushed::Full => return Turn::Again,
+            }
         }
         let before = wire.out.len();
         let mut cx = Context::from_waker(&app.waker);
         let now = wire.polled_at;
         loop {
-            if core.local_closed || !core.is_flushed() {
+            if core.local_closed {
                 return Turn::Wait;
+            }
+            if !core.is_flushed() {
+                return if core.is_waiting { Turn::Wait } else { Turn::Again };
             }
             if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
                 return Turn::Again;

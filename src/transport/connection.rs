@@ -171,6 +171,8 @@ pub(crate) enum Expiry {
     Stalled,
     /// Nothing came or went.
     Idle,
+    /// What came was not read, and used the connection's window up.
+    Unread,
     /// The server is shutting down.
     Drained,
 }
@@ -182,6 +184,7 @@ impl Expiry {
             Expiry::Deadline => "deadline",
             Expiry::Stalled => "stalled",
             Expiry::Idle => "idle",
+            Expiry::Unread => "unread",
             Expiry::Drained => "drained",
         }
     }
@@ -704,12 +707,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             Turn::Wait => {}
             Turn::Again => self.wire.run(core),
             Turn::Later => self.wire.defer(core),
-            Turn::Over => self.finish(key.slot),
+            Turn::Over => {
+                self.wire.floods.useful();
+                self.finish(key.slot);
+            }
         }
         true
     }
 
-    /// A stream ended in order.
+    /// A stream is over, and nothing of it is left in the protocol.
     fn finish(&mut self, slot: u32) {
         let Slot { mut core, app } = self.streams.remove(slot as usize);
         self.wire.abandon(&mut core);
@@ -718,7 +724,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.remember_closed(core.id);
         }
         self.wire.buffered -= R::buffered(&app);
-        self.wire.floods.useful(1);
         self.clocks.last_busy = self.wire.now;
         self.counters.stream_closed();
         self.drop_guarded(app);

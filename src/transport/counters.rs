@@ -37,7 +37,7 @@ pub struct CountersSnapshot {
     pub streams_broken: u64,
     /// Streams that we did not begin because there were too many, or because of a drain.
     pub streams_refused: u64,
-    /// Streams whose time was over, by reason: `deadline`, `stalled`, `idle` or `drained`.
+    /// Streams whose time was over, by reason: `deadline`, `stalled`, `idle`, `unread` or `drained`.
     pub streams_expired: BTreeMap<&'static str, u64>,
     /// Panics of handlers, bodies and their drops; each cost one stream.
     pub panics: u64,

@@ -22,7 +22,7 @@ use super::fields::{self, Fields};
 use super::frame::ErrorCode;
 use super::guard::{Panicked, catch_unwind};
 use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
-use super::wire::{Core, Ending, Wire};
+use super::wire::{Core, Ending, Flushed, Wire};
 
 /// What one stream may put into the output in one turn before its siblings get theirs.
 const TURN_BYTES: usize = 64 << 10;
@@ -106,6 +106,11 @@ fn expired(why: Expiry) -> Failure {
         Expiry::Idle => {
             (Code::Unavailable, StatusCode::REQUEST_TIMEOUT, "the stream was idle for too long")
         }
+        Expiry::Unread => (
+            Code::ResourceExhausted,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the request was not read in time, and its connection's flow-control window was used up",
+        ),
         Expiry::Drained => (
             Code::Unavailable,
             StatusCode::SERVICE_UNAVAILABLE,
@@ -322,8 +327,12 @@ where
         app.shared.unmark();
         let taken = app.settle_remote();
         consume(core, app, wire, taken);
-        if !core.is_flushed() && !wire.flush(core) {
-            return Turn::Wait;
+        if !core.is_flushed() {
+            match wire.flush(core) {
+                Flushed::All => {}
+                Flushed::Shut => return Turn::Wait,
+                Flushed::Full => return Turn::Again,
+            }
         }
         if let Some(refusal) = app.refusal.take() {
             self.dismiss(app);
@@ -482,8 +491,11 @@ where
                 };
             }
             gave = matches!(step, Step::Gave);
-            if matches!(step, Step::Pending) || !core.is_flushed() {
+            if matches!(step, Step::Pending) || core.is_waiting {
                 return Turn::Wait;
+            }
+            if !core.is_flushed() {
+                return Turn::Again;
             }
         }
         Turn::Again

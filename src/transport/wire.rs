@@ -24,6 +24,9 @@ const ENCODER_TABLE_BYTES: usize = 4_096;
 /// Our decoder's table: HTTP/2's default, which needs no announcement.
 const DECODER_TABLE_BYTES: usize = 4_096;
 
+/// A peer whose streams have smaller windows than this does not want to be answered.
+const WINDOW_BYTES_USEFUL: usize = 1_024;
+
 /// Queues of more streams than that are freed when they are empty.
 pub(crate) const QUEUE_KEPT: usize = 128;
 
@@ -91,6 +94,21 @@ pub(crate) struct Wire {
     pub(crate) blocked: VecDeque<Key>,
     /// Streams whose bodies are not polled while too much is `pending`.
     pub(crate) parked: VecDeque<Key>,
+    /// So many of them are looked at although it still is: the connection's window has opened.
+    unpark_left: usize,
+    /// Bytes by which the windows of all streams have grown.
+    widened: usize,
+}
+
+/// What became of what waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// All of it has left for the output.
+    All,
+    /// A window is shut.
+    Shut,
+    /// The output is full.
+    Full,
 }
 
 /// One stream's part of the protocol.
@@ -142,6 +160,8 @@ pub(crate) struct Core {
     pub(crate) stalled_since: Option<Instant>,
     /// When a frame last came or left.
     pub(crate) last_frame: Instant,
+    /// When something was last taken out of the inbox, or came into an empty one.
+    pub(crate) unread_since: Instant,
     /// When the stream must be over.
     pub(crate) deadline: Option<Instant>,
 }
@@ -181,6 +201,7 @@ impl Core {
             is_asked: false,
             stalled_since: None,
             last_frame: wire.now,
+            unread_since: wire.now,
             deadline: None,
         }
     }
@@ -219,6 +240,8 @@ impl Wire {
             later_begun: None,
             blocked: VecDeque::new(),
             parked: VecDeque::new(),
+            unpark_left: 0,
+            widened: 0,
         }
     }
 
@@ -276,7 +299,7 @@ impl Wire {
         self.bytes_before = self.bytes_before.saturating_sub(bytes);
         if self.bytes_before == 0 {
             self.control_bytes_before = std::mem::take(&mut self.control_bytes);
-            self.pending -= self.orphaned_before;
+            self.settle(self.orphaned_before);
             self.orphaned_before = std::mem::take(&mut self.orphaned);
             self.bytes_before = self.out.len();
         }
@@ -285,12 +308,22 @@ impl Wire {
     /// Everything has left: an idle connection owns no queues.
     pub(crate) fn drained(&mut self) {
         (self.control_bytes, self.control_bytes_before, self.bytes_before) = (0, 0, 0);
-        self.pending -= self.orphaned + self.orphaned_before;
+        self.settle(self.orphaned + self.orphaned_before);
         (self.orphaned, self.orphaned_before) = (0, 0);
         for queue in self.queues() {
             if queue.is_empty() && queue.capacity() > QUEUE_KEPT {
                 *queue = VecDeque::new();
             }
+        }
+    }
+
+    /// `bytes` of pieces have left for good.
+    fn settle(&mut self, bytes: usize) {
+        let max = self.limits.pending_bytes_max;
+        let was_over = self.pending >= max;
+        self.pending -= bytes;
+        if was_over && self.pending < max {
+            self.unpark_left = self.parked.len();
         }
     }
 
@@ -314,11 +347,14 @@ impl Wire {
 
     /// Whether the stream's body may be polled, as far as what waits for windows is concerned.
     ///
-    /// From half the cap on only where the window has room for a whole frame, so that what the body
-    /// gives mostly leaves at once: stuck streams do not starve siblings that are read.
+    /// From half the cap on only where the window has room for a whole frame, or as much as the peer
+    /// gives streams at all, so that what the body gives mostly leaves at once: stuck streams do not
+    /// starve siblings that are read.
     pub(crate) fn has_pending_room(&self, core: &Core) -> bool {
         let max = self.limits.pending_bytes_max;
-        !self.pending_is_full() || (self.pending < max && self.room(core) == FRAME_BYTES_MAX)
+        let usual = self.peer.initial_flow_window_bytes as usize;
+        let enough = usual.clamp(WINDOW_BYTES_USEFUL, FRAME_BYTES_MAX);
+        !self.pending_is_full() || (self.pending < max && self.room(core) >= enough)
     }
 
     /// Whether a head (or trailers) of so many bytes may be kept; one alone always may.
@@ -336,6 +372,8 @@ impl Wire {
         self.drop_pending(core);
         self.release_head(core);
         self.heads -= std::mem::take(&mut core.trailer_bytes);
+        let begun = self.limits.stream_flow_window_bytes;
+        self.widened -= (std::mem::replace(&mut core.recv_target, begun) - begun) as usize;
     }
 
     /// Whether streams that are set aside stay there. However small the cap, a piece fits if it is alone.
@@ -352,11 +390,13 @@ impl Wire {
         }
     }
 
-    /// The next stream that was set aside, if there is room again.
+    /// The next stream that was set aside, if there may be room again.
     pub(crate) fn unpark(&mut self) -> Option<Key> {
-        if self.parked.is_empty() || self.pending_is_full() {
-            return None;
+        if !self.pending_is_full() {
+            self.unpark_left = 0;
+            return self.parked.pop_front();
         }
+        self.unpark_left = self.unpark_left.checked_sub(1)?;
         self.parked.pop_front()
     }
 
@@ -367,9 +407,14 @@ impl Wire {
 
     /// The peer widened the connection's window.
     pub(crate) fn granted(&mut self, increment: u32) -> Result<(), Fault> {
+        let had_enough = self.connection_room() >= FRAME_BYTES_MAX as i64;
         self.send
             .grant(increment, WINDOW_BYTES_DEFAULT)
-            .map_err(|_| Fault::flow("connection_window_overflow"))
+            .map_err(|_| Fault::flow("connection_window_overflow"))?;
+        if !had_enough {
+            self.unpark_left = self.parked.len();
+        }
+        Ok(())
     }
 
     /// What a stream may send now, at most a frame's worth.
@@ -398,18 +443,23 @@ impl Wire {
         self.flush(core);
     }
 
-    /// Sends what waits, as far as the windows allow; says whether all of it has left.
-    pub(crate) fn flush(&mut self, core: &mut Core) -> bool {
+    /// Sends what waits, as far as the windows and the output allow: behind a piece of megabytes the
+    /// siblings have their turns.
+    pub(crate) fn flush(&mut self, core: &mut Core) -> Flushed {
         let piece = core.pending.len();
         while !core.pending.is_empty() {
             let room = self.room(core);
-            if room == 0 {
-                self.block(core);
+            let is_full = !self.has_output_room();
+            if room == 0 || is_full {
                 if core.piece_bytes == 0 {
                     core.piece_bytes = piece;
                     self.pending += piece;
                 }
-                return false;
+                if room == 0 {
+                    self.block(core);
+                    return Flushed::Shut;
+                }
+                return Flushed::Full;
             }
             let ends = matches!(core.pending_end, Some(Ending::Data));
             let length = core.pending.len().min(room);
@@ -434,7 +484,7 @@ impl Wire {
         }
         core.is_waiting = false;
         core.stalled_since = None;
-        true
+        Flushed::All
     }
 
     /// Nothing of the piece is pending any more, but its last parts may still be in the output.
@@ -471,7 +521,7 @@ impl Wire {
         core.last_frame = self.now;
         core.is_waiting = false;
         core.stalled_since = None;
-        self.floods.useful(1);
+        self.floods.useful();
     }
 
     /// Sends what `write` appends to the output as one DATA frame; what is above the room waits.
@@ -602,6 +652,7 @@ impl Wire {
     pub(crate) fn consumed(&mut self, core: &mut Core, bytes: usize, keeps_up: bool) {
         let bytes = u32::try_from(bytes).expect("an inbox is smaller than a window");
         self.buffered -= bytes as usize;
+        core.unread_since = self.now;
         self.released(core, bytes, keeps_up);
     }
 
@@ -613,15 +664,24 @@ impl Wire {
             return;
         }
         if keeps_up && core.recv_target < self.limits.stream_flow_window_bytes_max {
-            let target =
-                core.recv_target.saturating_mul(2).min(self.limits.stream_flow_window_bytes_max);
-            core.recv.widen(target - core.recv_target);
-            core.recv_target = target;
+            self.widen(core);
         }
         if let Some(increment) = core.recv.update(1) {
             let id = core.id;
             self.control(|out| frame::window_update(out, id, increment));
         }
+    }
+
+    /// Doubles the stream's window, as far as streams that grew may share the connection's.
+    fn widen(&mut self, core: &mut Core) {
+        let limits = &self.limits;
+        let shared = limits.connection_flow_window_bytes as usize / 2;
+        let left = u32::try_from(shared.saturating_sub(self.widened)).unwrap_or(u32::MAX);
+        let target = core.recv_target.saturating_mul(2).min(limits.stream_flow_window_bytes_max);
+        let increment = (target - core.recv_target).min(left);
+        core.recv.widen(increment);
+        core.recv_target += increment;
+        self.widened += increment as usize;
     }
 
     /// Grants the connection's window again, as far as inboxes are empty. Once a turn.

@@ -61,7 +61,7 @@ impl<IO, R: Role> Connection<IO, R> {
             );
             assert!(is_once(&parked, core.is_parked), "stream {id} is parked once: {}", told(core));
             assert!(
-                goes_on || !core.is_parked || wire.pending_is_full(),
+                goes_on || !core.is_parked || !wire.has_pending_room(core),
                 "nobody unparks stream {id}: {}",
                 told(core)
             );

@@ -187,7 +187,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.wire.released(core, padding, false);
         }
         if !content.is_empty() {
-            self.wire.floods.useful(1);
+            self.wire.floods.received();
+            if R::buffered(app) == 0 {
+                core.unread_since = self.wire.now;
+            }
             let kept = self.role.data(core, app, content);
             self.wire.buffered += kept;
             #[allow(clippy::cast_possible_truncation, reason = "at most FRAME_BYTES_MAX")]
@@ -278,6 +281,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.wire.decoder.decode(block, |field| fields.add(&field, list_bytes_max)).map_err(
             |error| Fault { code: ErrorCode::COMPRESSION_ERROR, reason: error.reason() },
         )?;
+        if fields.is_too_large {
+            // It was unpacked already, whatever becomes of its stream.
+            self.wire.charge(FloodKind::HeaderList)?;
+        }
         if let Some(slot) = self.index.get(&stream) {
             return self.headers_of_stream(*slot, end, depends_on, fields);
         }
@@ -313,7 +320,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return self.stream_error(id, ErrorCode::PROTOCOL_ERROR, "stream_depends_on_itself");
         }
         if fields.is_too_large {
-            self.wire.charge(FloodKind::HeaderList)?;
             return self.stream_error(id, ErrorCode::CANCEL, "header_list_too_large");
         }
         if end && core.content_left.is_some_and(|left| left > 0) {
@@ -364,7 +370,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let key = self.next_key();
         let mut core = self.core(id, key);
         if fields.is_too_large {
-            self.wire.charge(FloodKind::HeaderList)?;
             self.role.too_large(&mut core, &fields, &mut self.wire);
             if !end {
                 self.wire.reset(&mut core, ErrorCode::NO_ERROR);
@@ -582,7 +587,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             if core.send.grant(0, initial).is_err() {
                 return Err(Fault::flow("stream_window_overflow_by_settings"));
             }
-            if core.is_waiting {
+            if core.is_waiting || core.is_parked {
                 self.wire.run(core);
             }
         }
@@ -670,7 +675,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let code = ErrorCode::FLOW_CONTROL_ERROR;
             return self.stream_error(head.stream, code, "stream_window_overflow");
         }
-        if core.is_waiting {
+        if core.is_waiting || core.is_parked {
             self.wire.run(core);
         }
         Ok(())

@@ -15,21 +15,54 @@ use crate::transport::serving::Serving;
 use crate::transport::stream::RecvBody;
 use crate::transport::wire::QUEUE_KEPT;
 
-/// Answers with what comes.
+/// Answers with what comes; or, if the request says so, with pieces of `piece` bytes, `pieces` of them; or
+/// reads nothing (`hold`).
 #[derive(Clone)]
 struct Echo;
 
+enum Answer {
+    Echo(RecvBody),
+    Pieces { bytes: usize, left: usize },
+    Hold(#[expect(dead_code, reason = "only held")] RecvBody),
+}
+
+impl http_body::Body for Answer {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Answer::Echo(body) => Pin::new(body).poll_frame(cx),
+            Answer::Hold(_) => Poll::Pending,
+            Answer::Pieces { left: 0, .. } => Poll::Ready(None),
+            Answer::Pieces { bytes, left } => {
+                *left -= 1;
+                Poll::Ready(Some(Ok(http_body::Frame::data(vec![1; *bytes].into()))))
+            }
+        }
+    }
+}
+
 impl tower_service::Service<Request<RecvBody>> for Echo {
-    type Response = Response<RecvBody>;
+    type Response = Response<Answer>;
     type Error = Infallible;
-    type Future = Ready<Result<Response<RecvBody>, Infallible>>;
+    type Future = Ready<Result<Response<Answer>, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<RecvBody>) -> Self::Future {
-        ready(Ok(Response::new(request.into_body())))
+        let number = |name| request.headers().get(name)?.to_str().ok()?.parse().ok();
+        let answer = match (number("piece"), number("pieces")) {
+            (Some(bytes), Some(left)) => Answer::Pieces { bytes, left },
+            _ if request.headers().contains_key("hold") => Answer::Hold(request.into_body()),
+            _ => Answer::Echo(request.into_body()),
+        };
+        ready(Ok(Response::new(answer)))
     }
 }
 
@@ -309,6 +342,179 @@ async fn streams_that_are_gone_do_not_stay_in_the_queue_of_the_connection_window
     }
     assert_eq!(probe.connection.streams.len(), 1);
     assert!(probe.connection.wire.blocked.len() <= 3 + QUEUE_KEPT);
+}
+
+/// Bytes of DATA that came on a stream.
+fn data_bytes(probe: &Probe, stream: u32) -> usize {
+    inside::frames(&probe.connection.io.got)
+        .filter(|(kind, _, id, _)| (*kind, *id) == (kind::DATA, stream))
+        .map(|(.., payload)| payload.len())
+        .sum()
+}
+
+#[tokio::test]
+async fn a_stream_that_is_read_goes_on_beside_one_that_is_stuck_with_a_large_piece() {
+    let mut probe = Probe::new(Limits { pending_bytes_max: 1 << 20, ..Limits::default() });
+    probe.acknowledge();
+    let window = [&[0, 4][..], &20_000_u32.to_be_bytes()].concat();
+    probe.say(kind::SETTINGS, 0, 0, &window);
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    probe.open(1, &[("piece", "600000"), ("pieces", "1")]);
+    probe.settle().await;
+    probe.open(3, &[("piece", "10000"), ("pieces", "1000")]);
+    probe.settle().await;
+    assert_eq!(data_bytes(&probe, 1), 20_000, "the rest waits");
+    let mut before = data_bytes(&probe, 3);
+    for _ in 0..5 {
+        probe.say(kind::WINDOW_UPDATE, 0, 3, &100_000_u32.to_be_bytes());
+        probe.settle().await;
+        let now = data_bytes(&probe, 3);
+        assert!(now >= before + 90_000, "{} bytes for a window of 100,000", now - before);
+        before = now;
+    }
+}
+
+#[tokio::test]
+async fn streams_with_small_windows_go_on_beside_one_that_is_stuck_with_a_large_piece() {
+    let mut probe = Probe::new(Limits { pending_bytes_max: 1 << 20, ..Limits::default() });
+    probe.acknowledge();
+    let window = [&[0, 4][..], &2_000_u32.to_be_bytes()].concat();
+    probe.say(kind::SETTINGS, 0, 0, &window);
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    probe.open(1, &[("piece", "600000"), ("pieces", "1")]);
+    probe.settle().await;
+    probe.open(3, &[("piece", "2000"), ("pieces", "1000")]);
+    for round in 1..=20 {
+        probe.settle().await;
+        assert_eq!(data_bytes(&probe, 3), round * 2_000);
+        probe.say(kind::WINDOW_UPDATE, 0, 3, &2_000_u32.to_be_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_read_goes_on_when_the_connection_window_opens() {
+    let mut probe = Probe::new(Limits { pending_bytes_max: 1 << 20, ..Limits::default() });
+    probe.acknowledge();
+    probe.open(1, &[("piece", "600000"), ("pieces", "1")]);
+    probe.settle().await;
+    probe.open(3, &[("piece", "1000"), ("pieces", "1000")]);
+    probe.say(kind::WINDOW_UPDATE, 0, 3, &(1_u32 << 20).to_be_bytes());
+    probe.settle().await;
+    assert_eq!(data_bytes(&probe, 3), 0, "the first one had the connection's window");
+    for round in 1..=5 {
+        probe.say(kind::WINDOW_UPDATE, 0, 0, &50_000_u32.to_be_bytes());
+        probe.settle().await;
+        let came = data_bytes(&probe, 3);
+        assert!(came > round * 50_000 - 20_000, "{came} bytes after {round} grants");
+    }
+}
+
+#[tokio::test]
+async fn a_large_piece_leaves_its_siblings_room_in_the_output() {
+    let limits = Limits::default();
+    let bound = limits.output_bytes_max + 2 * FRAME_BYTES_MAX;
+    let mut probe = Probe::new(limits);
+    probe.acknowledge();
+    let window = [&[0, 4][..], &(1_u32 << 30).to_be_bytes()].concat();
+    probe.say(kind::SETTINGS, 0, 0, &window);
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+    probe.settle().await;
+    probe.connection.io.is_deaf = true;
+    probe.open(1, &[("piece", "4000000"), ("pieces", "1")]);
+    probe.settle().await;
+    let waiting = probe.connection.wire.out.len();
+    assert!(waiting < bound, "{waiting} bytes wait");
+    probe.connection.io.is_deaf = false;
+    probe.open(3, &[("piece", "10"), ("pieces", "1")]);
+    probe.settle().await;
+    assert_eq!((data_bytes(&probe, 1), data_bytes(&probe, 3)), (4_000_000, 10));
+    let before: usize = inside::frames(&probe.connection.io.got)
+        .take_while(|(kind, _, id, _)| (*kind, *id) != (kind::DATA, 3))
+        .filter(|(kind, ..)| *kind == kind::DATA)
+        .map(|(.., payload)| payload.len())
+        .sum();
+    assert!(before < 2 * bound, "{before} bytes stood before it");
+}
+
+#[tokio::test]
+async fn windows_grow_to_half_of_the_connection_window_together() {
+    let limits = Limits::default();
+    let shared = limits.connection_flow_window_bytes as usize / 2;
+    let begun = limits.stream_flow_window_bytes as usize;
+    let mut probe = Probe::new(limits);
+    probe.acknowledge();
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &((1_u32 << 31) - 65_536).to_be_bytes());
+    let streams: Vec<u32> = (0..32).map(|n| 2 * n + 1).collect();
+    for stream in &streams {
+        probe.open(*stream, &[]);
+        probe.say(kind::WINDOW_UPDATE, 0, *stream, &(1_u32 << 30).to_be_bytes());
+    }
+    for _ in 0..200 {
+        for stream in &streams {
+            probe.say(kind::DATA, 0, *stream, &[1; FRAME_BYTES_MAX]);
+        }
+        probe.settle().await;
+    }
+    let windows = |probe: &Probe| -> Vec<usize> {
+        probe.connection.streams.iter().map(|(_, slot)| slot.core.recv_target as usize).collect()
+    };
+    let grown: usize = windows(&probe).iter().map(|window| window - begun).sum();
+    assert_eq!(grown, shared, "{:?}", windows(&probe));
+    // What a stream had is there for others when it has gone.
+    for stream in &streams[..16] {
+        probe.say(kind::RST_STREAM, 0, *stream, &ErrorCode::CANCEL.0.to_be_bytes());
+    }
+    for _ in 0..100 {
+        for stream in &streams[16..] {
+            probe.say(kind::DATA, 0, *stream, &[1; FRAME_BYTES_MAX]);
+        }
+        probe.settle().await;
+    }
+    let grown: usize = windows(&probe).iter().map(|window| window - begun).sum();
+    assert_eq!(grown, shared, "{:?}", windows(&probe));
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_that_are_not_read_give_a_used_up_window_back_after_the_stall_timeout() {
+    let limits = Limits { connection_flow_window_bytes: 128 << 10, ..Limits::default() };
+    let stall = limits.stall_timeout.unwrap();
+    let mut probe = Probe::new(limits);
+    probe.acknowledge();
+    probe.settle().await;
+    for stream in [1, 3] {
+        probe.open(stream, &[("hold", "on")]);
+        for _ in 0..4 {
+            probe.say(kind::DATA, 0, stream, &[1; FRAME_BYTES_MAX]);
+        }
+    }
+    probe.settle().await;
+    assert_eq!(probe.connection.wire.recv.open(), 0);
+    // One that is not in anybody's way.
+    probe.open(5, &[("hold", "on")]);
+    for _ in 0..3 {
+        tokio::time::advance(stall / 2).await;
+        probe.settle().await;
+    }
+    let left: Vec<u32> = probe.connection.streams.iter().map(|(_, slot)| slot.core.id).collect();
+    assert_eq!(left, [5]);
+    assert_eq!(probe.connection.wire.recv.open(), 128 << 10);
+}
+
+#[tokio::test]
+async fn a_header_bomb_counts_whatever_becomes_of_its_stream() {
+    let mut probe = Probe::new(Limits { max_concurrent_streams: 1, ..Limits::default() });
+    probe.acknowledge();
+    probe.open(1, &[]);
+    let long = &*"x".repeat(9_000).leak();
+    for stream in (3..2_000).step_by(2) {
+        // The stream would be refused for another reason.
+        probe.open(stream, &[("long", long)]);
+        probe.settle().await;
+    }
+    assert!(probe.is_over || !probe.goaways().is_empty());
+    let goaway = inside::frames(&probe.connection.io.got).find(|(kind, ..)| *kind == kind::GOAWAY);
+    let (.., payload) = goaway.expect("the flood is one");
+    assert_eq!(&payload[8..], b"too_many_large_header_lists");
 }
 
 #[tokio::test]

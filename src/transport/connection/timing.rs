@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep_until;
 
-use super::super::frame::{self, ErrorCode, Fault};
+use super::super::frame::{self, ErrorCode, FRAME_BYTES_MAX, Fault};
 use super::super::output::Output;
 use super::super::stream::BodyError;
 use super::{
@@ -294,8 +294,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let over = |since: Instant, after: Option<Duration>| {
             after.is_some_and(|after| since + after <= now)
         };
+        // Not even a frame: siblings wait for what these streams hold.
+        let is_used_up = (self.wire.recv.open() as usize) < FRAME_BYTES_MAX;
         let mut expired = Vec::new();
-        for (slot, Slot { core, .. }) in &mut self.streams {
+        for (slot, Slot { core, app }) in &mut self.streams {
             if core.stalled_since.is_some_and(|since| over(since, limits.stall_timeout)) {
                 if R::IS_SERVER && core.is_flushed() {
                     core.is_asked = true;
@@ -303,6 +305,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 } else {
                     expired.push((slot, Expiry::Stalled));
                 }
+            } else if is_used_up
+                && R::buffered(app) > 0
+                && over(core.unread_since, limits.stall_timeout)
+            {
+                expired.push((slot, Expiry::Unread));
             } else if over(core.last_frame, limits.stream_idle_timeout) {
                 expired.push((slot, Expiry::Idle));
             }
