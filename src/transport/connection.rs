@@ -27,7 +27,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::counters::Counters;
-use super::fields::Fields;
+use super::fields::{self, Fields};
 use super::frame::{self, Fault, PREFACE, setting};
 use super::guard::catch_unwind;
 use super::limits::Limits;
@@ -782,13 +782,21 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let Some(opening) = self.role.poll_open(key, &self.wakes, has_room, cx) else {
                 break;
             };
+            let Opening { request, mut app } = opening;
+            opened = true;
+            let bytes = fields::list_bytes(fields::pseudo_of_request(&request), request.headers());
+            let bytes_max = self.wire.peer.header_list_bytes_max;
+            if bytes > u64::from(bytes_max) {
+                // The peer would break it off, or the connection, and say less about why.
+                self.role.broken(&mut app, BodyError::HeadTooLarge { bytes, bytes_max });
+                continue;
+            }
             let id = self.next_own_stream;
             // 2^30 streams later the ids are used up; nobody has seen that yet.
             self.next_own_stream += 2;
             let mut core = self.core(id, key);
-            self.wire.request(&mut core, &opening.request, false);
-            self.insert(core, opening.app);
-            opened = true;
+            self.wire.request(&mut core, &request, false);
+            self.insert(core, app);
         }
         opened
     }

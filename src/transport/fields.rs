@@ -189,6 +189,38 @@ pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
     )
 }
 
+/// Length of a header list as it is sent (RFC 9113, 6.5.2): pseudo-headers, then fields.
+pub(crate) fn list_bytes<'a>(
+    pseudo: impl IntoIterator<Item = PseudoField<'a>>,
+    headers: &HeaderMap,
+) -> u64 {
+    let field =
+        |name: &[u8], value: &[u8]| (name.len() + value.len() + FIELD_OVERHEAD_BYTES) as u64;
+    let pseudo: u64 = pseudo.into_iter().map(|(name, value)| field(name, value)).sum();
+    let sent = headers.iter().filter(|(name, _)| !is_of_connection(name));
+    pseudo
+        + sent.map(|(name, value)| field(name.as_str().as_bytes(), value.as_bytes())).sum::<u64>()
+}
+
+/// Name and value.
+pub(crate) type PseudoField<'a> = (&'a [u8], &'a [u8]);
+
+/// The pseudo-headers of a request that is sent (RFC 9113, 8.3.1).
+pub(crate) fn pseudo_of_request(request: &Request<()>) -> impl Iterator<Item = PseudoField<'_>> {
+    let uri = request.uri();
+    let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let scheme = uri.scheme_str().unwrap_or("http");
+    let authority = uri.authority().map_or("", Authority::as_str);
+    [
+        (&b":method"[..], request.method().as_str().as_bytes()),
+        (b":scheme", scheme.as_bytes()),
+        (b":path", path.as_bytes()),
+        (b":authority", authority.as_bytes()),
+    ]
+    .into_iter()
+    .filter(|(_, value)| !value.is_empty())
+}
+
 /// The target. An `:authority` (or `host`) that is missing or odd costs nobody a stream: it is left out.
 fn uri(
     scheme: &[u8],

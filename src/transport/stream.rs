@@ -43,6 +43,13 @@ pub enum BodyError {
     Refused,
     /// The peer takes no new streams on this connection; open another.
     GoAway(ErrorCode),
+    /// The request was not sent: its header list (RFC 9113, 6.5.2) is larger than the peer takes.
+    HeadTooLarge {
+        /// Of the list: names, values and 32 for each field, pseudo-headers included.
+        bytes: u64,
+        /// The peer's SETTINGS_MAX_HEADER_LIST_SIZE.
+        bytes_max: u32,
+    },
     /// The connection is gone.
     ConnectionLost,
 }
@@ -59,6 +66,11 @@ impl fmt::Display for BodyError {
             BodyError::Ended(reason) => write!(out, "the stream was ended: {reason}"),
             BodyError::Refused => out.write_str("the peer did not begin the stream; try again"),
             BodyError::GoAway(code) => write!(out, "the peer closes the connection: {code}"),
+            BodyError::HeadTooLarge { bytes, bytes_max } => write!(
+                out,
+                "cannot send a request with a header list of {bytes} bytes: the peer takes at most \
+                 {bytes_max}; send fewer or shorter headers"
+            ),
             BodyError::ConnectionLost => out.write_str("the connection was lost"),
         }
     }

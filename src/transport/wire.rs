@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 
-use super::fields::is_of_connection;
+use super::fields::{PseudoField, is_of_connection, pseudo_of_request};
 use super::flow::{RecvWindow, SendWindow, WINDOW_BYTES_DEFAULT};
 use super::frame::{self, ErrorCode, FRAME_BYTES_MAX, Fault, HEAD_BYTES, Head, flag, kind};
 use super::hpack;
@@ -595,17 +595,7 @@ impl Wire {
 
     /// A request's head.
     pub(crate) fn request(&mut self, core: &mut Core, request: &Request<()>, end: bool) {
-        let uri = request.uri();
-        let path = uri.path_and_query().map_or("/", |path| path.as_str());
-        let scheme = uri.scheme_str().unwrap_or("http");
-        let pseudo = [
-            (&b":method"[..], request.method().as_str().as_bytes()),
-            (b":scheme", scheme.as_bytes()),
-            (b":path", path.as_bytes()),
-            (b":authority", uri.authority().map_or(&b""[..], |host| host.as_str().as_bytes())),
-        ];
-        let pseudo = pseudo.into_iter().filter(|(_, value)| !value.is_empty());
-        self.block_of(core, pseudo, request.headers(), end);
+        self.block_of(core, pseudo_of_request(request), request.headers(), end);
         core.headers_sent = true;
     }
 
@@ -616,7 +606,7 @@ impl Wire {
     fn block_of<'a>(
         &mut self,
         core: &mut Core,
-        pseudo: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+        pseudo: impl Iterator<Item = PseudoField<'a>>,
         headers: &HeaderMap,
         end: bool,
     ) {

@@ -102,12 +102,20 @@ impl<C: Contract> InlineCall<C> {
                     format!("HTTP status {} and no grpc-status", self.http_status),
                 ),
             },
-            Err(BodyError::Reset(code)) => {
-                let status = Code::from_i32(grpc_code_of_reset(*code));
-                Status::new(status, format!("the server reset the stream: {code}"))
-            }
-            Err(error) => Status::unavailable(error.to_string()),
+            Err(error) => status_of(error),
         }
+    }
+}
+
+/// The status of a stream that did not end in order.
+fn status_of(error: &BodyError) -> Status {
+    match error {
+        BodyError::Reset(code) => {
+            let status = Code::from_i32(grpc_code_of_reset(*code));
+            Status::new(status, format!("the server reset the stream: {code}"))
+        }
+        BodyError::HeadTooLarge { .. } => Status::resource_exhausted(error.to_string()),
+        _ => Status::unavailable(error.to_string()),
     }
 }
 
@@ -191,4 +199,24 @@ fn append<C: Contract>(payloads: &Payloads, sequence: u64, out: &mut Vec<u8>) {
     C::append(payloads, sequence, out);
     let length = u32::try_from(out.len() - at - PREFIX_BYTES).expect("payloads are at most 4 MiB");
     out[at + 1..at + PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use bidi_echo::transport::ErrorCode;
+
+    use super::*;
+
+    #[test]
+    fn what_ends_a_stream_early_has_grpcs_code() {
+        let check = |error: BodyError, code| assert_eq!(status_of(&error).code(), code, "{error}");
+        check(BodyError::Reset(ErrorCode::REFUSED_STREAM), Code::Unavailable);
+        check(BodyError::Reset(ErrorCode::CANCEL), Code::Cancelled);
+        check(BodyError::ConnectionLost, Code::Unavailable);
+        let too_large = BodyError::HeadTooLarge { bytes: 9_000, bytes_max: 8_192 };
+        check(too_large.clone(), Code::ResourceExhausted);
+        let status = status_of(&too_large);
+        assert!(status.message().contains("9000 bytes"), "{status}");
+        assert!(status.message().contains("8192"), "{status}");
+    }
 }

@@ -94,10 +94,44 @@ async fn data_before_the_head_of_the_response_is_malformed() {
     }
 }
 
+/// One entry of SETTINGS.
+fn entry(name: u16, value: u32) -> Vec<u8> {
+    [&name.to_be_bytes()[..], &value.to_be_bytes()].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_whose_head_the_server_would_not_take_is_refused_here() {
+    // RFC 9113, 6.5.2: POST, http, /b and a, with the names of their pseudo-headers and 32 each.
+    let bytes = (7 + 4) + (7 + 4) + (5 + 2) + (10 + 1) + 4 * 32;
+    let (mut peer, client, connection) =
+        Peer::new(&entry(setting::MAX_HEADER_LIST_SIZE, bytes - 1)).await;
+    let request = || Request::post("http://a/b").body(()).unwrap();
+    let refused = Silent::default();
+    assert!(client.open(request(), refused.clone()).is_ok());
+    peer.say(kind::PING, 0, 0, &[0; 8]).await;
+    peer.hear(kind::PING, flag::ACK, 0).await;
+    let told = refused.0.lock().unwrap().clone();
+    let error = BodyError::HeadTooLarge { bytes: bytes.into(), bytes_max: bytes - 1 };
+    assert_eq!(told, Some(Err(error.clone())));
+    let words = error.to_string();
+    assert!(words.contains("168 bytes") && words.contains("at most 167"), "{words}");
+    // The limit may change, and what is refused takes no stream's place.
+    peer.say(kind::SETTINGS, 0, 0, &entry(setting::MAX_HEADER_LIST_SIZE, bytes)).await;
+    peer.say(kind::PING, 0, 0, &[1; 8]).await;
+    while peer.hear(kind::PING, flag::ACK, 0).await != [1; 8] {
+        peer.heard.clear();
+    }
+    let call = Silent::default();
+    assert!(client.open(request(), call.clone()).is_ok());
+    peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
+    drop((client, peer));
+    assert!(timeout(PATIENCE, connection).await.expect("ends").unwrap().is_err());
+    assert_eq!(*call.0.lock().unwrap(), Some(Err(BodyError::ConnectionLost)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_without_handles_ends_even_if_its_server_takes_no_streams() {
-    let name = setting::MAX_CONCURRENT_STREAMS.to_be_bytes();
-    let none = [&name[..], &0u32.to_be_bytes()].concat();
+    let none = entry(setting::MAX_CONCURRENT_STREAMS, 0);
     let (_peer, client, connection) = Peer::new(&none).await;
     drop(client);
     timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
