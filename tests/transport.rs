@@ -1021,6 +1021,23 @@ mod headers_and_trailers {
     }
 
     #[tokio::test]
+    async fn the_status_counts_for_what_the_client_takes() {
+        let answers = service_fn(|_: Request<RecvBody>| async {
+            let mut response = full("")?;
+            response.headers_mut().insert("x-a", "x".repeat(57).parse().unwrap());
+            Reply::Ok(response)
+        });
+        // RFC 9113, 6.5.2: `:status` and `x-a`, their values, and 32 each.
+        let bytes = (7 + 3 + 32) + (3 + 57 + 32);
+        for (bytes_max, status) in [(bytes, "200"), (bytes - 1, "500")] {
+            let (mut peer, _served) = serve(Limits::default(), BUFFER, answers);
+            peer.greet(&[(MAX_HEADER_LIST_SIZE, bytes_max)]).await;
+            peer.send(&post(1, END_STREAM)).await;
+            assert_eq!(peer.answer(1).await.status(), status, "at most {bytes_max} bytes");
+        }
+    }
+
+    #[tokio::test]
     async fn the_authority_may_be_missing_odd_or_the_host() {
         let named = service_fn(|request: Request<RecvBody>| async move {
             full(request.uri().authority().map(ToString::to_string).unwrap_or_default())

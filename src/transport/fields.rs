@@ -205,6 +205,11 @@ pub(crate) fn list_bytes<'a>(
 /// Name and value.
 pub(crate) type PseudoField<'a> = (&'a [u8], &'a [u8]);
 
+/// The pseudo-header of a response that is sent (RFC 9113, 8.3.2).
+pub(crate) fn pseudo_of_response(status: &StatusCode) -> [PseudoField<'_>; 1] {
+    [(b":status", status.as_str().as_bytes())]
+}
+
 /// The pseudo-headers of a request that is sent (RFC 9113, 8.3.1).
 pub(crate) fn pseudo_of_request(request: &Request<()>) -> impl Iterator<Item = PseudoField<'_>> {
     let uri = request.uri();

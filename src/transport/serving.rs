@@ -641,7 +641,9 @@ where
             self.dismiss(app);
             return fail(core, app.is_grpc, wire, PANICKED);
         }
-        if list_bytes(&head.headers) > u64::from(wire.peer.header_list_bytes_max) {
+        let pseudo = fields::pseudo_of_response(&head.status);
+        let bytes = fields::list_bytes(pseudo, &head.headers);
+        if bytes > u64::from(wire.peer.header_list_bytes_max) {
             self.dismiss(app);
             return fail(core, app.is_grpc, wire, ANSWER_TOO_LARGE);
         }
@@ -677,14 +679,9 @@ enum Polled<B> {
     Failed,
 }
 
-/// Length of a header list (RFC 9113, 6.5.2).
-fn list_bytes(headers: &HeaderMap) -> u64 {
-    headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 32) as u64).sum()
-}
-
 /// Trailers that the peer takes: the status alone if all of them are too many.
 fn bounded(trailers: Box<HeaderMap>, wire: &Wire) -> Box<HeaderMap> {
-    if list_bytes(&trailers) <= u64::from(wire.peer.header_list_bytes_max) {
+    if fields::list_bytes([], &trailers) <= u64::from(wire.peer.header_list_bytes_max) {
         return trailers;
     }
     let mut status = HeaderMap::new();

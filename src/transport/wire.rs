@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 
-use super::fields::{PseudoField, is_of_connection, pseudo_of_request};
+use super::fields::{PseudoField, is_of_connection, pseudo_of_request, pseudo_of_response};
 use super::flow::{RecvWindow, SendWindow, WINDOW_BYTES_DEFAULT};
 use super::frame::{self, ErrorCode, FRAME_BYTES_MAX, Fault, HEAD_BYTES, Head, flag, kind};
 use super::hpack;
@@ -588,8 +588,7 @@ impl Wire {
         headers: &HeaderMap,
         end: bool,
     ) {
-        let status = [(&b":status"[..], status.as_str().as_bytes())];
-        self.block_of(core, status.into_iter(), headers, end);
+        self.block_of(core, pseudo_of_response(&status).into_iter(), headers, end);
         core.headers_sent = true;
     }
 
