@@ -30,6 +30,11 @@ const WINDOW_BYTES_USEFUL: usize = 1_024;
 /// Queues of more streams than that are freed when they are empty.
 pub(crate) const QUEUE_KEPT: usize = 128;
 
+/// Streams that we open at most before the peer's first SETTINGS came. They cost nobody a round trip,
+/// and nearly every server takes them: RFC 9113, 6.5.2 recommends no limit below it. A server that has
+/// just that limit refuses what is opened beyond.
+const STREAMS_BEFORE_SETTINGS: u32 = 100;
+
 /// What the peer told us about itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerSettings {
@@ -42,7 +47,7 @@ impl Default for PeerSettings {
     fn default() -> Self {
         PeerSettings {
             initial_flow_window_bytes: WINDOW_BYTES_DEFAULT,
-            max_concurrent_streams: u32::MAX,
+            max_concurrent_streams: STREAMS_BEFORE_SETTINGS,
             header_list_bytes_max: u32::MAX,
         }
     }

@@ -14,6 +14,9 @@ use crate::transport::inside;
 /// The end of everything that hangs, on paused time.
 const PATIENCE: Duration = Duration::from_secs(1_000);
 
+/// On paused time this passes when nobody has anything to do.
+const TICK: Duration = Duration::from_millis(1);
+
 /// Sends nothing, and notes how it ended.
 #[derive(Clone, Default)]
 struct Silent(Arc<Mutex<Option<Result<(), BodyError>>>>);
@@ -41,15 +44,34 @@ struct Peer {
 impl Peer {
     /// With the connection of a client whose server's first frame is these settings.
     async fn new(settings: &[u8]) -> (Self, Client<Silent>, JoinHandle<io::Result<()>>) {
-        let (near, far) = duplex(1 << 16);
-        let (client, connection) = Client::new(near, client_limits(65_535, 65_535));
+        let (mut peer, client, connection) =
+            Self::silent(client_limits(65_535, 65_535), 1 << 16).await;
+        peer.say(kind::SETTINGS, 0, 0, settings).await;
+        peer.hear(kind::SETTINGS, flag::ACK, 0).await;
+        (peer, client, connection)
+    }
+
+    /// With the connection of a client whose server has said nothing yet, over a pipe that holds so
+    /// many bytes each way.
+    async fn silent<X: Exchange + Send>(
+        limits: Limits,
+        room_bytes: usize,
+    ) -> (Self, Client<X>, JoinHandle<io::Result<()>>) {
+        let (near, far) = duplex(room_bytes);
+        let (client, connection) = Client::new(near, limits);
         let connection = tokio::spawn(connection);
         let mut peer = Peer { io: far, heard: Vec::new() };
         let mut preface = vec![0; PREFACE.len()];
         peer.io.read_exact(&mut preface).await.unwrap();
-        peer.say(kind::SETTINGS, 0, 0, settings).await;
-        peer.hear(kind::SETTINGS, flag::ACK, 0).await;
         (peer, client, connection)
+    }
+
+    /// Reads all that comes until nothing does. Out: how many streams began so far.
+    async fn streams_begun(&mut self) -> usize {
+        while let Ok(read) = timeout(TICK, self.io.read_buf(&mut self.heard)).await {
+            assert_ne!(read.unwrap(), 0, "closed");
+        }
+        inside::frames(&self.heard).filter(|(kind, ..)| *kind == kind::HEADERS).count()
     }
 
     async fn say(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
@@ -135,4 +157,26 @@ async fn a_client_without_handles_ends_even_if_its_server_takes_no_streams() {
     let (_peer, client, connection) = Peer::new(&none).await;
     drop(client);
     timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn before_the_servers_settings_came_a_hundred_streams_begin_and_the_rest_waits() {
+    // What the server allows, and how many of 250 have begun when it has said so.
+    for (settings, begun) in [
+        (vec![], 250),
+        (entry(setting::MAX_CONCURRENT_STREAMS, 120), 120),
+        (entry(setting::MAX_CONCURRENT_STREAMS, 50), 100),
+    ] {
+        let (mut peer, client, connection) =
+            Peer::silent(client_limits(65_535, 65_535), 1 << 16).await;
+        for _ in 0..250 {
+            let request = Request::post("http://a/b").body(()).unwrap();
+            assert!(client.open(request, Silent::default()).is_ok());
+        }
+        assert_eq!(peer.streams_begun().await, 100);
+        peer.say(kind::SETTINGS, 0, 0, &settings).await;
+        assert_eq!(peer.streams_begun().await, begun);
+        drop(peer);
+        assert!(timeout(PATIENCE, connection).await.expect("ends").unwrap().is_err());
+    }
 }

@@ -564,6 +564,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return Err(Fault::protocol("push_enabled_by_server"));
         }
         let peer = &mut self.wire.peer;
+        if is_first {
+            // Whoever does not name a limit has none.
+            peer.max_concurrent_streams = u32::MAX;
+        }
         if let Some(streams) = settings.max_concurrent_streams {
             peer.max_concurrent_streams = streams;
         }
