@@ -74,7 +74,9 @@ impl<X> Clone for Client<X> {
 }
 
 /// Limits of a client that trusts its server with memory: wide windows, so that the client's are
-/// never what slows a stream down; no time limits but the handshake's.
+/// never what slows a stream down. Streams and connection may idle, and the server may take its time
+/// to read and to answer; time is limited only for the handshake, for a header block, and while replies
+/// that the server asks for without reading any keep us from reading on.
 pub fn client_limits(stream_flow_window_bytes: u32, connection_flow_window_bytes: u32) -> Limits {
     Limits {
         max_concurrent_streams: u32::MAX,

@@ -28,6 +28,7 @@ use tokio::time::Sleep;
 
 use super::counters::Counters;
 use super::fields::{self, Fields};
+use super::flow::WINDOW_BYTES_DEFAULT;
 use super::frame::{self, Fault, PREFACE, setting};
 use super::guard::catch_unwind;
 use super::limits::Limits;
@@ -286,6 +287,8 @@ struct Clocks {
     last_busy: Instant,
     /// Since when output waits for the peer to read.
     write_stalled: Option<Instant>,
+    /// Since when we read nothing because of control replies that wait, of which none has left.
+    reading_paused: Option<Instant>,
     ping_sent: Option<Instant>,
     leave_at: Option<Instant>,
     cut_off_at: Option<Instant>,
@@ -370,13 +373,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let age = wire.limits.age;
         let jitter = 0.9 + 0.2 * chance();
         let leave_at = age.map(|age| now + age.max.mul_f64(jitter));
-        // An honest peer has no more on its way than this.
-        let linger_bytes = wire.limits.connection_flow_window_bytes as usize;
+        // An honest peer has hardly more on its way than this.
+        let window = wire.limits.connection_flow_window_bytes.max(WINDOW_BYTES_DEFAULT);
+        let linger_bytes = window as usize;
         let clocks = Clocks {
             began: now,
             last_read: now,
             last_busy: now,
             write_stalled: None,
+            reading_paused: None,
             ping_sent: None,
             leave_at,
             cut_off_at: None,
@@ -823,6 +828,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let waits = !self.wire.out.is_empty() || self.needs_flush;
         if wrote || !waits {
             self.clocks.write_stalled = None;
+            self.clocks.reading_paused = None;
         }
         if waits {
             self.clocks.write_stalled.get_or_insert(self.wire.now);

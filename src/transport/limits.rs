@@ -49,6 +49,9 @@ pub struct Limits {
     pub heads_bytes_max: usize,
     /// Control replies (to PING, SETTINGS, broken streams) at which reading pauses.
     pub control_bytes_max: usize,
+    /// Once reading has paused for them, some output must leave in this time, or the connection ends:
+    /// two peers that read nothing would wait for each other for ever.
+    pub control_stall_timeout: Duration,
     /// From accept to the peer's first SETTINGS.
     pub handshake_timeout: Duration,
     /// From the first frame of a header block to its last.
@@ -103,6 +106,7 @@ impl Default for Limits {
             held_bytes_max: 6 * ((4 << 20) + 5),
             heads_bytes_max: 16 << 20,
             control_bytes_max: 64 << 10,
+            control_stall_timeout: Duration::from_secs(60),
             handshake_timeout: Duration::from_secs(10),
             header_block_timeout: Duration::from_secs(10),
             connection_idle_timeout: Some(Duration::from_secs(15 * 60)),

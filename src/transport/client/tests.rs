@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::transport::frame::{Head, PREFACE, flag, kind, setting};
 use crate::transport::inside;
+use crate::transport::limits::{Flood, FloodKind};
 
 /// The end of everything that hangs, on paused time.
 const PATIENCE: Duration = Duration::from_secs(1_000);
@@ -32,6 +33,28 @@ impl Exchange for Silent {
 
     fn poll_send(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>, _: usize, _: Instant) -> Sending {
         Sending::Wait
+    }
+}
+
+/// Always has more to send.
+struct Endless;
+
+impl Exchange for Endless {
+    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {}
+
+    fn end(&mut self, _: Result<&HeaderMap, &BodyError>, _: Instant) {}
+
+    fn poll_send(
+        &mut self,
+        _: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        room: usize,
+        _: Instant,
+    ) -> Sending {
+        frame.resize(frame.len() + room.min(1_000), 0);
+        Sending::More
     }
 }
 
@@ -179,4 +202,60 @@ async fn before_the_servers_settings_came_a_hundred_streams_begin_and_the_rest_w
         drop(peer);
         assert!(timeout(PATIENCE, connection).await.expect("ends").unwrap().is_err());
     }
+}
+
+/// Asks for pongs until the client reads no more, whose own output the peer does not read.
+async fn ask_for_pongs(peer: &mut Peer) {
+    let pings = async {
+        loop {
+            peer.say(kind::PING, 0, 0, &[0; 8]).await;
+        }
+    };
+    assert!(timeout(TICK, pings).await.is_err(), "the client stops reading");
+}
+
+/// Limits under which a client's reading pauses soon.
+fn easily_paused() -> Limits {
+    let mut limits = Limits { control_bytes_max: 100, ..client_limits(65_535, 65_535) };
+    limits
+        .floods
+        .set(FloodKind::Ping, Flood { burst: 1_000_000, per_second: 0, per_useful_frame: 0 });
+    limits
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_whose_replies_nobody_reads_does_not_wait_for_ever() {
+    let limits = easily_paused();
+    let time = limits.control_stall_timeout;
+    let (mut peer, client, mut connection) = Peer::silent(limits, 1_000).await;
+    peer.say(kind::SETTINGS, 0, 0, &[]).await;
+    let call = Silent::default();
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), call.clone()).is_ok());
+    // It may idle for as long as it likes.
+    peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
+    assert!(timeout(100 * time, &mut connection).await.is_err());
+    ask_for_pongs(&mut peer).await;
+    // What leaves begins its time anew.
+    assert!(timeout(time - 2 * TICK, &mut connection).await.is_err());
+    peer.io.read_exact(&mut [0; 100]).await.unwrap();
+    assert!(timeout(time - TICK, &mut connection).await.is_err());
+    assert_eq!(*call.0.lock().unwrap(), None);
+    timeout(2 * TICK, connection).await.expect("its time is over").unwrap().unwrap();
+    let told = call.0.lock().unwrap().clone();
+    assert_eq!(told, Some(Err(BodyError::Ended("peer_does_not_read"))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_waits_for_a_server_that_is_slow_to_read_its_data() {
+    let limits = easily_paused();
+    let time = limits.control_stall_timeout;
+    let (mut peer, client, mut connection) = Peer::silent(limits, 1_000).await;
+    peer.say(kind::SETTINGS, 0, 0, &[]).await;
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Endless).is_ok());
+    // The pipe is full, and windows are not: a server may take as long as it likes.
+    assert!(timeout(100 * time, &mut connection).await.is_err());
+    // Only now replies wait.
+    ask_for_pongs(&mut peer).await;
+    assert!(timeout(time - 2 * TICK, &mut connection).await.is_err());
+    timeout(3 * TICK, connection).await.expect("its time is over").unwrap().unwrap();
 }

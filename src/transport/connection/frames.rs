@@ -27,7 +27,8 @@ use super::{
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Read {
         if self.wire.control_is_full() {
-            // The write's progress wakes us; its stall timer ends us.
+            // The write's progress wakes us; without it, this timer ends us.
+            self.clocks.reading_paused.get_or_insert(self.wire.now);
             return Read::None;
         }
         let mut buffer = ReadBuffer::take();

@@ -133,6 +133,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             keepalive,
             self.last_stream_due(),
             limits.stall_timeout.and_then(|stall| clocks.write_stalled.map(|since| since + stall)),
+            clocks.reading_paused.map(|since| since + limits.control_stall_timeout),
             clocks.leave_at.filter(|_| self.phase == Phase::Open),
             clocks.cut_off_at,
             self.deadlines.first().map(|(deadline, _)| *deadline),
@@ -211,9 +212,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if is_due(self.block.as_ref().map(|block| block.began), limits.header_block_timeout) {
             return self.fault(Fault::calm("header_block_timeout"));
         }
-        if let Some(stall) = limits.stall_timeout
-            && is_due(self.clocks.write_stalled, stall)
-        {
+        let is_stalled =
+            limits.stall_timeout.is_some_and(|stall| is_due(self.clocks.write_stalled, stall));
+        if is_stalled || is_due(self.clocks.reading_paused, limits.control_stall_timeout) {
             self.fault(Fault::calm("peer_does_not_read"));
             self.clocks.close_by = Some(now);
             return;
