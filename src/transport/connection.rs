@@ -442,6 +442,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         {
             self.goes_on = false;
         }
+        if self.wire.is_scarce {
+            // Others may have let go of theirs while this one slept.
+            self.tell_memory();
+        }
         self.wire.out.borrow();
         let mut lap_began = self.wire.now;
         for _ in 0..LAPS_MAX {

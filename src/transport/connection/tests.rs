@@ -11,6 +11,7 @@ use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};
 use super::*;
 use crate::drain::Drain;
 use crate::transport::inside::{self, HeaderEncoder};
+use crate::transport::memory::Total;
 use crate::transport::serving::Serving;
 use crate::transport::stream::RecvBody;
 use crate::transport::wire::QUEUE_KEPT;
@@ -630,4 +631,27 @@ async fn heads_that_nobody_takes_are_bounded() {
         })
         .count();
     assert!(refused > 990, "{refused} were refused");
+}
+
+#[tokio::test]
+async fn a_connection_that_slept_while_memory_was_scarce_takes_its_first_stream_when_it_is_not() {
+    let counters = Arc::<Counters>::default();
+    let total = Total::new(1_000, counters);
+    let mut hog = Share::new(total.clone());
+    let mut probe = Probe::new(Limits::default());
+    let held = Held::new(1_000);
+    let memory = Memory { share: Share::new(total), held: held.clone() };
+    probe.connection = probe.connection.with_memory(memory);
+    probe.acknowledge();
+    // More than its part, of more than half of all.
+    assert!(held.hold(400));
+    hog.is(400);
+    probe.settle().await;
+    probe.open(1, &[]);
+    probe.settle().await;
+    assert!(!probe.connection.index.contains_key(&1), "memory is scarce");
+    hog.is(0);
+    probe.open(3, &[]);
+    probe.settle().await;
+    assert!(probe.connection.index.contains_key(&3), "memory is free, but the stream was refused");
 }
