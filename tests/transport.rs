@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bidi_echo::transport::{BodyError, Flood, FloodKind, Limits, Placement, RecvBody};
+use bidi_echo::transport::{
+    Age, BodyError, Flood, FloodKind, Keepalive, Limits, Placement, RecvBody,
+};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::Frame as BodyFrame;
@@ -165,6 +167,80 @@ mod limits {
         peer.send(&data(1, END_STREAM, b"x")).await;
         while !matches!(peer.frame().await, Frame::Data { stream: 1, end: true, .. }) {}
         peer.echo(7).await;
+    }
+
+    /// What a server with these limits announces is legal, and a byte makes it there and back.
+    async fn check_extremes(limits: Limits) {
+        let (mut peer, _served) = serve(limits, BUFFER, echo());
+        peer.send(&[PREFACE, &settings(&[])].concat()).await;
+        let Frame::Settings(entries) = peer.any_frame().await else {
+            panic!("SETTINGS come first")
+        };
+        let window = entries.iter().find(|(name, _)| *name == INITIAL_WINDOW_SIZE).unwrap().1;
+        assert!((1..=WINDOW_MAX).contains(&window), "{window}");
+        peer.send(&[settings_ack(), post(1, 0), data(1, END_STREAM, b"x")].concat()).await;
+        let mut open = 65_535;
+        loop {
+            match peer.any_frame().await {
+                Frame::WindowUpdate { stream, increment } => {
+                    open += if stream == 0 { increment } else { 0 };
+                    assert!((1..=WINDOW_MAX).contains(&increment), "{increment} on {stream}");
+                    assert!(open <= WINDOW_MAX, "the connection's window grows to {open}");
+                }
+                Frame::Data { payload, end, .. } => {
+                    assert_eq!(payload, "x");
+                    if end {
+                        break;
+                    }
+                }
+                Frame::SettingsAck | Frame::Headers { .. } | Frame::Ping(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// RFC 9113, 6.9.1.
+    const WINDOW_MAX: u32 = (1 << 31) - 1;
+
+    #[tokio::test]
+    async fn limits_that_the_protocol_or_the_clock_does_not_know_are_the_last_that_it_does() {
+        check_extremes(Limits {
+            max_concurrent_streams: u32::MAX,
+            header_list_bytes_max: u32::MAX,
+            stream_flow_window_bytes: u32::MAX,
+            stream_flow_window_bytes_max: u32::MAX,
+            connection_flow_window_bytes: u32::MAX,
+            output_bytes_max: usize::MAX,
+            pending_bytes_max: usize::MAX,
+            held_bytes_max: usize::MAX,
+            heads_bytes_max: usize::MAX,
+            control_bytes_max: usize::MAX,
+            ..Limits::default()
+        })
+        .await;
+        check_extremes(Limits {
+            stream_flow_window_bytes: 0,
+            stream_flow_window_bytes_max: 0,
+            connection_flow_window_bytes: 0,
+            output_bytes_max: 0,
+            pending_bytes_max: 0,
+            heads_bytes_max: 0,
+            control_bytes_max: 0,
+            ..Limits::default()
+        })
+        .await;
+        let max = Duration::MAX;
+        check_extremes(Limits {
+            handshake_timeout: max,
+            header_block_timeout: max,
+            connection_idle_timeout: Some(max),
+            stream_idle_timeout: Some(max),
+            stall_timeout: Some(max),
+            keepalive: Some(Keepalive { interval: max, timeout: max }),
+            age: Some(Age { max, grace: Some(max) }),
+            ..Limits::default()
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -92,8 +92,9 @@ pub fn client_limits(stream_flow_window_bytes: u32, connection_flow_window_bytes
 }
 
 impl<X: Exchange> Client<X> {
-    /// A client over a byte stream, and the future that is its connection; that has to be polled,
-    /// within a tokio runtime with timers. Err of the future: the byte stream failed.
+    /// A client over a byte stream, and the future that is its connection, which keeps to `limits`, each
+    /// taken within its range. The future has to be polled, within a tokio runtime with timers; its Err:
+    /// the byte stream failed.
     pub fn new<IO>(
         io: IO,
         limits: Limits,
@@ -111,8 +112,8 @@ impl<X: Exchange> Client<X> {
     {
         let (openings, to_open) = mpsc::unbounded_channel();
         let calling = Calling { to_open, next: None, is_finished: false };
-        let connection =
-            Connection::new(io, calling, Arc::new(limits), None, Arc::<Counters>::default());
+        let limits = Arc::new(limits.clamped());
+        let connection = Connection::new(io, calling, limits, None, Arc::<Counters>::default());
         (Client { openings }, connection)
     }
 

@@ -6,9 +6,23 @@
 
 use std::time::{Duration, Instant};
 
+use super::flow::WINDOW_BYTES_MAX;
 use super::frame::{ErrorCode, Fault};
 
+/// Longest time that is added to an instant: nothing overflows, and nobody sees its end.
+const TIME_MAX: Duration = Duration::from_secs(30 * 365 * 24 * 3_600);
+
+/// Shortest time that a timer takes: what tokio's timers know.
+const TIME_MIN: Duration = Duration::from_millis(1);
+
+/// Most bytes that a limit in `usize` allows: sums of a few dozen of them do not overflow.
+const BYTES_MAX: usize = usize::MAX >> 8;
+
 /// Bounds of one server's connections, or of one client connection. Times of `None` mean never.
+///
+/// What lies outside a field's range, [`Server::new`](super::Server::new) and
+/// [`Client::new`](super::Client::new) take for the nearest value within it. Times are at least 1 ms, at
+/// most 30 years; where a field names no range, every value means what it says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Streams that a peer may have open at once; more are refused and may be tried again.
@@ -18,19 +32,21 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     /// Largest header list in bytes (names + values + 32 each; RFC 9113, 6.5.2). The seed's 8 KiB.
     pub header_list_bytes_max: u32,
-    /// Flow-control window that a stream begins with; it doubles while its reader keeps up.
+    /// Flow-control window that a stream begins with; it doubles while its reader keeps up. 1 to 2^31-1
+    /// (RFC 9113, 6.9.1).
     ///
     /// 64 KiB: a stream whose reader was always stuck holds no more of the connection's window than that.
     pub stream_flow_window_bytes: u32,
-    /// Largest flow-control window of a stream.
+    /// Largest flow-control window of a stream, from [`Self::stream_flow_window_bytes`] to 2^31-1.
     pub stream_flow_window_bytes_max: u32,
-    /// Flow-control window of a connection: the most that its inboxes hold, together.
+    /// Flow-control window of a connection, 1 to 2^31-1: the most that its inboxes hold, together. Every
+    /// connection begins with 65,535 (RFC 9113, 6.9.2); a smaller window holds from then on.
     ///
     /// Streams that grew share half of it at most, so that 16 readers that stop after they kept up do not
     /// starve those that go on. Whoever uses all of it up without being read for the stall timeout is ended.
     pub connection_flow_window_bytes: u32,
-    /// Output at which no further response body is polled. Bounds what a peer that does not read
-    /// makes us keep.
+    /// Output at which no further response body is polled, at least 1. Bounds what a peer that does not
+    /// read makes us keep.
     pub output_bytes_max: usize,
     /// Most that waits for the windows of streams: pieces of response bodies that did not wholly fit.
     ///
@@ -47,7 +63,7 @@ pub struct Limits {
     /// A field takes some 200 bytes, but a client may send it as one. 16 MiB: 4,096 streams at once, of
     /// 15 fields each.
     pub heads_bytes_max: usize,
-    /// Control replies (to PING, SETTINGS, broken streams) at which reading pauses.
+    /// Control replies (to PING, SETTINGS, broken streams) at which reading pauses, at least 1.
     pub control_bytes_max: usize,
     /// Once reading has paused for them, some output must leave in this time, or the connection ends:
     /// two peers that read nothing would wait for each other for ever.
@@ -120,6 +136,39 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The same, within the ranges of its fields: past this nothing checks them.
+    pub(crate) fn clamped(self) -> Self {
+        let window = |bytes: u32| bytes.clamp(1, WINDOW_BYTES_MAX);
+        let time = |time: Duration| time.clamp(TIME_MIN, TIME_MAX);
+        let stream_flow_window_bytes = window(self.stream_flow_window_bytes);
+        let stream_flow_window_bytes_max = window(self.stream_flow_window_bytes_max);
+        Limits {
+            max_concurrent_streams: self.max_concurrent_streams,
+            header_list_bytes_max: self.header_list_bytes_max,
+            stream_flow_window_bytes,
+            stream_flow_window_bytes_max: stream_flow_window_bytes_max
+                .max(stream_flow_window_bytes),
+            connection_flow_window_bytes: window(self.connection_flow_window_bytes),
+            output_bytes_max: self.output_bytes_max.clamp(1, BYTES_MAX),
+            pending_bytes_max: self.pending_bytes_max.min(BYTES_MAX),
+            held_bytes_max: self.held_bytes_max.min(BYTES_MAX),
+            heads_bytes_max: self.heads_bytes_max.min(BYTES_MAX),
+            control_bytes_max: self.control_bytes_max.clamp(1, BYTES_MAX),
+            control_stall_timeout: time(self.control_stall_timeout),
+            handshake_timeout: time(self.handshake_timeout),
+            header_block_timeout: time(self.header_block_timeout),
+            connection_idle_timeout: self.connection_idle_timeout.map(time),
+            stream_idle_timeout: self.stream_idle_timeout.map(time),
+            stall_timeout: self.stall_timeout.map(time),
+            keepalive: self.keepalive.map(|Keepalive { interval, timeout }| Keepalive {
+                interval: time(interval),
+                timeout: time(timeout),
+            }),
+            age: self.age.map(|Age { max, grace }| Age { max: time(max), grace: grace.map(time) }),
+            floods: self.floods,
+        }
+    }
+
     /// Bytes that a header block may have before it is decoded. Far more than the list, so that lists
     /// of 1 MiB are refused politely, with 431 or RESOURCE_EXHAUSTED, and cost one stream only.
     pub fn header_block_bytes_max(&self) -> usize {
@@ -134,22 +183,23 @@ impl Limits {
     /// stream, the service's clone for each stream; nor the pieces in the channels of
     /// [`Placement::Task`](super::Placement::Task), two for each stream; nor buffers that a thread lends.
     pub fn connection_bytes_max(&self, piece_bytes_max: usize) -> usize {
-        let streams = self.max_concurrent_streams as usize;
-        let window = self.connection_flow_window_bytes.max(super::flow::WINDOW_BYTES_DEFAULT);
+        let limits = self.clone().clamped();
+        let streams = limits.max_concurrent_streams as usize;
+        let window = limits.connection_flow_window_bytes.max(super::flow::WINDOW_BYTES_DEFAULT);
         let inboxes = window as usize;
-        let replies = self.control_bytes_max + READ_REPLY_BYTES + streams * LAST_WORDS_BYTES;
-        let output = self.output_bytes_max + replies;
+        let replies = limits.control_bytes_max + READ_REPLY_BYTES + streams * LAST_WORDS_BYTES;
+        let output = limits.output_bytes_max + replies;
         // Each of these consists of pieces with their places in queues, a small part of their size.
-        let doubled = 2 * (inboxes + self.held_bytes_max + output);
+        let doubled = 2 * (inboxes + limits.held_bytes_max + output);
         doubled
             + doubled / 16
             + super::output::LENT_BYTES_MAX
-            + self.pending_bytes_max
+            + limits.pending_bytes_max
             // The last that found room in the windows, in the output, and the one that is leaving.
             + 3 * piece_bytes_max
-            + self.heads_bytes_max
+            + limits.heads_bytes_max
             // The block, growing, and what its longest string unpacks to, growing too.
-            + 7 * self.header_block_bytes_max()
+            + 7 * limits.header_block_bytes_max()
             + 4 * super::frame::FRAME_BYTES_MAX
             + 2 * HEADER_TABLE_BYTES
             + CONNECTION_BYTES
@@ -448,6 +498,39 @@ mod tests {
             let expected = if kind == FloodKind::EmptyData { 100 } else { 3 };
             assert_eq!(carried.count(), expected, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_taken_for_the_nearest_within() {
+        let (least, most) = (Duration::ZERO, Duration::MAX);
+        let extreme = |window: u32, bytes: usize, time: Duration| Limits {
+            stream_flow_window_bytes: window,
+            stream_flow_window_bytes_max: window,
+            connection_flow_window_bytes: window,
+            output_bytes_max: bytes,
+            control_bytes_max: bytes,
+            pending_bytes_max: bytes,
+            held_bytes_max: bytes,
+            heads_bytes_max: bytes,
+            stall_timeout: Some(time),
+            keepalive: Some(Keepalive { interval: time, timeout: time }),
+            age: Some(Age { max: time, grace: Some(time) }),
+            ..Limits::default()
+        };
+        let low = extreme(0, 0, least).clamped();
+        assert_eq!((low.stream_flow_window_bytes, low.connection_flow_window_bytes), (1, 1));
+        assert_eq!((low.output_bytes_max, low.control_bytes_max, low.pending_bytes_max), (1, 1, 0));
+        // A timer that is always due would keep its connection awake for ever.
+        assert_eq!(low.stall_timeout, Some(TIME_MIN));
+        let high = extreme(u32::MAX, usize::MAX, most).clamped();
+        assert_eq!(high.stream_flow_window_bytes, WINDOW_BYTES_MAX);
+        assert_eq!(high.stream_flow_window_bytes_max, WINDOW_BYTES_MAX);
+        assert_eq!(high.connection_flow_window_bytes, WINDOW_BYTES_MAX);
+        assert_eq!(high.age, Some(Age { max: TIME_MAX, grace: Some(TIME_MAX) }));
+        assert!(extreme(u32::MAX, usize::MAX, most).connection_bytes_max(0) > usize::MAX >> 8);
+        let narrow = Limits { stream_flow_window_bytes_max: 1, ..Limits::default() }.clamped();
+        assert_eq!(narrow.stream_flow_window_bytes_max, narrow.stream_flow_window_bytes);
+        assert_eq!(Limits::default().clamped(), Limits::default());
     }
 
     #[test]

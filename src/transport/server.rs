@@ -80,11 +80,11 @@ impl fmt::Debug for Server {
 }
 
 impl Server {
-    /// A server whose connections keep to `limits`.
+    /// A server whose connections keep to `limits`, each taken within its range.
     pub fn new(limits: Limits) -> Self {
         let counters = Arc::<Counters>::default();
         Server {
-            limits: Arc::new(limits),
+            limits: Arc::new(limits.clamped()),
             counters: counters.clone(),
             drain_limit: DRAIN_LIMIT,
             connections_max: CONNECTIONS_MAX,
