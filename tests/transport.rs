@@ -1114,6 +1114,27 @@ mod headers_and_trailers {
     }
 
     #[tokio::test]
+    async fn a_service_sees_one_cookie_however_many_fields_the_client_made_of_it() {
+        let cookies = service_fn(|request: Request<RecvBody>| async move {
+            let all: Vec<_> = request.headers().get_all("cookie").iter().collect();
+            full(format!("{all:?} of {}", request.headers().len()))
+        });
+        let (mut peer, _served) = serve(Limits::default(), BUFFER, cookies);
+        peer.greet(&[]).await;
+        let mut id = 1;
+        let mut check = async |more: &[(&str, &str)], expected: &str| {
+            peer.send(&post_with(id, END_STREAM, more)).await;
+            assert_eq!(String::from_utf8(peer.answer(id).await.body).unwrap(), expected);
+            id += 2;
+        };
+        check(&[("a", "b")], "[] of 1").await;
+        check(&[("cookie", "a=b; c=d")], r#"["a=b; c=d"] of 1"#).await;
+        // RFC 9113, 8.2.3.
+        let crumbs = [("cookie", "a=b"), ("x", "y"), ("cookie", "c=d"), ("cookie", "e=f")];
+        check(&crumbs, r#"["a=b; c=d; e=f"] of 2"#).await;
+    }
+
+    #[tokio::test]
     async fn the_authority_may_be_missing_odd_or_the_host() {
         let named = service_fn(|request: Request<RecvBody>| async move {
             full(request.uri().authority().map(ToString::to_string).unwrap_or_default())

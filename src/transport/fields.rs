@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
@@ -133,6 +133,7 @@ impl Fields {
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_2;
         *request.headers_mut() = self.headers;
+        join_cookies(request.headers_mut());
         Ok(request)
     }
 
@@ -179,6 +180,20 @@ fn once<T>(place: &mut Option<T>, value: T) -> Result<(), &'static str> {
     }
     *place = Some(value);
     Ok(())
+}
+
+/// One cookie field of several: HTTP/2 may split it, nobody else knows that (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&HeaderValue> = headers.get_all(COOKIE).iter().collect();
+    if crumbs.len() < 2 {
+        return;
+    }
+    let is_sensitive = crumbs.iter().any(|crumb| crumb.is_sensitive());
+    let crumbs: Vec<&[u8]> = crumbs.into_iter().map(HeaderValue::as_bytes).collect();
+    let mut cookie =
+        HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).expect("values, joined by visible bytes");
+    cookie.set_sensitive(is_sensitive);
+    headers.insert(COOKIE, cookie);
 }
 
 /// Fields that mean something to HTTP/1.1 only (RFC 9113, 8.2.2).
