@@ -258,6 +258,11 @@ pub(crate) struct Connection<IO, R: Role> {
     next_own_stream: u32,
     /// The peer's GOAWAY.
     peer_left: bool,
+    /// Our streams from this one on will not be begun: the peer's GOAWAYs said so.
+    given_up_from: u32,
+    /// Streams that were looked at for that.
+    #[cfg(test)]
+    given_up_looks: usize,
     recently_closed: [u32; RECENTLY_CLOSED],
     recently_closed_at: usize,
     signals: Option<Box<Signals>>,
@@ -414,6 +419,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             last_accepted: None,
             next_own_stream: 1,
             peer_left: false,
+            given_up_from: u32::MAX,
+            #[cfg(test)]
+            given_up_looks: 0,
             recently_closed: [0; RECENTLY_CLOSED],
             recently_closed_at: 0,
             signals: signals.map(Box::new),

@@ -649,12 +649,35 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return Ok(());
         }
         self.role.refuse_openings(BodyError::GoAway(code));
-        let above: Vec<u32> =
-            self.index.iter().filter(|(id, _)| **id > last).map(|(_, slot)| *slot).collect();
+        self.give_up_above(last);
+        Ok(())
+    }
+
+    /// Ends our streams above `last`, which the peer will not begin.
+    ///
+    /// However many GOAWAYs come, they cost no more in all than the streams that we opened: each looks
+    /// only at what the ones before left, and a `last` that has risen (which RFC 9113, 6.8 forbids) at
+    /// none.
+    fn give_up_above(&mut self, last: u32) {
+        let end = self.given_up_from.min(self.next_own_stream);
+        let begin = (last + 1) | 1;
+        if begin >= end {
+            return;
+        }
+        self.given_up_from = begin;
+        let (ids, places) = ((end - begin) as usize / 2, self.index.capacity());
+        #[cfg(test)]
+        {
+            self.given_up_looks += ids.min(places);
+        }
+        let above: Vec<u32> = if ids <= places {
+            (begin..end).step_by(2).filter_map(|id| self.index.get(&id).copied()).collect()
+        } else {
+            self.index.iter().filter(|(id, _)| **id >= begin).map(|(_, slot)| *slot).collect()
+        };
         for slot in above {
             self.kill(slot, BodyError::Refused);
         }
-        Ok(())
     }
 
     fn window_update(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ use http::{Extensions, Response};
 use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};
 use super::*;
 use crate::drain::Drain;
+use crate::transport::client::{Client, Exchange, Sending, client_limits};
 use crate::transport::inside::{self, HeaderEncoder};
 use crate::transport::memory::Total;
 use crate::transport::serving::Serving;
@@ -654,4 +655,63 @@ async fn a_connection_that_slept_while_memory_was_scarce_takes_its_first_stream_
     probe.open(3, &[]);
     probe.settle().await;
     assert!(probe.connection.index.contains_key(&3), "memory is free, but the stream was refused");
+}
+
+/// What a client's stream is told, and sends: nothing.
+#[derive(Clone, Default)]
+struct Told(Arc<std::sync::Mutex<Option<Result<(), BodyError>>>>);
+
+impl Exchange for Told {
+    fn head(&mut self, _: http::StatusCode, _: &http::HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {}
+
+    fn end(&mut self, end: Result<&http::HeaderMap, &BodyError>, _: Instant) {
+        *self.0.lock().unwrap() = Some(end.map(drop).map_err(BodyError::clone));
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>, _: usize, _: Instant) -> Sending {
+        Sending::Wait
+    }
+}
+
+#[tokio::test]
+async fn goaways_without_end_cost_a_client_no_more_than_its_streams() {
+    let (client, mut connection) =
+        Client::<Told>::connect(Peer::default(), client_limits(65_535, 65_535));
+    let say = |connection: &mut Connection<Peer, _>, kind: u8, payload: &[u8]| {
+        let said = &mut connection.io.said;
+        said.extend(Head { length: payload.len(), kind, flags: 0, stream: 0 }.bytes());
+        said.extend(payload);
+    };
+    let streams = 1_000_u32;
+    let calls: Vec<_> = (0..streams).map(|_| Told::default()).collect();
+    for call in &calls {
+        let request = Request::post("http://a/b").body(()).unwrap();
+        assert!(client.open(request, call.clone()).is_ok());
+    }
+    say(&mut connection, kind::SETTINGS, &[]);
+    let settle = async |connection: &mut Connection<Peer, _>| {
+        for _ in 0..20 {
+            let turn = poll_fn(|cx| Poll::Ready(Pin::new(&mut *connection).poll(cx))).await;
+            assert!(turn.is_pending());
+            tokio::task::yield_now().await;
+        }
+    };
+    settle(&mut connection).await;
+    assert_eq!(connection.streams.len(), calls.len());
+    // Each one lower, and each said again, and then one that it must not say (RFC 9113, 6.8).
+    let lasts = (0..2 * streams).rev();
+    for last in lasts.flat_map(|last| [last, last]).chain([ANY]).filter(|last| *last > 0) {
+        say(&mut connection, kind::GOAWAY, &[last.to_be_bytes(), [0; 4]].concat());
+    }
+    settle(&mut connection).await;
+    assert!(connection.io.said.is_empty());
+    assert_eq!(connection.index.keys().copied().collect::<Vec<_>>(), [1]);
+    for (number, call) in calls.iter().enumerate() {
+        let told = call.0.lock().unwrap().clone();
+        assert_eq!(told, (number > 0).then_some(Err(BodyError::Refused)), "{number}");
+    }
+    let looked_at = connection.given_up_looks;
+    assert!(looked_at <= calls.len(), "{looked_at} looks at {streams} streams");
 }
