@@ -306,8 +306,9 @@ impl<X: Exchange> Role for Calling<X> {
             let sending = wire
                 .data_in_place(core, |frame, room| exchange.poll_send(&mut cx, frame, room, now));
             match sending {
-                Sending::More => {}
-                Sending::Wait => return Turn::Wait,
+                Sending::Wait if core.is_flushed() => return Turn::Wait,
+                // What the output had no room for is still here: nobody but we would come back for it.
+                Sending::More | Sending::Wait => {}
                 Sending::Chunk(chunk) => wire.append(core, chunk),
                 Sending::End => wire.end(core, Ending::Data),
             }

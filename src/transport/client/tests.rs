@@ -58,6 +58,28 @@ impl Exchange for Endless {
     }
 }
 
+/// Sends so many bytes at once, whatever the room, and then waits.
+struct Once(usize);
+
+impl Exchange for Once {
+    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {}
+
+    fn end(&mut self, _: Result<&HeaderMap, &BodyError>, _: Instant) {}
+
+    fn poll_send(
+        &mut self,
+        _: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        _: usize,
+        _: Instant,
+    ) -> Sending {
+        frame.resize(frame.len() + std::mem::take(&mut self.0), 0);
+        Sending::Wait
+    }
+}
+
 /// A server that says what it is told to, and remembers what it was told.
 struct Peer {
     io: DuplexStream,
@@ -89,11 +111,16 @@ impl Peer {
         (peer, client, connection)
     }
 
-    /// Reads all that comes until nothing does. Out: how many streams began so far.
-    async fn streams_begun(&mut self) -> usize {
+    /// Reads all that comes until nothing does.
+    async fn hear_all(&mut self) {
         while let Ok(read) = timeout(TICK, self.io.read_buf(&mut self.heard)).await {
             assert_ne!(read.unwrap(), 0, "closed");
         }
+    }
+
+    /// Reads all that comes. Out: how many streams began so far.
+    async fn streams_begun(&mut self) -> usize {
+        self.hear_all().await;
         inside::frames(&self.heard).filter(|(kind, ..)| *kind == kind::HEADERS).count()
     }
 
@@ -258,4 +285,19 @@ async fn a_client_waits_for_a_server_that_is_slow_to_read_its_data() {
     ask_for_pongs(&mut peer).await;
     assert!(timeout(time - 2 * TICK, &mut connection).await.is_err());
     timeout(3 * TICK, connection).await.expect("its time is over").unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_more_than_the_output_takes_leaves_although_there_is_nothing_behind_it() {
+    let limits = Limits { output_bytes_max: 1_000, ..client_limits(65_535, 65_535) };
+    let (mut peer, client, connection) = Peer::silent(limits, 1 << 16).await;
+    peer.say(kind::SETTINGS, 0, 0, &[]).await;
+    // More than a frame, less than the windows.
+    let bytes = 50_000;
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Once(bytes)).is_ok());
+    peer.hear_all().await;
+    let data = inside::frames(&peer.heard).filter(|(kind, ..)| *kind == kind::DATA);
+    assert_eq!(data.map(|(.., payload)| payload.len()).sum::<usize>(), bytes);
+    drop((client, peer));
+    assert!(timeout(PATIENCE, connection).await.expect("ends").unwrap().is_err());
 }
