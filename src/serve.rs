@@ -309,7 +309,7 @@ pub fn keep_to_small_pages() -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Timers;
+    use crate::config::{ConnectionAge, Keepalive, Timers};
 
     #[test]
     fn the_documented_timers_are_those_of_the_transport() {
@@ -341,7 +341,14 @@ mod tests {
             stream_idle: Some(seconds(4)),
             stall: None,
         };
-        let limits = transport_limits(&Config { timers, ..Config::default() });
+        let keepalive = Keepalive { interval: seconds(5), timeout: seconds(6) };
+        let age = ConnectionAge { max: seconds(7), grace: Some(seconds(8)) };
+        let limits = transport_limits(&Config {
+            timers,
+            keepalive: Some(keepalive),
+            connection_age: Some(age),
+            ..Config::default()
+        });
         assert_eq!(
             (limits.handshake_timeout, limits.header_block_timeout),
             (seconds(1), seconds(2))
@@ -349,6 +356,10 @@ mod tests {
         assert_eq!(limits.connection_idle_timeout, Some(seconds(3)));
         assert_eq!(limits.stream_idle_timeout, Some(seconds(4)));
         assert_eq!(limits.stall_timeout, None);
+        let keepalive = transport::Keepalive { interval: seconds(5), timeout: seconds(6) };
+        assert_eq!(limits.keepalive, Some(keepalive));
+        let age = transport::Age { max: seconds(7), grace: Some(seconds(8)) };
+        assert_eq!(limits.age, Some(age));
     }
 
     #[test]

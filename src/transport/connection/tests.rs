@@ -1,5 +1,7 @@
 //! A server's connection from inside: queues, windows and output that a client tries to make grow.
 
+mod ages;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
