@@ -134,7 +134,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.last_stream_due(),
             limits.stall_timeout.and_then(|stall| clocks.write_stalled.map(|since| since + stall)),
             clocks.reading_paused.map(|since| since + limits.control_stall_timeout),
-            clocks.leave_at.filter(|_| self.phase == Phase::Open),
+            clocks.leave_at,
             clocks.cut_off_at,
             self.deadlines.first().map(|(deadline, _)| *deadline),
             clocks.next_sweep.filter(|_| !self.streams.is_empty()),
@@ -228,10 +228,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if self.clocks.cut_off_at.is_some_and(|at| at <= now) {
             return self.cut_off();
         }
-        if self.clocks.leave_at.is_some_and(|at| at <= now) && self.phase == Phase::Open {
+        if self.clocks.leave_at.is_some_and(|at| at <= now) {
+            self.clocks.leave_at = None;
             let grace = limits.age.and_then(|age| age.grace);
+            // Whoever was leaving already gets no longer than the others.
             self.clocks.cut_off_at = grace.map(|grace| now + grace);
-            self.leave();
+            if self.phase == Phase::Open {
+                self.leave();
+            }
         }
         if self.last_stream_due().is_some_and(|at| at <= now) {
             self.name_last_stream();

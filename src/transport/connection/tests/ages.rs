@@ -186,3 +186,17 @@ async fn an_aged_connection_is_cut_off_after_its_grace() {
     assert!(probe.is_over);
     assert_eq!(probe.status(1).as_deref(), Some("14"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_said_goodbye_itself_does_not_outlive_the_grace() {
+    let mut probe = aging(Some(GRACE));
+    probe.pass(TICK).await;
+    probe.say(kind::GOAWAY, 0, 0, &[0; 8]);
+    assert!(probe.echoes(1).await);
+    assert_eq!(probe.goaways(), [1]);
+    probe.pass(SOONEST + GRACE - 2 * TICK).await;
+    assert!(probe.echoes(1).await, "its stream goes on");
+    probe.pass(LATEST - SOONEST + TICK).await;
+    assert!(probe.is_over);
+    assert_eq!(probe.status(1).as_deref(), Some("14"));
+}
