@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bidi_echo::transport::{Counters, Limits, RecvBody, Server};
+use bidi_echo::transport::{Counters, Limits, Placement, RecvBody, Server};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{Request, Response};
 use http_body::Body;
@@ -100,7 +100,12 @@ impl Served {
 }
 
 /// Serves one connection over memory that holds `buffer` bytes each way; nothing has been said yet.
-pub fn serve<S, B>(limits: Limits, buffer: usize, service: S) -> (Peer, Served)
+pub fn serve<S, B>(
+    placement: Placement,
+    limits: Limits,
+    buffer: usize,
+    service: S,
+) -> (Peer, Served)
 where
     S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + Sync + Unpin + 'static,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
@@ -110,7 +115,7 @@ where
     B::Error: Send,
 {
     let (near, far) = tokio::io::duplex(buffer);
-    let server = Server::new(limits);
+    let server = Server::new(limits).placement(placement);
     let task = tokio::spawn(server.serve_connection(far, service, http::Extensions::new()));
     (Peer::new(near), Served { task, counters: server.counters() })
 }
