@@ -14,6 +14,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use allocation_counter::measure;
 use bidi_echo::transport::{BodyError, Limits, Placement, RecvBody, Server};
 use bytes::Bytes;
 use http::{Request, Response};
@@ -925,37 +926,34 @@ mod grpc_messages {
         check("DELETE", "text/plain", "405").await;
     }
 
-    /// Bytes of this process that it may write to, resident or not.
-    fn data_bytes() -> usize {
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-        let pages: usize = statm.split(' ').nth(5).unwrap().parse().unwrap();
-        pages * 4_096
-    }
-
+    /// Counted by the allocator: client, server and streams share the test's thread.
     #[rstest]
-    #[tokio::test]
-    async fn a_prefix_reserves_nothing_beyond_what_came(
-        #[values(INLINE, TASK)] transport: Transport,
-    ) {
-        let mut host = Grpc::new(transport).await;
-        let mut peer = connect(&host.server).await;
-        let before = data_bytes();
-        for n in 0..200 {
-            peer.send(&[request(id(n)), data(id(n), 0, &[0, 0, 0x40, 0, 0, 7])].concat()).await;
-        }
-        // A turn may end between two streams, and a ping is answered before those that are left.
-        let (mut answered, mut rounds) = (0, 0);
-        while answered < 200 {
-            let frames = peer.frames_until_pong().await;
-            answered += frames.iter().filter(|it| matches!(it, Frame::Headers { .. })).count();
-            rounds += 1;
-            assert!(rounds <= 200, "{answered} streams were answered");
-        }
-        assert_eq!(answered, 200, "all are waited for");
-        host.neighbour.is_well().await;
-        // They promised 800 MiB. Other tests allocate meanwhile.
-        let grown = data_bytes().saturating_sub(before);
-        assert!(grown < 400 << 20, "{} MiB", grown >> 20);
+    fn a_prefix_reserves_nothing_beyond_what_came(#[values(INLINE, TASK)] transport: Transport) {
+        const STREAMS: u32 = 200;
+        const BYTES_MAX: u64 = 2_048;
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        let (mut host, mut peer) = runtime.block_on(async {
+            let host = Grpc::new(transport).await;
+            let mut peer = connect(&host.server).await;
+            peer.send(&(0..STREAMS).flat_map(|n| request(id(n))).collect::<Vec<u8>>()).await;
+            for _ in 0..STREAMS {
+                assert!(matches!(peer.frame().await, Frame::Headers { end: false, .. }));
+            }
+            (host, peer)
+        });
+        let begun = (0..STREAMS).flat_map(|n| data(id(n), 0, &[0, 0, 0x40, 0, 0, 7]));
+        let begun: Vec<u8> = begun.collect();
+        let counted = measure(|| {
+            runtime.block_on(async {
+                peer.send(&begun).await;
+                all_was_taken(&mut peer).await;
+            });
+        });
+        runtime.block_on(host.neighbour.is_well());
+        // They promised 800 MiB.
+        let grown = counted.bytes_max / u64::from(STREAMS);
+        assert!(grown < BYTES_MAX, "{grown} bytes a stream");
     }
 
     #[rstest]
