@@ -4,8 +4,10 @@
 //! with the connection. All streams live inside it. The order of a lap is where the speed lies:
 //! streams are polled after *all* frames of a read, and written after *all* ready streams.
 //!
-//! Must never: run user code while frames are handled, do work per frame that grows with the number
-//! of streams, or let what the peer sends decide how much memory or time it takes.
+//! Must never: run a server's user code while frames are handled, do work per frame that grows with the
+//! number of streams, or let what the peer sends decide how much memory or time it takes. A client's
+//! user code does run there: its [`Exchange`](super::Exchange) gets what comes in place, which saves a queue
+//! and a wake, and whoever opens a stream answers for what it costs its own connection.
 
 #[cfg(test)]
 pub(crate) mod audit;

@@ -1,8 +1,8 @@
 //! What a connection does with what it reads: every complete frame, one after the other.
 //!
 //! In: bytes. Out: streams that are marked to be polled, replies in the output, or the fault that ends
-//! the connection. Runs no user code, and does no work per frame that grows with the streams, but for
-//! SETTINGS, which are rare.
+//! the connection. Runs no user code but a client's exchanges, and does no work per frame that grows with
+//! the streams, but for SETTINGS, which are rare.
 
 use std::io;
 use std::pin::Pin;
