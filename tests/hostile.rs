@@ -490,7 +490,7 @@ mod windows {
             Frame::WindowUpdate { stream: 1, increment } => *increment,
             _ => 0,
         });
-        // A task may be two pieces of the answer ahead of its connection.
+        // A task may be a piece of the answer ahead of its connection.
         let ahead = if placement == Placement::Task { 2 * 16_384 } else { 0 };
         assert!(granted.sum::<u32>() <= ahead, "it may send no more: {frames:?}");
         host.neighbour.is_well().await;

@@ -286,13 +286,11 @@ mod limits {
         .await;
     }
 
-    #[rstest]
+    /// Inline alone: a task may go on for a while, and keeps its place until it is gone.
     #[tokio::test]
-    async fn a_stream_that_was_cancelled_frees_its_place_at_once(
-        #[values(Placement::Inline, Placement::Task)] placement: Placement,
-    ) {
+    async fn a_stream_that_was_cancelled_frees_its_place_at_once() {
         let limits = Limits { max_concurrent_streams: 2, ..Limits::default() };
-        let (mut peer, _served) = serve(placement, limits, BUFFER, echo());
+        let (mut peer, _served) = serve(Placement::Inline, limits, BUFFER, echo());
         peer.greet(&[]).await;
         peer.send(&[post(1, 0), post(3, 0)].concat()).await;
         peer.frames_until_pong().await;
@@ -1557,15 +1555,15 @@ mod flow_control {
         }
         // A byte of each that was polled.
         let (mut heads, mut bytes) = (0, 0);
-        while (heads, bytes) != (200, 6) {
+        while heads < 200 || bytes < 6 {
             match peer.frame().await {
                 Frame::Headers { .. } => heads += 1,
                 Frame::Data { payload, .. } => bytes += payload.len(),
                 other => panic!("{other:?}"),
             }
         }
-        // Half a MiB of pieces, and the one that went beyond; each task may be two ahead.
-        let ahead = if placement == Placement::Task { 2 * 200 } else { 0 };
+        // Half a MiB of pieces, and the one that went beyond; so many tasks may be asked at once.
+        let ahead = if placement == Placement::Task { 16 } else { 0 };
         let polled = || polled.load(Ordering::SeqCst);
         assert!((6..=6 + ahead).contains(&polled()), "{} polls", polled());
         let widen = [window_update(0, 1 << 30), window_update(401, 1 << 30)];
@@ -1577,6 +1575,7 @@ mod flow_control {
                 match peer.frame().await {
                     Frame::Data { stream: 401, payload, .. } => left -= payload.len(),
                     Frame::Headers { stream: 401, .. } => {}
+                    Frame::Data { payload, .. } if ahead > 0 => bytes += payload.len(),
                     other => panic!("{other:?}"),
                 }
             }
@@ -1586,8 +1585,8 @@ mod flow_control {
         for id in (1..400).step_by(2) {
             peer.send(&window_update(id, 99_999)).await;
         }
-        // A piece each, of which six bytes have been read before.
-        let mut left = 200 * 100_000 - 6;
+        // A piece each, of which a few bytes have been read before.
+        let mut left = 200 * 100_000 - bytes;
         while left > 0 {
             if let Frame::Data { payload, .. } = peer.frame().await {
                 left -= payload.len();

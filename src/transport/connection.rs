@@ -137,6 +137,16 @@ pub(crate) trait Role {
     /// The stream is over for a reason that is not its own end.
     fn broken(&mut self, app: &mut Self::App, error: BodyError);
 
+    /// Handlers on tasks of their own whose streams are gone; `None` if handlers end with their streams.
+    fn outliving(&self) -> Option<usize> {
+        None
+    }
+
+    /// So many bodies on tasks of their own may be asked besides those that are.
+    fn free_places(&self) -> usize {
+        0
+    }
+
     /// Whether no user code has seen the stream yet, so that dropping it runs none.
     fn is_untouched(app: &Self::App) -> bool;
 
@@ -515,12 +525,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
 
     /// Other tasks of the thread first, and first of all those that sockets have something for: a wake
     /// alone would let the runtime come back here dozens of times before it asks the system again
-    /// (tokio's `event_interval`).
-    #[allow(clippy::unused_self, reason = "reads as the end of a turn")]
+    /// (tokio's `event_interval`). But not behind handlers on tasks of their own: what is deferred in this way
+    /// waits for its worker, and no other can take it over while that computes.
     fn again(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         #[cfg(test)]
         {
             self.goes_on = true;
+        }
+        if self.role.outliving().is_some() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         let yielding = std::pin::pin!(tokio::task::yield_now());
         // Pending: it wakes us, later.
@@ -656,6 +670,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
         self.bury();
         self.take_wakes();
+        self.give_places();
         let streams = &self.streams;
         self.wire.purge(streams.len(), |key| {
             streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
@@ -708,6 +723,22 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.woken = woken;
     }
 
+    /// Lets as many streams go on that wait for a place as there are places.
+    fn give_places(&mut self) {
+        if self.wire.placeless.is_empty() {
+            return;
+        }
+        for _ in 0..self.role.free_places() {
+            let Some(key) = self.wire.placeless.pop_front() else { break };
+            if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
+                && core.key == key
+            {
+                core.is_placeless = false;
+                self.wire.run(core);
+            }
+        }
+    }
+
     /// Says whether there was a stream to poll. `queue`: which one it left; it may stand in others still.
     fn poll_stream(&mut self, key: Key, queue: Queue) -> bool {
         let Some(Slot { core, app }) = self.streams.get_mut(key.slot as usize) else {
@@ -722,6 +753,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             Queue::Parked => core.is_parked = false,
         }
         core.later_since = None;
+        core.is_set_aside = false;
         match self.role.poll(core, app, &mut self.wire) {
             Turn::Wait => {}
             Turn::Again => self.wire.run(core),

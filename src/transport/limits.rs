@@ -180,8 +180,8 @@ impl Limits {
     ///
     /// A sum of what each limit allows, most of it doubled: buffers grow by doubling. Not in it is
     /// what belongs to a service: its futures, its bodies and what they keep, request bodies that outlive their
-    /// stream, the service's clone for each stream; nor the pieces in the channels of
-    /// [`Placement::Task`](super::Placement::Task), two for each stream; nor buffers that a thread lends.
+    /// stream, the service's clone for each stream; nor, with [`Placement::Task`](super::Placement::Task), a
+    /// piece of each body that is being asked, 16 at most; nor buffers that a thread lends.
     pub fn connection_bytes_max(&self, piece_bytes_max: usize) -> usize {
         let limits = self.clone().clamped();
         let streams = limits.max_concurrent_streams as usize;
@@ -392,7 +392,7 @@ impl FloodGuard {
         if bucket.level == 0 {
             (bucket.useful, bucket.drained_at) = (useful, Some(now));
         }
-        bucket.level += 1;
+        bucket.level = bucket.level.saturating_add(1);
         if bucket.level <= flood.burst {
             return Ok(());
         }

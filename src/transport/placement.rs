@@ -7,17 +7,18 @@
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use http::{Request, Response};
 use http_body::{Body, Frame};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use super::counters::Counters;
 use super::guard::catch_unwind;
-use super::stream::RecvBody;
+use super::stream::{RecvBody, Shared};
 
 /// Where a server's streams run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,19 +31,89 @@ pub enum Placement {
     Task,
 }
 
-/// Pieces of a body between its task and its connection. The body is not polled for more.
-const PIECES_MAX: usize = 2;
+/// Bodies of one connection that are polled at once: what they give is taken whatever the windows have
+/// become meanwhile. More than most machines have cores.
+pub(crate) const POLLS_MAX: usize = 16;
 
-/// Runs the calls of a service on tasks of their own.
+/// Runs the calls of one connection on tasks of their own.
 #[derive(Clone, Debug)]
 pub(crate) struct OnTasks<S> {
     service: S,
     counters: Arc<Counters>,
+    tasks: Arc<Tasks>,
+}
+
+/// What a connection knows of all its tasks.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    /// Those that go on although their streams are gone: a task ends when it next waits, not at once.
+    orphans: AtomicUsize,
+    /// Bodies that were asked and have not answered yet. Only the connection's task writes to it.
+    asked: AtomicUsize,
+}
+
+impl Tasks {
+    /// Handlers whose streams are gone.
+    pub(crate) fn orphans(&self) -> usize {
+        self.orphans.load(Ordering::Acquire)
+    }
+
+    /// So many more bodies may be asked now.
+    pub(crate) fn free_places(&self) -> usize {
+        POLLS_MAX - self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place, if there is one.
+    fn ask(&self) -> bool {
+        let is_free = self.free_places() > 0;
+        self.asked.fetch_add(usize::from(is_free), Ordering::Relaxed);
+        is_free
+    }
+
+    fn answered(&self) {
+        self.asked.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// One of the two who know of a task: its stream, or itself.
+#[derive(Debug)]
+struct Life {
+    tasks: Arc<Tasks>,
+    /// The other one is gone.
+    is_last: Arc<AtomicBool>,
+    is_stream: bool,
+}
+
+impl Life {
+    /// The stream's, and the task's.
+    fn two(tasks: &Arc<Tasks>) -> (Self, Self) {
+        let is_last = Arc::<AtomicBool>::default();
+        let one = |is_stream| Life { tasks: tasks.clone(), is_last: is_last.clone(), is_stream };
+        (one(true), one(false))
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        let orphans = &self.tasks.orphans;
+        if self.is_stream {
+            // Before the other one can take it off again.
+            orphans.fetch_add(1, Ordering::AcqRel);
+        }
+        if self.is_last.swap(true, Ordering::AcqRel) {
+            orphans.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
 }
 
 impl<S> OnTasks<S> {
+    /// For one connection; clones share its bounds.
     pub(crate) fn new(service: S, counters: Arc<Counters>) -> Self {
-        OnTasks { service, counters }
+        OnTasks { service, counters, tasks: Arc::default() }
+    }
+
+    pub(crate) fn tasks(&self) -> Arc<Tasks> {
+        self.tasks.clone()
     }
 }
 
@@ -69,8 +140,17 @@ where
         let mut ready = std::mem::replace(&mut self.service, ready);
         let counters = self.counters.clone();
         let (answered, answer) = oneshot::channel();
-        let (pieces, body) = mpsc::channel(PIECES_MAX);
+        let (answers, told) = mpsc::channel(1);
+        let ask = Arc::new(Ask {
+            asked: Notify::new(),
+            is_worth_it: AtomicBool::new(true),
+            stream: request.body().shared(),
+        });
+        let asks = ask.clone();
+        let (life_of_stream, life) = Life::two(&self.tasks);
         let task = tokio::spawn(async move {
+            // Dropped last: until then user code may be alive.
+            let _life = life;
             let mut call = UserCode::new(ready.call(request), counters.clone());
             let answer = call.as_mut().await;
             drop(call);
@@ -84,32 +164,68 @@ where
                     // Fails only if nobody waits for the answer: then this task is being aborted.
                     let is_wanted = answered.send(Ok(Response::from_parts(head, is_over))).is_ok();
                     if is_wanted && !is_over {
-                        pump(body.as_mut(), pieces).await;
+                        pump(body.as_mut(), answers, asks).await;
                     }
                 }
             }
         });
-        let body = TaskBody { pieces: body, task: Task(task), is_over: false };
+        let task = Task { task, _life: life_of_stream };
+        let tasks = self.tasks.clone();
+        let body = TaskBody { told, ask, has_asked: false, tasks, task, is_over: false };
         TaskAnswer { answer, body: Some(body) }
     }
 }
 
-/// A piece of a body. Only a body that panicked ends without a last one.
-struct Piece<B: Body> {
-    frame: Option<Result<Frame<B::Data>, B::Error>>,
-    /// Nothing follows: the stream ends with it, not with an empty frame of its own.
-    is_last: bool,
+/// What a body said when it was asked.
+enum Told<B: Body> {
+    /// Nothing yet.
+    Pending,
+    /// Only a body that panicked ends without a last one.
+    Piece {
+        frame: Option<Result<Frame<B::Data>, B::Error>>,
+        /// Nothing follows: the stream ends with it, not with an empty frame of its own.
+        is_last: bool,
+    },
 }
 
-/// Moves a body's pieces and its end into the channel, as far as there is room.
-async fn pump<B: Body>(mut body: Pin<&mut B>, pieces: mpsc::Sender<Piece<B>>) {
+/// How the connection asks a body on a task: once for each poll, and only when the windows and the output
+/// have room, so that as little is kept as if the body were polled inline.
+#[derive(Debug)]
+struct Ask {
+    asked: Notify,
+    /// The body was not asked since it last woke somebody.
+    is_worth_it: AtomicBool,
+    /// Polled by the connection, it asks again.
+    stream: Arc<Shared>,
+}
+
+/// The body's waker.
+impl Wake for Ask {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.is_worth_it.store(true, Ordering::Release);
+        self.stream.wake_by_ref();
+    }
+}
+
+/// Polls a body whenever it is asked, and tells what that gave.
+async fn pump<B: Body>(mut body: Pin<&mut B>, answers: mpsc::Sender<Told<B>>, ask: Arc<Ask>) {
+    let waker = Waker::from(ask.clone());
     loop {
-        let Ok(place) = pieces.reserve().await else { return };
-        let frame = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await;
-        let is_last = frame.is_none() || body.is_end_stream();
+        ask.asked.notified().await;
+        let told = match body.as_mut().poll_frame(&mut Context::from_waker(&waker)) {
+            Poll::Pending => Told::Pending,
+            Poll::Ready(frame) => {
+                let is_last = frame.is_none() || body.is_end_stream();
+                Told::Piece { frame, is_last }
+            }
+        };
+        let is_last = matches!(told, Told::Piece { is_last: true, .. });
         // The end is told before the body is dropped, which may panic.
-        place.send(Piece { frame, is_last });
-        if is_last {
+        if answers.send(told).await.is_err() || is_last {
             return;
         }
     }
@@ -143,18 +259,21 @@ impl<T> Drop for UserCode<T> {
 
 /// A task that ends with the stream that it works for.
 #[derive(Debug)]
-struct Task(JoinHandle<()>);
+struct Task {
+    task: JoinHandle<()>,
+    _life: Life,
+}
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
 impl Task {
     /// Resolves when the task is over; passes a panic on, to whoever guards this stream.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match ready!(Pin::new(&mut self.0).poll(cx)) {
+        match ready!(Pin::new(&mut self.task).poll(cx)) {
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
             _ => Poll::Ready(()),
         }
@@ -198,13 +317,43 @@ impl<B: Body, E> Future for TaskAnswer<B, E> {
 
 /// The body of an answer whose call runs on a task.
 pub(crate) struct TaskBody<B: Body> {
-    pieces: mpsc::Receiver<Piece<B>>,
+    told: mpsc::Receiver<Told<B>>,
+    ask: Arc<Ask>,
+    has_asked: bool,
+    tasks: Arc<Tasks>,
     task: Task,
     is_over: bool,
 }
 
 /// Nothing in it has to stay in place.
 impl<B: Body> Unpin for TaskBody<B> {}
+
+impl<B: Body> TaskBody<B> {
+    /// Whether the body has been asked, now or before.
+    fn has_asked(&mut self) -> bool {
+        if self.has_asked {
+            return true;
+        }
+        if !self.ask.is_worth_it.load(Ordering::Acquire) {
+            return false;
+        }
+        if !self.tasks.ask() {
+            self.ask.stream.lack_place();
+            return false;
+        }
+        self.ask.is_worth_it.store(false, Ordering::Release);
+        self.has_asked = true;
+        self.ask.stream.owe_piece(true);
+        self.ask.asked.notify_one();
+        true
+    }
+
+    fn answered(&mut self) {
+        self.has_asked = false;
+        self.ask.stream.owe_piece(false);
+        self.tasks.answered();
+    }
+}
 
 impl<B: Body> Body for TaskBody<B> {
     type Data = B::Data;
@@ -217,16 +366,23 @@ impl<B: Body> Body for TaskBody<B> {
         if self.is_over {
             return Poll::Ready(None);
         }
-        match ready!(self.pieces.poll_recv(cx)) {
-            Some(piece) => {
-                self.is_over = piece.is_last;
-                Poll::Ready(piece.frame)
-            }
-            None => {
-                ready!(self.task.poll_over(cx));
-                Poll::Ready(None)
+        while self.has_asked() {
+            match ready!(self.told.poll_recv(cx)) {
+                Some(Told::Pending) => self.answered(),
+                Some(Told::Piece { frame, is_last }) => {
+                    self.answered();
+                    self.is_over = is_last;
+                    // There may be more.
+                    self.ask.is_worth_it.store(true, Ordering::Release);
+                    return Poll::Ready(frame);
+                }
+                None => {
+                    ready!(self.task.poll_over(cx));
+                    return Poll::Ready(None);
+                }
             }
         }
+        Poll::Pending
     }
 
     /// A head that is all there is has to say so: gRPC's "Trailers-Only" is one frame.
@@ -235,19 +391,29 @@ impl<B: Body> Body for TaskBody<B> {
     }
 }
 
+impl<B: Body> Drop for TaskBody<B> {
+    fn drop(&mut self) {
+        if self.has_asked {
+            self.answered();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::convert::Infallible;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Waker;
 
     use bytes::Bytes;
     use futures_util::FutureExt;
     use http_body_util::BodyExt;
-    use tokio::sync::Notify;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-    use super::super::stream::{Key, Shared, Wakes};
+    use super::super::frame::{self, ErrorCode, kind, setting};
+    use super::super::inside::{self, HeaderEncoder};
+    use super::super::limits::Limits;
+    use super::super::server::Server;
+    use super::super::stream::{Key, Wakes};
 
     /// Answers with a body of so many pieces, in the way that it is told.
     #[derive(Clone)]
@@ -386,7 +552,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_not_polled_for_more_than_there_is_room() {
+    async fn a_body_is_polled_for_what_is_asked_for_and_no_more() {
         let answers = answers(1_000);
         let polled = answers.polled.clone();
         let mut body = on_tasks(answers).call(request()).await.unwrap().into_body();
@@ -396,7 +562,148 @@ mod tests {
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
-            assert!(polled.load(Ordering::SeqCst) <= taken + PIECES_MAX);
+            assert_eq!(polled.load(Ordering::SeqCst), taken);
+        }
+    }
+
+    /// A client of a server whose streams run on tasks; says frames, hears frames.
+    struct Client {
+        io: DuplexStream,
+        encoder: HeaderEncoder,
+        heard: Vec<u8>,
+    }
+
+    impl Client {
+        async fn of<S, B>(limits: Limits, service: S, initial_window: u32) -> Self
+        where
+            S: Service<Request<RecvBody>, Response = Response<B>, Error = Infallible>,
+            S: Clone + Send + 'static,
+            S::Future: Send,
+            B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+        {
+            let (io, servers) = tokio::io::duplex(1 << 20);
+            let server = Server::new(limits).placement(Placement::Task);
+            tokio::spawn(server.serve_connection(servers, service, http::Extensions::new()));
+            let mut client = Client { io, encoder: HeaderEncoder::default(), heard: Vec::new() };
+            let mut hello = frame::PREFACE.to_vec();
+            frame::settings(&mut hello, &[(setting::INITIAL_WINDOW_SIZE, initial_window)]);
+            frame::settings_ack(&mut hello);
+            frame::window_update(&mut hello, 0, 1 << 30);
+            client.io.write_all(&hello).await.unwrap();
+            client
+        }
+
+        fn post(&mut self, stream: u32) -> Vec<u8> {
+            let fields = [(":method", "POST"), (":scheme", "http"), (":path", "/a/b")];
+            let (mut block, mut out) = (Vec::new(), Vec::new());
+            let fields =
+                fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes(), false));
+            self.encoder.encode(fields, &mut block);
+            frame::headers(&mut out, stream, &block, false);
+            out
+        }
+
+        async fn say(&mut self, bytes: &[u8]) {
+            self.io.write_all(bytes).await.unwrap();
+        }
+
+        /// Until a frame of this type has come on this stream.
+        async fn hear(&mut self, kind: u8, stream: u32) {
+            let is_it = |(k, _, id, _): (u8, u8, u32, &[u8])| (k, id) == (kind, stream);
+            while !inside::frames(&self.heard).any(is_it) {
+                assert!(self.io.read_buf(&mut self.heard).await.unwrap() > 0, "the server closed");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_little_waits_for_tiny_windows_as_if_bodies_were_polled_inline() {
+        const PIECE: usize = 100_000;
+        let polled = Arc::<AtomicUsize>::default();
+        let counted = polled.clone();
+        let service = tower::service_fn(move |_: Request<RecvBody>| {
+            let counted = counted.clone();
+            let pieces = std::iter::repeat_with(move || {
+                counted.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[7; PIECE])))
+            });
+            let body = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        });
+        let limits = Limits { pending_bytes_max: 1 << 20, ..Limits::default() };
+        let inline = limits.pending_bytes_max / 2 / PIECE + 1;
+        for (window, most) in [(0, 0), (1, inline + POLLS_MAX)] {
+            polled.store(0, Ordering::SeqCst);
+            let mut client = Client::of(limits.clone(), service.clone(), window).await;
+            for stream in (1..800).step_by(2) {
+                let post = client.post(stream);
+                client.say(&post).await;
+            }
+            client.hear(kind::HEADERS, 799).await;
+            // Time passes when nobody has anything to do any more.
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            let polled = polled.load(Ordering::SeqCst);
+            assert!(polled <= most, "{polled} pieces for windows of {window}");
+            assert!(polled >= most.min(inline), "{polled} pieces for windows of {window}");
+        }
+    }
+
+    #[test]
+    fn a_task_is_an_orphan_from_its_streams_end_to_its_own() {
+        let tasks = Arc::<Tasks>::default();
+        let (stream, task) = Life::two(&tasks);
+        assert_eq!(tasks.orphans(), 0);
+        drop(stream);
+        assert_eq!(tasks.orphans(), 1);
+        drop(task);
+        assert_eq!(tasks.orphans(), 0);
+        let (stream, task) = Life::two(&tasks);
+        drop(task);
+        assert_eq!(tasks.orphans(), 0);
+        drop(stream);
+        assert_eq!(tasks.orphans(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn handlers_that_are_not_gone_yet_count_for_the_limit() {
+        let (alive, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (count, seen) = (alive.clone(), most.clone());
+        let service = tower::service_fn(move |_: Request<RecvBody>| {
+            let (alive, most) = (count.clone(), seen.clone());
+            async move {
+                most.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                let _one = OneLess(alive);
+                std::future::pending::<()>().await;
+                Ok::<_, Infallible>(Response::new(http_body_util::Empty::<Bytes>::new()))
+            }
+        });
+        let limits = Limits { max_concurrent_streams: 2, ..Limits::default() };
+        let mut client = Client::of(limits, service, 65_535).await;
+        for stream in (1..400).step_by(8) {
+            let two = [client.post(stream), client.post(stream + 2)].concat();
+            client.say(&two).await;
+            // Time passes when nobody has anything to do any more.
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            assert_eq!(alive.load(Ordering::SeqCst), 2, "handlers of {stream} and the next");
+            // Both are reset and two others begun at once, and again, while those may still be there.
+            let mut storm = Vec::new();
+            frame::rst_stream(&mut storm, stream, ErrorCode::CANCEL);
+            frame::rst_stream(&mut storm, stream + 2, ErrorCode::CANCEL);
+            storm.extend([client.post(stream + 4), client.post(stream + 6)].concat());
+            client.say(&storm).await;
+            client.hear(kind::RST_STREAM, stream + 4).await;
+            client.hear(kind::RST_STREAM, stream + 6).await;
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert_eq!(most.load(Ordering::SeqCst), 2);
+    }
+
+    /// Takes one off when it is dropped.
+    struct OneLess(Arc<AtomicUsize>);
+
+    impl Drop for OneLess {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

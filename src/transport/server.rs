@@ -23,7 +23,7 @@ use super::connection::{Connection, Memory, Signals};
 use super::counters::Counters;
 use super::limits::Limits;
 use super::memory::{Held, Share, Total};
-use super::placement::{OnTasks, Placement};
+use super::placement::{OnTasks, Placement, Tasks};
 use super::serving::Serving;
 use super::stream::RecvBody;
 use crate::drain::Drain;
@@ -193,11 +193,14 @@ impl Server {
             let service = service.clone();
             match self.placement {
                 Placement::Inline => {
-                    spawn(self.connection(tcp, service, extensions, Some(drain)), place);
+                    spawn(self.connection(tcp, service, None, extensions, Some(drain)), place);
                 }
                 Placement::Task => {
                     let service = OnTasks::new(service, self.counters.clone());
-                    spawn(self.connection(tcp, service, extensions, Some(drain)), place);
+                    let tasks = service.tasks();
+                    let connection =
+                        self.connection(tcp, service, Some(tasks), extensions, Some(drain));
+                    spawn(connection, place);
                 }
             }
         }
@@ -224,10 +227,11 @@ impl Server {
         B::Error: Send,
     {
         match self.placement {
-            Placement::Inline => Either::Left(self.connection(io, service, extensions, None)),
+            Placement::Inline => Either::Left(self.connection(io, service, None, extensions, None)),
             Placement::Task => {
                 let service = OnTasks::new(service, self.counters.clone());
-                Either::Right(self.connection(io, service, extensions, None))
+                let tasks = service.tasks();
+                Either::Right(self.connection(io, service, Some(tasks), extensions, None))
             }
         }
     }
@@ -236,6 +240,7 @@ impl Server {
         &self,
         io: IO,
         service: S,
+        tasks: Option<Arc<Tasks>>,
         mut extensions: Extensions,
         drain: Option<&Drain>,
     ) -> Connection<IO, Serving<S>>
@@ -254,7 +259,7 @@ impl Server {
         let held = Held::new(self.limits.held_bytes_max);
         extensions.insert(held.clone());
         let memory = Memory { share: Share::new(self.total.clone()), held };
-        let serving = Serving { service, extensions, counters: self.counters.clone() };
+        let serving = Serving { service, extensions, counters: self.counters.clone(), tasks };
         Connection::new(io, serving, self.limits.clone(), signals, self.counters.clone())
             .with_memory(memory)
     }

@@ -21,6 +21,7 @@ use super::counters::Counters;
 use super::fields::{self, Fields};
 use super::frame::ErrorCode;
 use super::guard::{Panicked, catch_unwind};
+use super::placement::Tasks;
 use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
 use super::wire::{Core, Ending, Flushed, Wire};
 
@@ -126,6 +127,8 @@ pub(crate) struct Serving<S> {
     /// What every request of the connection is given.
     pub(crate) extensions: Extensions,
     pub(crate) counters: Arc<Counters>,
+    /// The service's, if it runs on tasks.
+    pub(crate) tasks: Option<Arc<Tasks>>,
 }
 
 /// One stream.
@@ -315,6 +318,14 @@ where
         app.deliver(|inbox| inbox.end(End::Broken(error)));
     }
 
+    fn outliving(&self) -> Option<usize> {
+        Some(self.tasks.as_ref()?.orphans())
+    }
+
+    fn free_places(&self) -> usize {
+        self.tasks.as_ref().map_or(0, |tasks| tasks.free_places())
+    }
+
     fn is_untouched(app: &Self::App) -> bool {
         matches!(app.state, State::New(_))
     }
@@ -462,8 +473,10 @@ where
             if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
                 return Turn::Again;
             }
-            // The body is not asked for what could not leave.
-            if core.headers_sent {
+            // The body is not asked for what could not leave. What it was asked for is taken: it keeps a
+            // place from others.
+            let was_owed = app.shared.owes_piece();
+            if core.headers_sent && !was_owed {
                 let is_shut = wire.room(core) == 0;
                 if is_shut && !core.is_asked {
                     wire.block(core);
@@ -477,13 +490,17 @@ where
                     return self.ask(core, app, wire);
                 }
             }
-            if core.is_waiting {
+            if core.is_waiting && !was_owed {
                 (core.is_waiting, core.stalled_since) = (false, None);
             }
             if gave && app.calm >= CALM_MIN && !core.remote_closed {
                 return Turn::Later;
             }
+            let had_room = !was_owed || wire.has_pending_room(core);
             let step = self.step(core, app, wire);
+            if !had_room {
+                wire.overshoot(core);
+            }
             if gave {
                 app.calm = match step {
                     Step::Pending => app.calm.saturating_add(1).min(CALM_MIN),
@@ -491,7 +508,15 @@ where
                 };
             }
             gave = matches!(step, Step::Gave);
+            if matches!(step, Step::Pending) && was_owed && !app.shared.owes_piece() {
+                // It has nothing after all, and is not asked again before the windows are looked at.
+                core.stalled_since = core.stalled_since.map(|_| wire.now);
+                continue;
+            }
             if matches!(step, Step::Pending) || core.is_waiting {
+                if app.shared.lacked_place() {
+                    wire.want_place(core);
+                }
                 return Turn::Wait;
             }
             if !core.is_flushed() {
@@ -512,7 +537,9 @@ where
         }
         if core.is_flushed() {
             wire.block(core);
-            core.stalled_since = Some(wire.now);
+            if !app.shared.owes_piece() {
+                core.stalled_since = Some(wire.now);
+            }
         }
         Turn::Wait
     }

@@ -288,6 +288,10 @@ pub(crate) struct Shared {
     /// Marked and not polled since.
     marked: AtomicBool,
     is_remote: AtomicBool,
+    /// A piece of the answer was asked for on another task and is not here yet.
+    owes_piece: AtomicBool,
+    /// None was asked for, because too many are.
+    lacks_place: AtomicBool,
     /// The gRPC code with which the transport itself ended the stream; 0: it did not.
     ended_with: AtomicU8,
     remote: Mutex<Remote>,
@@ -300,6 +304,8 @@ impl Shared {
             key,
             marked: AtomicBool::new(false),
             is_remote: AtomicBool::new(false),
+            owes_piece: AtomicBool::new(false),
+            lacks_place: AtomicBool::new(false),
             ended_with: AtomicU8::new(0),
             remote: Mutex::default(),
         })
@@ -316,6 +322,24 @@ impl Shared {
     /// The transport ends the stream with this gRPC code. Called before user code is dropped.
     pub(crate) fn end_with(&self, code: u8) {
         self.ended_with.store(code, Ordering::Relaxed);
+    }
+
+    pub(crate) fn owe_piece(&self, owes: bool) {
+        self.owes_piece.store(owes, Ordering::Relaxed);
+    }
+
+    /// Whether there may be a piece that waits to be taken. Asked by whoever polls the body, no other.
+    pub(crate) fn owes_piece(&self) -> bool {
+        self.owes_piece.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn lack_place(&self) {
+        self.lacks_place.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the last poll of the body had no place to ask from. Asked by whoever polls it, no other.
+    pub(crate) fn lacked_place(&self) -> bool {
+        self.lacks_place.load(Ordering::Relaxed) && self.lacks_place.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn is_remote(&self) -> bool {
@@ -408,6 +432,10 @@ pub struct RecvBody {
 impl RecvBody {
     pub(crate) fn new(shared: Arc<Shared>, own_waker: Waker) -> Self {
         RecvBody { shared, own_waker, is_remote: false, is_done: false }
+    }
+
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
     }
 
     /// Runs `with` on the inbox if it is lent to this body on this thread.

@@ -46,7 +46,7 @@ use super::connection::{Connection, Role, Signals};
 use super::counters::Counters;
 use super::frame::ErrorCode;
 use super::limits::Limits;
-use super::placement::{OnTasks, Placement};
+use super::placement::{OnTasks, Placement, Tasks};
 use super::serving::Serving;
 use super::stream::{BodyError, RecvBody};
 use crate::drain::Drain;
@@ -188,10 +188,13 @@ impl Server {
         let watched = Arc::<Watched>::default();
         let service = Stage::new(&theatre);
         let task = match chance.pick(&[Placement::Inline, Placement::Task]) {
-            Placement::Inline => serve(io, service, limits, &drain, &counters, &watched, &theatre),
+            Placement::Inline => {
+                serve(io, (service, None), limits, &drain, &counters, &watched, &theatre)
+            }
             Placement::Task => {
                 let service = OnTasks::new(service, counters.clone());
-                serve(io, service, limits, &drain, &counters, &watched, &theatre)
+                let tasks = Some(service.tasks());
+                serve(io, (service, tasks), limits, &drain, &counters, &watched, &theatre)
             }
         };
         let drained = Drained::random(chance);
@@ -238,7 +241,7 @@ impl Server {
 
 fn serve<S, B>(
     io: End,
-    service: S,
+    (service, tasks): (S, Option<Arc<Tasks>>),
     limits: Limits,
     drain: &Drain,
     counters: &Arc<Counters>,
@@ -251,7 +254,8 @@ where
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
 {
-    let serving = Serving { service, extensions: Extensions::new(), counters: counters.clone() };
+    let serving =
+        Serving { service, extensions: Extensions::new(), counters: counters.clone(), tasks };
     let signals = Signals {
         leave: drain.leave.watch(),
         stop: drain.stop_reading.watch(),

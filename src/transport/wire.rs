@@ -99,8 +99,12 @@ pub(crate) struct Wire {
     pub(crate) blocked: VecDeque<Key>,
     /// Streams whose bodies are not polled while too much is `pending`.
     pub(crate) parked: VecDeque<Key>,
-    /// So many of them are looked at although it still is: the connection's window has opened.
+    /// Streams whose bodies run on tasks, too many of which have been asked.
+    pub(crate) placeless: VecDeque<Key>,
+    /// So many of those that are parked are looked at although it still is: the connection's window has opened.
     unpark_left: usize,
+    /// Those of `pending` that were taken although there was no room.
+    overshoot: usize,
     /// Bytes by which the windows of all streams have grown.
     widened: usize,
 }
@@ -131,8 +135,12 @@ pub(crate) struct Core {
     pub(crate) is_blocked: bool,
     /// It is in `parked`.
     pub(crate) is_parked: bool,
+    /// That is what it waits for: it was not polled since.
+    pub(crate) is_set_aside: bool,
     /// It is in `later`.
     pub(crate) is_later: bool,
+    /// It is in `placeless`.
+    pub(crate) is_placeless: bool,
     /// Since when it is to be asked again; a poll settles that.
     pub(crate) later_since: Option<Instant>,
     /// The peer has ended its half.
@@ -155,6 +163,8 @@ pub(crate) struct Core {
     pub(crate) pending: Bytes,
     /// What the piece that `pending` is the rest of counts in [`Wire::pending`].
     pub(crate) piece_bytes: usize,
+    /// They are a part of the wire's overshoot.
+    pub(crate) overshoots: bool,
     /// What follows `pending`.
     pub(crate) pending_end: Option<Ending>,
     /// It is polled when a window opens.
@@ -189,7 +199,9 @@ impl Core {
             is_queued: false,
             is_blocked: false,
             is_parked: false,
+            is_set_aside: false,
             is_later: false,
+            is_placeless: false,
             later_since: None,
             remote_closed: false,
             local_closed: false,
@@ -201,6 +213,7 @@ impl Core {
             content_left: None,
             pending: Bytes::new(),
             piece_bytes: 0,
+            overshoots: false,
             pending_end: None,
             is_waiting: false,
             is_asked: false,
@@ -245,7 +258,9 @@ impl Wire {
             later_begun: None,
             blocked: VecDeque::new(),
             parked: VecDeque::new(),
+            placeless: VecDeque::new(),
             unpark_left: 0,
+            overshoot: 0,
             widened: 0,
         }
     }
@@ -325,15 +340,16 @@ impl Wire {
     /// `bytes` of pieces have left for good.
     fn settle(&mut self, bytes: usize) {
         let max = self.limits.pending_bytes_max;
-        let was_over = self.pending >= max;
+        let was_over = self.pending - self.overshoot >= max;
         self.pending -= bytes;
-        if was_over && self.pending < max {
+        if was_over && self.pending - self.overshoot < max {
             self.unpark_left = self.parked.len();
         }
     }
 
-    fn queues(&mut self) -> [&mut VecDeque<Key>; 4] {
-        [&mut self.runnable, &mut self.blocked, &mut self.later, &mut self.parked]
+    fn queues(&mut self) -> [&mut VecDeque<Key>; 5] {
+        let Wire { runnable, blocked, later, parked, placeless, .. } = self;
+        [runnable, blocked, later, parked, placeless]
     }
 
     /// Streams that are gone leave the queues before they outnumber those that are there.
@@ -359,7 +375,8 @@ impl Wire {
         let max = self.limits.pending_bytes_max;
         let usual = self.peer.initial_flow_window_bytes as usize;
         let enough = usual.clamp(WINDOW_BYTES_USEFUL, FRAME_BYTES_MAX);
-        !self.pending_is_full() || (self.pending < max && self.room(core) >= enough)
+        let within = self.pending - self.overshoot < max;
+        !self.pending_is_full() || (within && self.room(core) >= enough)
     }
 
     /// Whether a head (or trailers) of so many bytes may be kept; one alone always may.
@@ -389,16 +406,26 @@ impl Wire {
     /// Sets the stream aside until less is pending. Its own window is not what it waits for.
     pub(crate) fn park(&mut self, core: &mut Core) {
         (core.is_waiting, core.stalled_since) = (false, None);
+        core.is_set_aside = true;
         if !core.is_parked {
             core.is_parked = true;
             self.parked.push_back(core.key);
         }
     }
 
+    /// Puts the stream into the queue of those that wait for a place, once.
+    pub(crate) fn want_place(&mut self, core: &mut Core) {
+        if !core.is_placeless {
+            core.is_placeless = true;
+            self.placeless.push_back(core.key);
+        }
+    }
+
     /// The next stream that was set aside, if there may be room again.
     pub(crate) fn unpark(&mut self) -> Option<Key> {
         if !self.pending_is_full() {
-            self.unpark_left = 0;
+            // What it gives may fill the place of those behind it, which have windows of their own.
+            self.unpark_left = self.parked.len().saturating_sub(1);
             return self.parked.pop_front();
         }
         self.unpark_left = self.unpark_left.checked_sub(1)?;
@@ -492,8 +519,20 @@ impl Wire {
         Flushed::All
     }
 
+    /// The piece that waits was taken although there was no room, because it had been asked for: siblings
+    /// that are read are not to wait for it.
+    pub(crate) fn overshoot(&mut self, core: &mut Core) {
+        if core.piece_bytes > 0 && !core.overshoots {
+            core.overshoots = true;
+            self.overshoot += core.piece_bytes;
+        }
+    }
+
     /// Nothing of the piece is pending any more, but its last parts may still be in the output.
     fn orphan(&mut self, core: &mut Core) {
+        if std::mem::take(&mut core.overshoots) {
+            self.overshoot -= core.piece_bytes;
+        }
         if core.piece_bytes > 0 {
             self.orphaned += std::mem::take(&mut core.piece_bytes);
         }

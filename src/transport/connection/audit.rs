@@ -61,8 +61,13 @@ impl<IO, R: Role> Connection<IO, R> {
             );
             assert!(is_once(&parked, core.is_parked), "stream {id} is parked once: {}", told(core));
             assert!(
-                goes_on || !core.is_parked || !wire.has_pending_room(core),
+                goes_on || !core.is_set_aside || !wire.has_pending_room(core),
                 "nobody unparks stream {id}: {}",
+                told(core)
+            );
+            assert!(
+                goes_on || !core.is_placeless || self.role.free_places() == 0,
+                "nobody gives stream {id} a place: {}",
                 told(core)
             );
             assert!(

@@ -360,8 +360,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if depends_on == Some(id) {
             return self.refuse(id, ErrorCode::PROTOCOL_ERROR, FloodKind::ProvokedReset);
         }
-        // Those that the peer has cancelled are dropped before anything is polled.
-        let open = self.streams.len() - self.dead.len();
+        let open = match self.role.outliving() {
+            // Those that the peer has cancelled are dropped before anything is polled.
+            None => self.streams.len() - self.dead.len(),
+            // Tasks end when they next wait.
+            Some(handlers) => self.streams.len() + handlers,
+        };
         let is_full = open >= self.wire.limits.max_concurrent_streams as usize;
         let head_bytes = fields.bytes();
         let has_room = !self.wire.is_scarce && self.wire.has_head_room(head_bytes);
@@ -592,7 +596,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             if core.send.grant(0, initial).is_err() {
                 return Err(Fault::flow("stream_window_overflow_by_settings"));
             }
-            if core.is_waiting || core.is_parked {
+            if core.is_waiting || core.is_set_aside {
                 self.wire.run(core);
             }
         }
@@ -703,7 +707,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let code = ErrorCode::FLOW_CONTROL_ERROR;
             return self.stream_error(head.stream, code, "stream_window_overflow");
         }
-        if core.is_waiting || core.is_parked {
+        if core.is_waiting || core.is_set_aside {
             self.wire.run(core);
         }
         Ok(())

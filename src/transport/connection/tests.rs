@@ -137,8 +137,12 @@ impl Probe {
             cut_off: drain.cut_off.watch(),
         });
         let counters = Arc::<Counters>::default();
-        let serving =
-            Serving { service: Echo, extensions: Extensions::new(), counters: counters.clone() };
+        let serving = Serving {
+            service: Echo,
+            extensions: Extensions::new(),
+            counters: counters.clone(),
+            tasks: None,
+        };
         let connection =
             Connection::new(Peer::default(), serving, Arc::new(limits), signals, counters);
         Probe { connection, encoder: HeaderEncoder::default(), is_over: false }

@@ -213,7 +213,7 @@ async fn a_server_hears_the_same_wherever_the_bytes_are_cut() {
     let answers = async |cuts: &[usize]| {
         let (tray, counters) = (Tray::roomy(), Arc::<Counters>::default());
         let (service, extensions) = (Mirror, Extensions::new());
-        let serving = Serving { service, extensions, counters: counters.clone() };
+        let serving = Serving { service, extensions, counters: counters.clone(), tasks: None };
         let limits = Arc::<Limits>::default();
         let connection = Connection::new(tray.clone(), serving, limits, None, counters);
         hear(connection, &tray, &bytes, cuts).await;

@@ -178,8 +178,12 @@ where
             (Tray::default(), Drain::default(), Arc::<Counters>::default());
         tray.0.lock().unwrap().room = usize::MAX;
         let service = Answers(answer);
-        let serving =
-            Serving { service, extensions: Extensions::new(), counters: counters.clone() };
+        let serving = Serving {
+            service,
+            extensions: Extensions::new(),
+            counters: counters.clone(),
+            tasks: None,
+        };
         let signals = Signals {
             leave: drain.leave.watch(),
             stop: drain.stop_reading.watch(),
