@@ -121,8 +121,8 @@ fn an_embedded_server_is_started_measured_and_stopped() {
     assert!(["embedded", "found"].contains(&origin), "{origin}");
     if origin == "embedded" {
         assert!(number(&record, "/measured/server/rss_bytes_max") > 1_000_000);
-        assert_eq!(record["provenance"]["server"]["transport"], "tonic");
-        assert_eq!(record["provenance"]["server"]["placement"], "task");
+        assert_eq!(record["provenance"]["server"]["transport"], "inline");
+        assert_eq!(record["provenance"]["server"]["placement"], "inline");
         let target = record["provenance"]["server"]["target"].as_str().unwrap();
         let refused = std::net::TcpStream::connect(target).unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused, "it still runs");
