@@ -14,7 +14,7 @@ pub(crate) mod audit;
 mod frames;
 mod timing;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -137,10 +137,18 @@ pub(crate) trait Role {
     /// The stream is over for a reason that is not its own end.
     fn broken(&mut self, app: &mut Self::App, error: BodyError);
 
-    /// Handlers on tasks of their own whose streams are gone; `None` if handlers end with their streams.
-    fn outliving(&self) -> Option<usize> {
-        None
+    /// Whether handlers run on tasks of their own.
+    fn is_on_tasks(&self) -> bool {
+        false
     }
+
+    /// So many handlers on tasks of their own may begin besides those that are alive.
+    fn free_handlers(&self) -> usize {
+        0
+    }
+
+    /// No stream waits to begin any more.
+    fn all_have_begun(&self) {}
 
     /// So many bodies on tasks of their own may be asked besides those that are.
     fn free_places(&self) -> usize {
@@ -532,7 +540,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         {
             self.goes_on = true;
         }
-        if self.role.outliving().is_some() {
+        if self.role.is_on_tasks() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -723,18 +731,37 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.woken = woken;
     }
 
-    /// Lets as many streams go on that wait for a place as there are places.
+    /// Lets as many streams go on that wait for a place, or to begin, as there are places.
     fn give_places(&mut self) {
-        if self.wire.placeless.is_empty() {
-            return;
+        if !self.wire.placeless.is_empty() {
+            let places = self.role.free_places();
+            self.go_on(places, |wire| &mut wire.placeless, |core| &mut core.is_placeless);
         }
-        for _ in 0..self.role.free_places() {
-            let Some(key) = self.wire.placeless.pop_front() else { break };
+        if !self.wire.unbegun.is_empty() {
+            let places = self.role.free_handlers();
+            self.go_on(places, |wire| &mut wire.unbegun, |core| &mut core.is_unbegun);
+            if self.wire.unbegun.is_empty() {
+                self.role.all_have_begun();
+            }
+        }
+    }
+
+    /// Runs `places` streams of a queue; those that are gone take none.
+    fn go_on(
+        &mut self,
+        mut places: usize,
+        queue: fn(&mut Wire) -> &mut VecDeque<Key>,
+        is_in_it: fn(&mut Core) -> &mut bool,
+    ) {
+        while places > 0
+            && let Some(key) = queue(&mut self.wire).pop_front()
+        {
             if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
                 && core.key == key
             {
-                core.is_placeless = false;
+                *is_in_it(core) = false;
                 self.wire.run(core);
+                places -= 1;
             }
         }
     }

@@ -44,18 +44,46 @@ pub(crate) struct OnTasks<S> {
 }
 
 /// What a connection knows of all its tasks.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tasks {
-    /// Those that go on although their streams are gone: a task ends when it next waits, not at once.
-    orphans: AtomicUsize,
+    /// Those that are not gone. A task whose stream has ended goes on until it next waits.
+    alive: AtomicUsize,
+    /// More must not be.
+    alive_max: usize,
+    /// A stream waits for one of them to go.
+    is_awaited: AtomicBool,
     /// Bodies that were asked and have not answered yet. Only the connection's task writes to it.
     asked: AtomicUsize,
 }
 
 impl Tasks {
-    /// Handlers whose streams are gone.
-    pub(crate) fn orphans(&self) -> usize {
-        self.orphans.load(Ordering::Acquire)
+    fn new(alive_max: usize) -> Self {
+        Tasks {
+            alive: AtomicUsize::new(0),
+            alive_max,
+            is_awaited: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+        }
+    }
+
+    /// So many more handlers may begin now.
+    pub(crate) fn free_handlers(&self) -> usize {
+        // In one order with `is_awaited`: either whoever goes sees it, or this sees that it went.
+        self.alive_max.saturating_sub(self.alive.load(Ordering::SeqCst))
+    }
+
+    /// Whether one may begin; if not, the connection is woken when one may.
+    pub(crate) fn may_begin(&self) -> bool {
+        if self.free_handlers() > 0 {
+            return true;
+        }
+        self.is_awaited.store(true, Ordering::SeqCst);
+        self.free_handlers() > 0
+    }
+
+    /// No stream waits to begin any more.
+    pub(crate) fn all_have_begun(&self) {
+        self.is_awaited.store(false, Ordering::SeqCst);
     }
 
     /// So many more bodies may be asked now.
@@ -75,41 +103,33 @@ impl Tasks {
     }
 }
 
-/// One of the two who know of a task: its stream, or itself.
+/// One handler's life, from its call on.
 #[derive(Debug)]
 struct Life {
     tasks: Arc<Tasks>,
-    /// The other one is gone.
-    is_last: Arc<AtomicBool>,
-    is_stream: bool,
+    stream: Arc<Shared>,
 }
 
 impl Life {
-    /// The stream's, and the task's.
-    fn two(tasks: &Arc<Tasks>) -> (Self, Self) {
-        let is_last = Arc::<AtomicBool>::default();
-        let one = |is_stream| Life { tasks: tasks.clone(), is_last: is_last.clone(), is_stream };
-        (one(true), one(false))
+    fn new(tasks: &Arc<Tasks>, stream: &Arc<Shared>) -> Self {
+        tasks.alive.fetch_add(1, Ordering::SeqCst);
+        Life { tasks: tasks.clone(), stream: stream.clone() }
     }
 }
 
 impl Drop for Life {
     fn drop(&mut self) {
-        let orphans = &self.tasks.orphans;
-        if self.is_stream {
-            // Before the other one can take it off again.
-            orphans.fetch_add(1, Ordering::AcqRel);
-        }
-        if self.is_last.swap(true, Ordering::AcqRel) {
-            orphans.fetch_sub(1, Ordering::AcqRel);
+        self.tasks.alive.fetch_sub(1, Ordering::SeqCst);
+        if self.tasks.is_awaited.load(Ordering::SeqCst) {
+            self.stream.wake_connection();
         }
     }
 }
 
 impl<S> OnTasks<S> {
-    /// For one connection; clones share its bounds.
-    pub(crate) fn new(service: S, counters: Arc<Counters>) -> Self {
-        OnTasks { service, counters, tasks: Arc::default() }
+    /// For one connection; clones share its bounds. At most so many handlers are alive at once.
+    pub(crate) fn new(service: S, counters: Arc<Counters>, alive_max: u32) -> Self {
+        OnTasks { service, counters, tasks: Arc::new(Tasks::new(alive_max as usize)) }
     }
 
     pub(crate) fn tasks(&self) -> Arc<Tasks> {
@@ -147,7 +167,7 @@ where
             stream: request.body().shared(),
         });
         let asks = ask.clone();
-        let (life_of_stream, life) = Life::two(&self.tasks);
+        let life = Life::new(&self.tasks, &ask.stream);
         let task = tokio::spawn(async move {
             // Dropped last: until then user code may be alive.
             let _life = life;
@@ -169,7 +189,7 @@ where
                 }
             }
         });
-        let task = Task { task, _life: life_of_stream };
+        let task = Task(task);
         let tasks = self.tasks.clone();
         let body = TaskBody { told, ask, has_asked: false, tasks, task, is_over: false };
         TaskAnswer { answer, body: Some(body) }
@@ -259,21 +279,18 @@ impl<T> Drop for UserCode<T> {
 
 /// A task that ends with the stream that it works for.
 #[derive(Debug)]
-struct Task {
-    task: JoinHandle<()>,
-    _life: Life,
-}
+struct Task(JoinHandle<()>);
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.task.abort();
+        self.0.abort();
     }
 }
 
 impl Task {
     /// Resolves when the task is over; passes a panic on, to whoever guards this stream.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match ready!(Pin::new(&mut self.task).poll(cx)) {
+        match ready!(Pin::new(&mut self.0).poll(cx)) {
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
             _ => Poll::Ready(()),
         }
@@ -511,7 +528,7 @@ mod tests {
     }
 
     fn on_tasks(answers: Answers) -> OnTasks<Answers> {
-        OnTasks::new(answers, Arc::default())
+        OnTasks::new(answers, Arc::default(), 1)
     }
 
     fn request() -> Request<RecvBody> {
@@ -542,7 +559,7 @@ mod tests {
     async fn what_panics_when_it_is_dropped_costs_the_answer_nothing() {
         let answers = Answers { explodes: true, ..answers(9) };
         let counters = Arc::<Counters>::default();
-        let mut service = OnTasks::new(answers, counters.clone());
+        let mut service = OnTasks::new(answers, counters.clone(), 1);
         let answer = service.call(request()).await.unwrap();
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "123456789");
         for _ in 0..10 {
@@ -648,61 +665,43 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_task_is_an_orphan_from_its_streams_end_to_its_own() {
-        let tasks = Arc::<Tasks>::default();
-        let (stream, task) = Life::two(&tasks);
-        assert_eq!(tasks.orphans(), 0);
-        drop(stream);
-        assert_eq!(tasks.orphans(), 1);
-        drop(task);
-        assert_eq!(tasks.orphans(), 0);
-        let (stream, task) = Life::two(&tasks);
-        drop(task);
-        assert_eq!(tasks.orphans(), 0);
-        drop(stream);
-        assert_eq!(tasks.orphans(), 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn handlers_that_are_not_gone_yet_count_for_the_limit() {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn streams_begin_when_handlers_before_them_are_gone() {
         let (alive, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let (count, seen) = (alive.clone(), most.clone());
         let service = tower::service_fn(move |_: Request<RecvBody>| {
-            let (alive, most) = (count.clone(), seen.clone());
-            async move {
-                most.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                let _one = OneLess(alive);
-                std::future::pending::<()>().await;
-                Ok::<_, Infallible>(Response::new(http_body_util::Empty::<Bytes>::new()))
-            }
+            seen.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let one = OneLess(count.clone());
+            let body = futures_util::stream::poll_fn(move |_| {
+                let _ = &one;
+                Poll::<Option<Result<Frame<Bytes>, Infallible>>>::Pending
+            });
+            async { Ok::<_, Infallible>(Response::new(http_body_util::StreamBody::new(body))) }
         });
         let limits = Limits { max_concurrent_streams: 2, ..Limits::default() };
         let mut client = Client::of(limits, service, 65_535).await;
-        for stream in (1..400).step_by(8) {
-            let two = [client.post(stream), client.post(stream + 2)].concat();
-            client.say(&two).await;
-            // Time passes when nobody has anything to do any more.
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-            assert_eq!(alive.load(Ordering::SeqCst), 2, "handlers of {stream} and the next");
-            // Both are reset and two others begun at once, and again, while those may still be there.
-            let mut storm = Vec::new();
+        let mut storm = Vec::new();
+        for stream in (1..200).step_by(4) {
+            // Two are reset and two others begun at once, while those before are still there.
+            storm.extend([client.post(stream), client.post(stream + 2)].concat());
+            client.say(&storm).await;
+            client.hear(kind::HEADERS, stream).await;
+            client.hear(kind::HEADERS, stream + 2).await;
+            storm.clear();
             frame::rst_stream(&mut storm, stream, ErrorCode::CANCEL);
             frame::rst_stream(&mut storm, stream + 2, ErrorCode::CANCEL);
-            storm.extend([client.post(stream + 4), client.post(stream + 6)].concat());
-            client.say(&storm).await;
-            client.hear(kind::RST_STREAM, stream + 4).await;
-            client.hear(kind::RST_STREAM, stream + 6).await;
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         assert_eq!(most.load(Ordering::SeqCst), 2);
+        let refused = |(kind, ..): (u8, u8, u32, &[u8])| kind == kind::RST_STREAM;
+        assert!(!inside::frames(&client.heard).any(refused), "nobody is refused");
     }
 
-    /// Takes one off when it is dropped.
+    /// Takes one off when it is dropped, in its own time.
     struct OneLess(Arc<AtomicUsize>);
 
     impl Drop for OneLess {
         fn drop(&mut self) {
+            std::thread::sleep(std::time::Duration::from_millis(2));
             self.0.fetch_sub(1, Ordering::SeqCst);
         }
     }

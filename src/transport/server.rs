@@ -196,7 +196,7 @@ impl Server {
                     spawn(self.connection(tcp, service, None, extensions, Some(drain)), place);
                 }
                 Placement::Task => {
-                    let service = OnTasks::new(service, self.counters.clone());
+                    let service = self.on_tasks(service);
                     let tasks = service.tasks();
                     let connection =
                         self.connection(tcp, service, Some(tasks), extensions, Some(drain));
@@ -229,11 +229,15 @@ impl Server {
         match self.placement {
             Placement::Inline => Either::Left(self.connection(io, service, None, extensions, None)),
             Placement::Task => {
-                let service = OnTasks::new(service, self.counters.clone());
+                let service = self.on_tasks(service);
                 let tasks = service.tasks();
                 Either::Right(self.connection(io, service, Some(tasks), extensions, None))
             }
         }
+    }
+
+    fn on_tasks<S>(&self, service: S) -> OnTasks<S> {
+        OnTasks::new(service, self.counters.clone(), self.limits.max_concurrent_streams)
     }
 
     fn connection<IO, S, B>(

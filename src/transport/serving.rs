@@ -318,8 +318,18 @@ where
         app.deliver(|inbox| inbox.end(End::Broken(error)));
     }
 
-    fn outliving(&self) -> Option<usize> {
-        Some(self.tasks.as_ref()?.orphans())
+    fn is_on_tasks(&self) -> bool {
+        self.tasks.is_some()
+    }
+
+    fn free_handlers(&self) -> usize {
+        self.tasks.as_ref().map_or(0, |tasks| tasks.free_handlers())
+    }
+
+    fn all_have_begun(&self) {
+        if let Some(tasks) = &self.tasks {
+            tasks.all_have_begun();
+        }
     }
 
     fn free_places(&self) -> usize {
@@ -496,6 +506,10 @@ where
             if gave && app.calm >= CALM_MIN && !core.remote_closed {
                 return Turn::Later;
             }
+            if self.must_wait_to_begin(app) {
+                wire.want_handler(core);
+                return Turn::Wait;
+            }
             let had_room = !was_owed || wire.has_pending_room(core);
             let step = self.step(core, app, wire);
             if !had_room {
@@ -524,6 +538,12 @@ where
             }
         }
         Turn::Again
+    }
+
+    /// Handlers on tasks of their own outlive streams that were reset, and those count for the limit too.
+    fn must_wait_to_begin(&self, app: &Handler<S, B>) -> bool {
+        matches!(app.state, State::New(_) | State::Unready(_))
+            && self.tasks.as_ref().is_some_and(|tasks| !tasks.may_begin())
     }
 
     /// The window has been shut for the stall timeout. Whether the stream has anything to send, only

@@ -350,6 +350,11 @@ impl Shared {
         self.remote.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// For the connection's own sake, whether the stream is still there or not.
+    pub(crate) fn wake_connection(&self) {
+        self.wakes.task.wake();
+    }
+
     fn mark(&self) {
         if !self.marked.swap(true, Ordering::SeqCst) {
             self.wakes.mark(self.key);

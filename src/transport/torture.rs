@@ -192,7 +192,8 @@ impl Server {
                 serve(io, (service, None), limits, &drain, &counters, &watched, &theatre)
             }
             Placement::Task => {
-                let service = OnTasks::new(service, counters.clone());
+                let service =
+                    OnTasks::new(service, counters.clone(), limits.max_concurrent_streams);
                 let tasks = Some(service.tasks());
                 serve(io, (service, tasks), limits, &drain, &counters, &watched, &theatre)
             }

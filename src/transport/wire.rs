@@ -101,6 +101,8 @@ pub(crate) struct Wire {
     pub(crate) parked: VecDeque<Key>,
     /// Streams whose bodies run on tasks, too many of which have been asked.
     pub(crate) placeless: VecDeque<Key>,
+    /// Streams whose handler has not begun, because as many as may be are alive.
+    pub(crate) unbegun: VecDeque<Key>,
     /// So many of those that are parked are looked at although it still is: the connection's window has opened.
     unpark_left: usize,
     /// Those of `pending` that were taken although there was no room.
@@ -141,6 +143,8 @@ pub(crate) struct Core {
     pub(crate) is_later: bool,
     /// It is in `placeless`.
     pub(crate) is_placeless: bool,
+    /// It is in `unbegun`.
+    pub(crate) is_unbegun: bool,
     /// Since when it is to be asked again; a poll settles that.
     pub(crate) later_since: Option<Instant>,
     /// The peer has ended its half.
@@ -202,6 +206,7 @@ impl Core {
             is_set_aside: false,
             is_later: false,
             is_placeless: false,
+            is_unbegun: false,
             later_since: None,
             remote_closed: false,
             local_closed: false,
@@ -259,6 +264,7 @@ impl Wire {
             blocked: VecDeque::new(),
             parked: VecDeque::new(),
             placeless: VecDeque::new(),
+            unbegun: VecDeque::new(),
             unpark_left: 0,
             overshoot: 0,
             widened: 0,
@@ -347,9 +353,9 @@ impl Wire {
         }
     }
 
-    fn queues(&mut self) -> [&mut VecDeque<Key>; 5] {
-        let Wire { runnable, blocked, later, parked, placeless, .. } = self;
-        [runnable, blocked, later, parked, placeless]
+    fn queues(&mut self) -> [&mut VecDeque<Key>; 6] {
+        let Wire { runnable, blocked, later, parked, placeless, unbegun, .. } = self;
+        [runnable, blocked, later, parked, placeless, unbegun]
     }
 
     /// Streams that are gone leave the queues before they outnumber those that are there.
@@ -410,6 +416,14 @@ impl Wire {
         if !core.is_parked {
             core.is_parked = true;
             self.parked.push_back(core.key);
+        }
+    }
+
+    /// Puts the stream into the queue of those that wait to begin, once.
+    pub(crate) fn want_handler(&mut self, core: &mut Core) {
+        if !core.is_unbegun {
+            core.is_unbegun = true;
+            self.unbegun.push_back(core.key);
         }
     }
 

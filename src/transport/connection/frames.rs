@@ -360,12 +360,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if depends_on == Some(id) {
             return self.refuse(id, ErrorCode::PROTOCOL_ERROR, FloodKind::ProvokedReset);
         }
-        let open = match self.role.outliving() {
-            // Those that the peer has cancelled are dropped before anything is polled.
-            None => self.streams.len() - self.dead.len(),
-            // Tasks end when they next wait.
-            Some(handlers) => self.streams.len() + handlers,
-        };
+        // Those that the peer has cancelled are dropped before anything is polled.
+        let open = self.streams.len() - self.dead.len();
         let is_full = open >= self.wire.limits.max_concurrent_streams as usize;
         let head_bytes = fields.bytes();
         let has_room = !self.wire.is_scarce && self.wire.has_head_room(head_bytes);

@@ -772,8 +772,8 @@ impl Client {
 
     fn rst_stream(&mut self, head: Head, payload: &[u8]) {
         let code = ErrorCode(u32::from_be_bytes(payload.try_into().unwrap()));
-        let is_over_limit = self.drained >= Drained::Stopped
-            || self.calls.iter().any(|call| call.reset_sent || call.is_blind);
+        let is_over_limit =
+            self.drained >= Drained::Stopped || self.calls.iter().any(|call| call.is_blind);
         let call = self.call(head);
         if code == ErrorCode::REFUSED_STREAM {
             assert!(is_over_limit, "refused although there was room: {call:?}");
