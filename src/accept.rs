@@ -177,10 +177,10 @@ impl Connected for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
 
     use futures_util::StreamExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
 
     async fn pair(acceptor: &Acceptor) -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -251,9 +251,7 @@ mod tests {
         closing.await.unwrap().unwrap();
     }
 
-    // Real time in these two: a paused clock needs tokio's `test-util`, which would compile tokio and
-    // all above it a second time for the tests.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_client_that_never_closes_is_lingered_on_for_a_bounded_time() {
         let acceptor = acceptor();
         let (_client, mut connection) = pair(&acceptor).await;
@@ -262,7 +260,7 @@ mod tests {
         assert!(start.elapsed() >= LINGER_MAX);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_past_its_age_and_grace_is_cut_off() {
         let (max, grace) = (Duration::from_millis(30), Duration::from_millis(20));
         let age = ConnectionAge { max, grace: Some(grace) };

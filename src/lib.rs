@@ -24,6 +24,7 @@
 
 pub mod config;
 pub mod error;
+pub mod grpc;
 pub mod proto;
 pub mod serve;
 pub mod transport;

@@ -125,7 +125,7 @@ fn inline_service(
     is_serving: watch::Receiver<bool>,
 ) -> Policy<Guard<Services>> {
     let policy = policy(config, stats, drain);
-    let guard = GuardLayer { message_bytes_max: config.inbound_message_bytes_max };
+    let guard = GuardLayer::new(config.inbound_message_bytes_max);
     policy.layer(guard.layer(Services::new(config, stats, is_serving)))
 }
 

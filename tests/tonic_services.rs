@@ -7,6 +7,7 @@ mod support;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
+use bidi_echo::grpc::GuardLayer;
 use bidi_echo::proto::chat::ChatMessage;
 use bidi_echo::proto::chat::chat_client::ChatClient;
 use bidi_echo::proto::chat::chat_server::{Chat, ChatServer};
@@ -22,6 +23,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tower::service_fn;
+use tower_layer::Layer;
 
 use support::soon;
 
@@ -29,6 +31,8 @@ use support::soon;
 #[derive(Clone, Copy, Debug)]
 enum Carrier {
     Ours(Placement),
+    /// Ours, with the guard before the service.
+    Guarded,
     Tonic,
 }
 
@@ -60,6 +64,9 @@ struct Guest(String);
 
 const KEY: &str = "x-key";
 
+/// Without the prefix.
+const MESSAGE_BYTES_MAX: usize = 1_000;
+
 #[allow(clippy::result_large_err, reason = "what tonic wants")]
 fn doorman(mut request: Request<()>) -> Result<Request<()>, Status> {
     request.remote_addr().ok_or_else(|| Status::internal("nobody is at the door"))?;
@@ -71,6 +78,13 @@ fn doorman(mut request: Request<()>) -> Result<Request<()>, Status> {
     let guest = Guest(key.to_str().unwrap().to_owned());
     request.extensions_mut().insert(guest);
     Ok(request)
+}
+
+/// What `Request::remote_addr` looks for.
+fn who_is_there(tcp: &TcpStream) -> http::Extensions {
+    let mut extensions = http::Extensions::new();
+    extensions.insert(tcp.connect_info());
+    extensions
 }
 
 /// A server of [`Reports`] behind the doorman, a client of it, and the client's address.
@@ -92,12 +106,14 @@ impl House {
             match carrier {
                 Carrier::Ours(placement) => {
                     let server = Server::new(Limits::default()).placement(placement);
-                    let server = server.extensions(|tcp| {
-                        let mut extensions = http::Extensions::new();
-                        extensions.insert(tcp.connect_info());
-                        extensions
-                    });
-                    server.serve(listener, service, stopped).await;
+                    server.extensions(who_is_there).serve(listener, service, stopped).await;
+                }
+                Carrier::Guarded => {
+                    let service = GuardLayer::new(MESSAGE_BYTES_MAX).layer(service);
+                    Server::new(Limits::default())
+                        .extensions(who_is_there)
+                        .serve(listener, service, stopped)
+                        .await;
                 }
                 Carrier::Tonic => {
                     let server = tonic::transport::Server::builder().add_routes(service);
@@ -149,7 +165,7 @@ impl House {
 #[rstest]
 #[tokio::test]
 async fn whom_the_interceptor_lets_in_the_handler_knows_with_its_address(
-    #[values(INLINE, TASK, Carrier::Tonic)] carrier: Carrier,
+    #[values(INLINE, TASK, Carrier::Guarded, Carrier::Tonic)] carrier: Carrier,
 ) {
     let mut house = House::on(carrier).await;
     let from = house.client_address;
@@ -163,12 +179,25 @@ async fn whom_the_interceptor_lets_in_the_handler_knows_with_its_address(
 #[rstest]
 #[tokio::test]
 async fn what_an_interceptor_refuses_is_told_with_its_metadata_and_costs_one_call(
-    #[values(INLINE, TASK, Carrier::Tonic)] carrier: Carrier,
+    #[values(INLINE, TASK, Carrier::Guarded, Carrier::Tonic)] carrier: Carrier,
 ) {
     let mut house = House::on(carrier).await;
     let refused = house.ask(None, &["Hi"]).await.unwrap_err();
     assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "no key, no chat"));
     assert_eq!(refused.metadata().get("x-ask").unwrap(), "the janitor");
     assert_eq!(house.ask(Some("Sam"), &["Hi"]).await.unwrap().len(), 1);
+    house.close().await;
+}
+
+#[tokio::test]
+async fn the_guard_ends_a_stream_with_a_message_that_is_too_large_behind_those_that_are_not() {
+    let mut house = House::on(Carrier::Guarded).await;
+    // The field's tag and its length take three bytes.
+    let fits = "a".repeat(MESSAGE_BYTES_MAX - 3);
+    let too_large = "a".repeat(MESSAGE_BYTES_MAX - 2);
+    assert_eq!(house.ask(Some("Sam"), &[&fits]).await.unwrap().len(), 1);
+    let refused = house.ask(Some("Sam"), &[&fits, &too_large]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("1001"), "{refused}");
     house.close().await;
 }

@@ -187,7 +187,7 @@ fn a_client_that_fills_everything_at_once_makes_us_own_no_more_than_the_bound() 
     let bound = i64::try_from(limits.connection_bytes_max(piece)).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _entered = runtime.enter();
-    let guard = GuardLayer { message_bytes_max: config.inbound_message_bytes_max };
+    let guard = GuardLayer::new(config.inbound_message_bytes_max);
     let service = guard.layer(tower::service_fn(move |request| answer(request, piece)));
     let said = Said::default();
     let server = transport::Server::new(limits.clone());
@@ -263,7 +263,7 @@ fn of_a_large_read_only_that_is_kept_which_somebody_waits_for() {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _entered = runtime.enter();
-    let guard = GuardLayer { message_bytes_max: 1 << 20 };
+    let guard = GuardLayer::new(1 << 20);
     let service = guard.layer(tower::service_fn(|request| answer(request, 0)));
     let said = Said::default();
     let server = transport::Server::new(limits);

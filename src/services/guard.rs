@@ -25,8 +25,16 @@ const PREFIX_BYTES: usize = 5;
 
 /// Wraps a service in the guard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct GuardLayer {
-    pub(crate) message_bytes_max: usize,
+pub struct GuardLayer {
+    message_bytes_max: usize,
+}
+
+impl GuardLayer {
+    /// Messages may have so many bytes, without their 5-byte prefix: one that announces more ends its
+    /// request's body with RESOURCE_EXHAUSTED. Those before it in the same request are handed on.
+    pub fn new(message_bytes_max: usize) -> Self {
+        GuardLayer { message_bytes_max }
+    }
 }
 
 impl<S> tower_layer::Layer<S> for GuardLayer {
@@ -39,7 +47,7 @@ impl<S> tower_layer::Layer<S> for GuardLayer {
 
 /// A service under the guard.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Guard<S> {
+pub struct Guard<S> {
     inner: S,
     message_bytes_max: usize,
 }
@@ -69,8 +77,11 @@ where
 }
 
 /// A request body that gives whole messages, as the bytes they came in.
+///
+/// Its errors are those of the body below, or a `tonic::Status` of RESOURCE_EXHAUSTED: a message over the
+/// limit, or one too many that has begun ([`Limits::held_bytes_max`](crate::transport::Limits)).
 #[derive(Debug)]
-pub(crate) struct Guarded<B> {
+pub struct Guarded<B> {
     body: B,
     message_bytes_max: usize,
     /// Where the connection counts what waits, if it does.
