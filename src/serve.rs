@@ -135,7 +135,8 @@ fn policy(config: &Config, stats: &Arc<Stats>, drain: &Drain) -> PolicyLayer {
         Transport::Inline(Placement::Task) => build_info::SERVER_HEADER_TASK,
         Transport::Tonic => build_info::SERVER_HEADER_TONIC,
     };
-    PolicyLayer { stats: stats.clone(), drain: drain.clone(), product }
+    let asks_drain = config.transport == Transport::Tonic;
+    PolicyLayer { stats: stats.clone(), drain: drain.clone(), product, asks_drain }
 }
 
 /// The largest piece that a response body of ours gives: one reply, behind others that were not enough

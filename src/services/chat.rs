@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::replies::{Limits, Replies};
+use super::replies::{Limits, Replies, Reply};
 use crate::proto::chat::{ChatMessage, chat_server};
 use crate::stats::Stats;
 
@@ -23,26 +23,34 @@ impl Chat {
 
 #[tonic::async_trait]
 impl chat_server::Chat for Chat {
-    type chatStream = Replies<ChatMessage, fn(ChatMessage) -> String>;
+    type chatStream = Replies<Spoken>;
 
     async fn chat(
         &self,
         request: Request<Streaming<ChatMessage>>,
     ) -> Result<Response<Self::chatStream>, Status> {
         let inbound = request.into_inner();
-        let replies = Replies::new(inbound, spoken as _, self.stats.clone(), self.limits);
+        let replies = Replies::new(inbound, self.stats.clone(), self.limits);
         Ok(Response::new(replies))
     }
 }
 
 /// What the seed answers: nothing is trimmed, and empty fields give `": "`.
-fn spoken(said: ChatMessage) -> String {
-    let ChatMessage { name, message } = said;
-    let mut text = name;
-    text.reserve_exact(SEPARATOR.len() + message.len());
-    text.push_str(SEPARATOR);
-    text.push_str(&message);
-    text
+#[derive(Debug)]
+pub(crate) struct Spoken;
+
+impl Reply for Spoken {
+    type In = ChatMessage;
+    type Out = String;
+
+    fn to(said: ChatMessage) -> String {
+        let ChatMessage { name, message } = said;
+        let mut text = name;
+        text.reserve_exact(SEPARATOR.len() + message.len());
+        text.push_str(SEPARATOR);
+        text.push_str(&message);
+        text
+    }
 }
 
 const SEPARATOR: &str = ": ";
@@ -57,7 +65,7 @@ mod tests {
     fn replies_equal_the_seed_byte_for_byte() {
         let check = |request: &str, reply: &str| {
             let said = ChatMessage::decode(bytes(request).as_slice()).unwrap();
-            assert_eq!(spoken(said).encode_to_vec(), bytes(reply));
+            assert_eq!(Spoken::to(said).encode_to_vec(), bytes(reply));
         };
         check("0a0353616d12024869", "0a0753616d3a204869");
         check("0a03416e6e1203486579", "0a08416e6e3a20486579");

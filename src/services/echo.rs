@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::replies::{Limits, Replies};
+use super::replies::{Limits, Replies, Reply};
 use crate::proto::echo::{EchoMessage, echo_server};
 use crate::stats::Stats;
 
@@ -23,18 +23,27 @@ impl Echo {
 
 #[tonic::async_trait]
 impl echo_server::Echo for Echo {
-    type BidiStream = Replies<EchoMessage, fn(EchoMessage) -> EchoMessage>;
+    type BidiStream = Replies<Unchanged>;
 
     async fn bidi(
         &self,
         request: Request<Streaming<EchoMessage>>,
     ) -> Result<Response<Self::BidiStream>, Status> {
         let inbound = request.into_inner();
-        let replies = Replies::new(inbound, unchanged as _, self.stats.clone(), self.limits);
+        let replies = Replies::new(inbound, self.stats.clone(), self.limits);
         Ok(Response::new(replies))
     }
 }
 
-fn unchanged(message: EchoMessage) -> EchoMessage {
-    message
+/// The message itself.
+#[derive(Debug)]
+pub(crate) struct Unchanged;
+
+impl Reply for Unchanged {
+    type In = EchoMessage;
+    type Out = EchoMessage;
+
+    fn to(message: EchoMessage) -> EchoMessage {
+        message
+    }
 }

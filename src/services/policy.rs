@@ -28,6 +28,8 @@ pub(crate) struct PolicyLayer {
     pub(crate) drain: Drain,
     /// The `server` header of every response.
     pub(crate) product: &'static str,
+    /// Whether streams learn of the drain here, not from the transport.
+    pub(crate) asks_drain: bool,
 }
 
 impl<S> tower_layer::Layer<S> for PolicyLayer {
@@ -63,13 +65,15 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let end = request.extensions().get::<StreamEnd>().cloned();
         let stream = OpenStream::new(self.layer.stats.clone(), end);
-        let product = self.layer.product;
+        let (product, asks_drain) = (self.layer.product, self.layer.asks_drain);
         if let Some(refusal) = refuse(request.method(), request.headers()) {
-            return Box::pin(async move { Ok(observe(refusal, product, stream, None)) });
+            let rest = Box::new(Rest { stream, stop_reading: None });
+            return Box::pin(async move { Ok(observe(refusal, product, rest, false)) });
         }
-        let watcher = self.layer.drain.stop_reading.watch();
+        let stop_reading = Some(self.layer.drain.stop_reading.watch());
+        let rest = Box::new(Rest { stream, stop_reading });
         let answer = self.inner.call(request);
-        Box::pin(async move { Ok(observe(answer.await?, product, stream, Some(watcher))) })
+        Box::pin(async move { Ok(observe(answer.await?, product, rest, asks_drain)) })
     }
 }
 
@@ -95,18 +99,18 @@ fn empty(status: StatusCode) -> Response<Body> {
 fn observe(
     response: Response<Body>,
     product: &'static str,
-    mut stream: OpenStream,
-    stop_reading: Option<Watcher>,
+    mut rest: Box<Rest>,
+    asks_drain: bool,
 ) -> Response<Observed> {
     let (mut head, body) = response.into_parts();
     head.headers.insert(SERVER, HeaderValue::from_static(product));
     // A status among the headers: the stream ended before it began ("Trailers-Only").
-    if stop_reading.is_none() {
-        stream.finish(Outcome::NotGrpc);
+    if rest.stop_reading.is_none() {
+        rest.stream.finish(Outcome::NotGrpc);
     } else if let Some(code) = settle(&mut head.headers) {
-        stream.finish(Outcome::Grpc(code));
+        rest.stream.finish(Outcome::Grpc(code));
     }
-    Response::from_parts(head, Observed { body: Some(body), stream, stop_reading })
+    Response::from_parts(head, Observed { body: Some(body), asks_drain, rest })
 }
 
 /// The final status in `headers`, if there is one, with tonic's code for an overlong message
@@ -135,10 +139,20 @@ pub(crate) fn shutting_down() -> Status {
 }
 
 /// A response body that counts how it ended and ends early when a drain says so.
+///
+/// What a turn does not look at lies elsewhere: with many streams open each line that it does look at is a miss.
 #[derive(Debug)]
 pub(crate) struct Observed {
     body: Option<Body>,
+    /// Whether the drain has to be asked: where the transport ends request bodies for it, it need not be.
+    asks_drain: bool,
+    rest: Box<Rest>,
+}
+
+#[derive(Debug)]
+struct Rest {
     stream: OpenStream,
+    /// The drain waits for whoever watches.
     stop_reading: Option<Watcher>,
 }
 
@@ -146,7 +160,7 @@ impl Observed {
     /// Ends the stream between two polls of the body, when nothing that was taken is held back.
     fn unavailable(&mut self) -> Frame<Bytes> {
         self.body = None;
-        self.stream.finish(Outcome::Grpc(Code::Unavailable));
+        self.rest.stream.finish(Outcome::Grpc(Code::Unavailable));
         let status = shutting_down();
         let mut trailers = HeaderMap::new();
         status.add_header(&mut trailers).expect("a fixed ASCII message is a header value");
@@ -166,7 +180,9 @@ impl http_body::Body for Observed {
         let Some(body) = &mut this.body else {
             return Poll::Ready(None);
         };
-        if this.stop_reading.as_mut().is_some_and(|drain| drain.is_set(cx)) && !body.is_end_stream()
+        if this.asks_drain
+            && this.rest.stop_reading.as_mut().is_some_and(|drain| drain.is_set(cx))
+            && !body.is_end_stream()
         {
             return Poll::Ready(Some(Ok(this.unavailable())));
         }
@@ -175,7 +191,7 @@ impl http_body::Body for Observed {
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
             && let Some(code) = frame.trailers_mut().and_then(settle)
         {
-            this.stream.finish(Outcome::Grpc(code));
+            this.rest.stream.finish(Outcome::Grpc(code));
         }
         polled
     }
