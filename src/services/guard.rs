@@ -272,7 +272,8 @@ impl Messages {
         if let Some(max) = self.overfull {
             return Some(Err(Status::resource_exhausted(format!(
                 "the messages that this connection has begun and not finished are over {max} bytes: \
-                 send fewer large ones at once on a connection, or raise --unfinished-bytes-max"
+                 send fewer large ones at once on a connection, or raise the server's --unfinished-bytes-max \
+                 (Limits::held_bytes_max)"
             ))));
         }
         self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))

@@ -36,10 +36,10 @@ impl Exchange for Silent {
     }
 }
 
-/// Always has more to send.
-struct Endless;
+/// Sends what this appends, for so much room as it is told; hears nothing.
+struct Sends<F>(F);
 
-impl Exchange for Endless {
+impl<F: FnMut(&mut Vec<u8>, usize) -> Sending + 'static> Exchange for Sends<F> {
     fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
 
     fn data(&mut self, _: &[u8], _: Instant) {}
@@ -53,29 +53,20 @@ impl Exchange for Endless {
         room: usize,
         _: Instant,
     ) -> Sending {
-        frame.resize(frame.len() + room.min(1_000), 0);
-        Sending::More
+        (self.0)(frame, room)
     }
 }
 
+/// Always has more to send.
+fn endless(frame: &mut Vec<u8>, room: usize) -> Sending {
+    frame.resize(frame.len() + room.min(1_000), 0);
+    Sending::More
+}
+
 /// Sends so many bytes at once, whatever the room, and then waits.
-struct Once(usize);
-
-impl Exchange for Once {
-    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
-
-    fn data(&mut self, _: &[u8], _: Instant) {}
-
-    fn end(&mut self, _: Result<&HeaderMap, &BodyError>, _: Instant) {}
-
-    fn poll_send(
-        &mut self,
-        _: &mut Context<'_>,
-        frame: &mut Vec<u8>,
-        _: usize,
-        _: Instant,
-    ) -> Sending {
-        frame.resize(frame.len() + std::mem::take(&mut self.0), 0);
+fn once(mut bytes: usize) -> impl FnMut(&mut Vec<u8>, usize) -> Sending {
+    move |frame, _| {
+        frame.resize(frame.len() + std::mem::take(&mut bytes), 0);
         Sending::Wait
     }
 }
@@ -278,7 +269,7 @@ async fn a_client_waits_for_a_server_that_is_slow_to_read_its_data() {
     let time = limits.control_stall_timeout;
     let (mut peer, client, mut connection) = Peer::silent(limits, 1_000).await;
     peer.say(kind::SETTINGS, 0, 0, &[]).await;
-    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Endless).is_ok());
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Sends(endless)).is_ok());
     // The pipe is full, and windows are not: a server may take as long as it likes.
     assert!(timeout(100 * time, &mut connection).await.is_err());
     // Only now replies wait.
@@ -294,7 +285,7 @@ async fn what_was_more_than_the_output_takes_leaves_although_there_is_nothing_be
     peer.say(kind::SETTINGS, 0, 0, &[]).await;
     // More than a frame, less than the windows.
     let bytes = 50_000;
-    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Once(bytes)).is_ok());
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Sends(once(bytes))).is_ok());
     peer.hear_all().await;
     let data = inside::frames(&peer.heard).filter(|(kind, ..)| *kind == kind::DATA);
     assert_eq!(data.map(|(.., payload)| payload.len()).sum::<usize>(), bytes);
