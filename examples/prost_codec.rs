@@ -1,12 +1,14 @@
 //! `echo.v1.Echo/Bidi` with tonic's own codec on the inline transport: what the codec of our services is
 //! compared with (peer `inline-prost` of loadgen's suites).
 //!
-//! Takes nothing; listens on a free loopback port, says its address as the first line of stdout, and
-//! serves until its stdin ends.
+//! Listens on a free loopback port, says its address as the first line of stdout, and serves until its
+//! stdin ends. Takes `--work N`: that many multiplications for each message, one after the other, so that
+//! a slowdown of known size can be looked for (`loadgen compare`).
 
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Ready, ready};
+use std::hint::black_box;
 use std::io::Read;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,6 +17,7 @@ use std::thread;
 use bidi_echo::proto::echo::EchoMessage;
 use bidi_echo::transport::{Limits, Server};
 use bytes::Bytes;
+use futures_util::Stream;
 use http::HeaderValue;
 use http_body::Body;
 use tokio::net::TcpListener;
@@ -27,22 +30,47 @@ use tower_service::Service;
 #[global_allocator]
 static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Every message back, unchanged and in order.
-struct Unchanged;
+/// Every message back, unchanged and in order, after some work.
+struct Unchanged {
+    work: u32,
+}
 
 impl StreamingService<EchoMessage> for Unchanged {
     type Response = EchoMessage;
-    type ResponseStream = Streaming<EchoMessage>;
-    type Future = Ready<Result<Response<Streaming<EchoMessage>>, Status>>;
+    type ResponseStream = Worked;
+    type Future = Ready<Result<Response<Worked>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<EchoMessage>>) -> Self::Future {
-        ready(Ok(Response::new(request.into_inner())))
+        ready(Ok(Response::new(Worked { messages: request.into_inner(), work: self.work })))
+    }
+}
+
+/// Messages that cost something.
+struct Worked {
+    messages: Streaming<EchoMessage>,
+    work: u32,
+}
+
+impl Stream for Worked {
+    type Item = Result<EchoMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let polled = Pin::new(&mut self.messages).poll_next(cx);
+        if let Poll::Ready(Some(Ok(_))) = &polled {
+            let mut product = 3_u64;
+            for _ in 0..self.work {
+                product = black_box(product.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            }
+        }
+        polled
     }
 }
 
 /// What tonic's build would have generated for a server of this one method.
 #[derive(Clone)]
-struct Echo;
+struct Echo {
+    work: u32,
+}
 
 impl<B> Service<http::Request<B>> for Echo
 where
@@ -58,12 +86,13 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let work = self.work;
         Box::pin(async move {
             if request.uri().path() != "/echo.v1.Echo/Bidi" {
                 return Ok(Status::unimplemented("only /echo.v1.Echo/Bidi is here").into_http());
             }
             let codec = ProstCodec::<EchoMessage, EchoMessage>::default();
-            let mut response = Grpc::new(codec).streaming(Unchanged, request).await;
+            let mut response = Grpc::new(codec).streaming(Unchanged { work }, request).await;
             let product = HeaderValue::from_static("bidi-echo-prost-codec");
             response.headers_mut().insert(http::header::SERVER, product);
             Ok(response)
@@ -71,8 +100,18 @@ where
     }
 }
 
+fn work(arguments: impl Iterator<Item = String>) -> Result<u32, String> {
+    let arguments: Vec<_> = arguments.collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Ok(0),
+        ["--work", count] => count.parse().map_err(|_| format!("--work {count}: need a number")),
+        _ => Err(format!("{arguments:?}: takes nothing but --work N")),
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
+    let work = work(std::env::args().skip(1))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel();
@@ -81,6 +120,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = std::io::stdin().read_to_end(&mut Vec::new());
         _ = stop.send(());
     });
-    Server::new(Limits::default()).serve(listener, Echo, async { _ = stopped.await }).await;
+    Server::new(Limits::default())
+        .serve(listener, Echo { work }, async { _ = stopped.await })
+        .await;
     Ok(())
 }

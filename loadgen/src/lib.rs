@@ -16,4 +16,5 @@ pub mod harness;
 pub mod record;
 pub mod report;
 pub mod scenario;
+pub mod slo;
 pub mod units;

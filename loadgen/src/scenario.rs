@@ -4,7 +4,7 @@
 //! so that a record says all that a repetition needs.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -15,6 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
+use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// Streams on a connection unless `--connections` says otherwise: what most servers allow at least
@@ -39,10 +40,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "PID")]
     pub server_pid: Option<u32>,
 
-    /// What is called: echo.v1.Echo/Bidi or Chat/chat
-    #[arg(long, value_enum, default_value_t = ContractName::Echo)]
-    pub contract: ContractName,
-
     /// Transport of an embedded server [default: the server's own]
     #[arg(long, value_enum)]
     pub transport: Option<Transport>,
@@ -51,17 +48,9 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     pub placement: Option<Placement>,
 
-    /// HTTP/2 client that carries the streams
-    #[arg(long, value_enum, default_value_t = ClientName::Inline)]
-    pub client: ClientName,
-
-    /// Concurrent bidirectional streams
-    #[arg(long, value_name = "N", default_value = "100")]
-    pub streams: NonZeroUsize,
-
-    /// HTTP/2 connections that carry them [default: one per 100 streams]
-    #[arg(long, value_name = "N")]
-    pub connections: Option<NonZeroUsize>,
+    /// The load.
+    #[command(flatten)]
+    pub load: LoadArgs,
 
     /// Further streams on these connections: each echoes one message before the load, then stays open
     #[arg(long, value_name = "N", default_value = "0")]
@@ -83,22 +72,6 @@ pub struct RunArgs {
     #[arg(long, value_name = "CPU", value_delimiter = ',')]
     pub cpus: Vec<usize>,
 
-    /// Messages sent and not yet echoed, per stream [default: 1; unbounded with --rate]
-    #[arg(long, value_name = "N")]
-    pub in_flight: Option<NonZeroUsize>,
-
-    /// Open loop: offered load in messages per second over all streams, such as 50k
-    #[arg(long, value_name = "RATE")]
-    pub rate: Option<MessagesPerSecond>,
-
-    /// Open loop: gaps between a stream's messages
-    #[arg(long, value_enum, requires = "rate")]
-    pub arrivals: Option<Arrivals>,
-
-    /// Payload of a message; its first 8 bytes carry a sequence number, the rest seeded filler
-    #[arg(long, value_name = "BYTES", default_value = "8")]
-    pub payload: ByteSize,
-
     /// Length of the measurement
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub duration: Nanos,
@@ -119,17 +92,113 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
-    /// Metadata to send with each stream; may be repeated
-    #[arg(long = "header", value_name = "KEY=VALUE")]
-    pub headers: Vec<Header>,
-
     /// Write the whole record as JSON; - is stdout
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
 
+    /// Goals to be met, such as 'p99<5ms,errors=0,throughput>100k'; exit code 4 if one is not
+    #[arg(long, value_name = "GOALS")]
+    pub slo: Option<Slo>,
+
+    /// Exit with code 3 if a gate fails: the run is then invalid as a measurement of the server
+    #[arg(long)]
+    pub require_valid: bool,
+
+    /// What a null echo carries under this load, from whoever has calibrated it
+    #[arg(long, value_name = "RATE", hide = true)]
+    pub null_throughput: Option<MessagesPerSecond>,
+
     #[doc(hidden)]
     #[arg(skip)]
     pub duration_was_typed: bool,
+}
+
+/// What a load is, wherever it goes.
+#[derive(Clone, Debug, Args)]
+pub struct LoadArgs {
+    /// What is called: echo.v1.Echo/Bidi or Chat/chat
+    #[arg(long, value_enum, default_value_t = ContractName::Echo)]
+    pub contract: ContractName,
+
+    /// HTTP/2 client that carries the streams
+    #[arg(long, value_enum, default_value_t = ClientName::Inline)]
+    pub client: ClientName,
+
+    /// Concurrent bidirectional streams
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub streams: NonZeroUsize,
+
+    /// HTTP/2 connections that carry them [default: one per 100 streams]
+    #[arg(long, value_name = "N")]
+    pub connections: Option<NonZeroUsize>,
+
+    /// Messages sent and not yet echoed, per stream [default: 1; unbounded with --rate]
+    #[arg(long, value_name = "N")]
+    pub in_flight: Option<NonZeroUsize>,
+
+    /// Open loop: offered load in messages per second over all streams, such as 50k
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<MessagesPerSecond>,
+
+    /// Open loop: gaps between a stream's messages
+    #[arg(long, value_enum, requires = "rate")]
+    pub arrivals: Option<Arrivals>,
+
+    /// Open loop: what becomes of a message that is due while its stream is blocked
+    #[arg(long, value_enum, requires = "rate")]
+    pub blocked: Option<Blocked>,
+
+    /// Open loop: more messages due and not echoed than this, over all streams, end the run as unstable
+    /// [default: 8M]
+    #[arg(long, value_name = "N", requires = "rate")]
+    pub max_backlog: Option<NonZeroU64>,
+
+    /// Payload of a message; its first 8 bytes carry a sequence number, the rest seeded filler
+    #[arg(long, value_name = "BYTES", default_value = "8")]
+    pub payload: ByteSize,
+
+    /// Metadata to send with each stream; may be repeated
+    #[arg(long = "header", value_name = "KEY=VALUE")]
+    pub headers: Vec<Header>,
+}
+
+impl LoadArgs {
+    /// As they are typed.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+        flag("--contract", name_of(self.contract));
+        flag("--client", name_of(self.client));
+        flag("--streams", self.streams.to_string());
+        if let Some(connections) = self.connections {
+            flag("--connections", connections.to_string());
+        }
+        if let Some(in_flight) = self.in_flight {
+            flag("--in-flight", in_flight.to_string());
+        }
+        if let Some(rate) = self.rate {
+            flag("--rate", rate.0.to_string());
+        }
+        if let Some(arrivals) = self.arrivals {
+            flag("--arrivals", name_of(arrivals));
+        }
+        if let Some(blocked) = self.blocked {
+            flag("--blocked", name_of(blocked));
+        }
+        if let Some(backlog_max) = self.max_backlog {
+            flag("--max-backlog", backlog_max.to_string());
+        }
+        flag("--payload", format!("{}B", self.payload.as_u64()));
+        for Header { key, value } in &self.headers {
+            flag("--header", format!("{key}={value}"));
+        }
+        flags
+    }
+}
+
+/// A value as it is typed.
+pub(crate) fn name_of(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or(String::new(), |name| name.get_name().to_owned())
 }
 
 /// Metadata as typed: `key=value`.
@@ -197,6 +266,20 @@ pub enum Arrivals {
     Poisson,
 }
 
+/// What becomes of a message that is due while its stream is blocked: no room in flight, or what was due
+/// before it still waits for the transport.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Blocked {
+    /// It waits, and the wait counts.
+    #[default]
+    Queue,
+    /// It is left out and counted; percentiles take it for later than all that were echoed.
+    Shed,
+}
+
 /// When messages leave.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "model", rename_all = "snake_case")]
@@ -214,7 +297,22 @@ pub enum Load {
         arrivals: Arrivals,
         /// Messages in flight on each stream; null is unbounded.
         in_flight_max: Option<usize>,
+        /// What becomes of a message whose stream is blocked; records without it queued.
+        #[serde(default)]
+        blocked: Blocked,
+        /// Messages due and not echoed, over all streams, that end the run.
+        #[serde(default = "backlog_max")]
+        backlog_max: u64,
     },
+}
+
+/// Messages due and not echoed, unless `--max-backlog` says otherwise: 32 bytes each, and a server that
+/// stalls for good must not fill the memory. 8 million are 8 s at a million per second.
+const BACKLOG_MAX: u64 = 8_000_000;
+
+/// What records without it ran with.
+fn backlog_max() -> u64 {
+    BACKLOG_MAX
 }
 
 /// One run's inputs, resolved.
@@ -258,6 +356,10 @@ pub struct Scenario {
     pub seed: u64,
     /// Metadata sent with each stream.
     pub headers: BTreeMap<String, String>,
+    /// What a closed loop of this shape reaches on this machine against a server that does nothing; null
+    /// if that was not calibrated.
+    #[serde(default)]
+    pub null_throughput_messages_per_s: Option<MessagesPerSecond>,
 }
 
 /// A flag whose value cannot be run; exit code 2.
@@ -290,7 +392,7 @@ pub struct Surroundings {
 impl Scenario {
     /// Resolves what was typed. Err: what cannot be run, with the cure.
     pub fn resolve(args: &RunArgs, surroundings: &Surroundings) -> Result<Scenario, UsageError> {
-        let streams = args.streams.get();
+        let streams = args.load.streams.get();
         let connections = connections(args, surroundings)?;
         let shards = args.shards.map_or((surroundings.cpus.len() / 2).max(1), NonZeroUsize::get);
         if let Some(cpu) = args.cpus.iter().find(|cpu| !surroundings.cpus.contains(cpu)) {
@@ -303,10 +405,14 @@ impl Scenario {
                 ),
             ));
         }
-        let headers: BTreeMap<_, _> =
-            args.headers.iter().map(|header| (header.key.clone(), header.value.clone())).collect();
-        if headers.len() < args.headers.len() {
-            let keys: Vec<_> = args.headers.iter().map(|header| header.key.as_str()).collect();
+        let headers: BTreeMap<_, _> = args
+            .load
+            .headers
+            .iter()
+            .map(|header| (header.key.clone(), header.value.clone()))
+            .collect();
+        if headers.len() < args.load.headers.len() {
+            let keys: Vec<_> = args.load.headers.iter().map(|header| header.key.as_str()).collect();
             return Err(usage(
                 "--header",
                 keys.join(", "),
@@ -314,8 +420,8 @@ impl Scenario {
             ));
         }
         Ok(Scenario {
-            contract: args.contract,
-            client: args.client,
+            contract: args.load.contract,
+            client: args.load.client,
             streams,
             connections,
             idle_streams: args.idle_streams,
@@ -331,12 +437,13 @@ impl Scenario {
             drain_limit_ns: args.drain_limit,
             seed: args.seed.unwrap_or(surroundings.fresh_seed),
             headers,
+            null_throughput_messages_per_s: args.null_throughput,
         })
     }
 }
 
 fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, UsageError> {
-    let streams = args.streams.get();
+    let streams = args.load.streams.get();
     let all = streams + args.idle_streams;
     let limit = surroundings.streams_per_connection_max.map_or(usize::MAX, |limit| limit as usize);
     if limit == 0 {
@@ -347,7 +454,7 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
         ));
     }
     let usual = all.div_ceil(STREAMS_PER_CONNECTION.min(limit)).min(streams);
-    let connections = args.connections.map_or(usual, NonZeroUsize::get);
+    let connections = args.load.connections.map_or(usual, NonZeroUsize::get);
     if connections > streams {
         return Err(usage(
             "--connections",
@@ -369,13 +476,15 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
 }
 
 fn load(args: &RunArgs) -> Load {
-    let in_flight_max = args.in_flight.map(NonZeroUsize::get);
-    match args.rate {
+    let in_flight_max = args.load.in_flight.map(NonZeroUsize::get);
+    match args.load.rate {
         None => Load::ClosedLoop { in_flight_max: in_flight_max.unwrap_or(1) },
         Some(rate_messages_per_s) => Load::OpenLoop {
             rate_messages_per_s,
-            arrivals: args.arrivals.unwrap_or(Arrivals::Uniform),
+            arrivals: args.load.arrivals.unwrap_or(Arrivals::Uniform),
             in_flight_max,
+            blocked: args.load.blocked.unwrap_or_default(),
+            backlog_max: args.load.max_backlog.map_or(BACKLOG_MAX, NonZeroU64::get),
         },
     }
 }
@@ -390,11 +499,11 @@ fn encoding_bytes_max(contract: ContractName) -> usize {
 }
 
 fn payload_bytes(args: &RunArgs) -> Result<usize, UsageError> {
-    let most = MESSAGE_BYTES_MAX - encoding_bytes_max(args.contract);
-    usize::try_from(args.payload.as_u64()).ok().filter(|bytes| *bytes <= most).ok_or_else(|| {
+    let most = MESSAGE_BYTES_MAX - encoding_bytes_max(args.load.contract);
+    usize::try_from(args.load.payload.as_u64()).ok().filter(|bytes| *bytes <= most).ok_or_else(|| {
         usage(
             "--payload",
-            args.payload,
+            args.load.payload,
             format!("a message holds at most {MESSAGE_BYTES_MAX} bytes, encoding included: pass at most {most}"),
         )
     })
@@ -452,6 +561,20 @@ mod tests {
         assert_eq!((scenario.streams, scenario.connections, scenario.shards), (100, 1, 1));
         assert_eq!(scenario.seed, 7);
         assert_eq!(scenario.duration_ns, Some(Nanos(10 * Nanos::SECOND.0)));
+    }
+
+    #[test]
+    fn a_load_is_typed_again_as_it_was_typed() {
+        let all = "--contract chat --client tonic --streams 7 --connections 3 --in-flight 2 --rate 1500 \
+                   --arrivals poisson --blocked shed --max-backlog 9 --payload 1000B --header a=b=c";
+        let all: Vec<_> = all.split_whitespace().collect();
+        let load = |flags: &[&str]| {
+            Typed::try_parse_from(std::iter::once(&"loadgen").chain(flags)).unwrap().run.load
+        };
+        assert_eq!(load(&all).flags(), all);
+        let usual = load(&[]).flags();
+        let again: Vec<_> = usual.iter().map(String::as_str).collect();
+        assert_eq!(load(&again).flags(), usual);
     }
 
     #[test]

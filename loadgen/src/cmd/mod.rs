@@ -1,8 +1,14 @@
 //! One file per verb; here is where driving, surroundings and reports meet.
 
+mod compare;
+mod headroom;
+mod records;
 mod report;
 mod run;
+mod search;
+mod servers;
 mod suite;
+mod trial;
 
 use std::process::ExitCode;
 
@@ -32,8 +38,15 @@ enum Verb {
     Run(Box<RunArgs>),
     /// Compare servers: scenarios x servers, interleaved, with a table of ratios
     Suite(suite::SuiteArgs),
+    /// Tell whether one server differs from another, in interleaved pairs of runs
+    Compare(compare::CompareArgs),
+    /// Find the highest offered load at which a server keeps its goals
+    Search(Box<search::SearchArgs>),
     /// Print records as a Markdown table
     Report(report::ReportArgs),
+    /// Be the server that does nothing, for another loadgen
+    #[command(name = harness::null::VERB, hide = true)]
+    NullEcho,
     /// Be the embedded server of another loadgen
     #[command(name = harness::server::VERB, hide = true)]
     EmbeddedServer {
@@ -47,10 +60,32 @@ enum Verb {
     },
 }
 
+/// How loadgen ends: the first of these that applies, in this order, but that bad usage goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exit {
+    /// All well.
+    Done = 0,
+    /// Something was lost, wrong or failed.
+    Failed = 1,
+    /// A command line or a file that cannot be run.
+    Usage = 2,
+    /// Valid runs were required, and one is not.
+    Invalid = 3,
+    /// A goal was not met.
+    GoalMissed = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
 /// Parses the command line and does what it says. `upkeep` runs beside an embedded server, whose
 /// allocator is the binary's.
 ///
-/// Exit codes: 0 all well; 1 something was lost, wrong or failed; 2 bad usage.
+/// Exit codes: 0 done; 1 something was lost, wrong or failed; 2 bad usage; 3 invalid, where valid runs
+/// were required; 4 a goal was missed. Of several, the first of 2, 1, 3, 4.
 pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result<ExitCode> {
     let matches = Cli::command().get_matches();
     let typed = |matches: &clap::ArgMatches| {
@@ -67,7 +102,13 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
             harness::server::serve_until_stdin_ends(transport.placed(placement)?, upkeep)?;
             return Ok(ExitCode::SUCCESS);
         }
+        Some(Verb::NullEcho) => {
+            harness::null::serve_until_stdin_ends()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Some(Verb::Suite(args)) => return suite::run(&args),
+        Some(Verb::Compare(args)) => return compare::run(&args),
+        Some(Verb::Search(args)) => return search::run(&args),
         Some(Verb::Report(args)) => return report::run(&args),
         Some(Verb::Run(args)) => *args,
         None => cli.run,

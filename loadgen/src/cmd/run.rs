@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, exit};
+use std::process::{self, ExitCode};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -11,7 +11,9 @@ use bidi_echo::config::{Config, LISTEN, Transport};
 use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
+use super::Exit;
 use crate::drive::{self, Opened, Phase, Progress};
+use crate::harness::disturbance::Disturbances;
 use crate::harness::probe::{self, Peer, ProbeError};
 use crate::harness::server::EmbeddedServer;
 use crate::harness::usage::Watched;
@@ -21,26 +23,17 @@ use crate::record::{
     WarningKind,
 };
 use crate::report;
-use crate::scenario::{Arrivals, Load, RunArgs, Scenario, Surroundings, UsageError};
+use crate::scenario::{Arrivals, Blocked, Load, RunArgs, Scenario, Surroundings, UsageError};
 use crate::units::{MessagesPerSecond, Nanos};
-
-/// Lag beyond this share of the service time says more about loadgen than about the server.
-const LAG_SHARE_MAX: f64 = 0.1;
-
-/// Lag below this is nobody's trouble: a timer's wake-up takes as long.
-const LAG_HARMLESS: Nanos = Nanos(200_000);
-
-/// Shards that are busy for longer than this share of the window have nothing to spare.
-const BUSY_SHARE_MAX: f64 = 0.95;
 
 /// What goes on beside a server that should give memory back.
 const TRICKLE: Load = Load::OpenLoop {
     rate_messages_per_s: MessagesPerSecond(200.0),
     arrivals: Arrivals::Uniform,
     in_flight_max: None,
+    blocked: Blocked::Queue,
+    backlog_max: 10_000,
 };
-
-const BAD_USAGE: u8 = 2;
 
 /// A line to stderr, which may be gone: a run does not end for that.
 macro_rules! tell {
@@ -49,7 +42,7 @@ macro_rules! tell {
     };
 }
 
-/// Measures what `args` say. The exit code is 0, 1 or 2, as [`super::main`] tells.
+/// Measures what `args` say. The exit code is as [`super::main`] tells.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = bidi_echo::serve::raise_open_files_limit() {
         tell!("loadgen: cannot raise the limit of open files: {error}");
@@ -63,14 +56,28 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     match runtime.block_on(measure(args)) {
         Ok(record) => {
             show(&record, args)?;
-            Ok(ExitCode::from(u8::from(!is_well(&record.measured))))
+            Ok(exit(&record, args).into())
         }
         Err(error) if is_bad_usage(&error) => {
             tell!("loadgen: {error:#}");
-            Ok(ExitCode::from(BAD_USAGE))
+            Ok(Exit::Usage.into())
         }
         Err(error) => Err(error),
     }
+}
+
+fn exit(record: &RunRecord, args: &RunArgs) -> Exit {
+    let misses = args.slo.as_ref().map_or(Vec::new(), |slo| record.measured.missed(slo));
+    for miss in &misses {
+        tell!("loadgen: goal missed: {miss}");
+    }
+    if !is_well(&record.measured) {
+        return Exit::Failed;
+    }
+    if args.require_valid && record.is_valid() == Some(false) {
+        return Exit::Invalid;
+    }
+    if misses.is_empty() { Exit::Done } else { Exit::GoalMissed }
 }
 
 fn is_bad_usage(error: &anyhow::Error) -> bool {
@@ -145,6 +152,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             server,
             host: provenance::host(),
         },
+        gates: record::gates(&scenario, &measured),
         scenario,
         measured,
         warnings: Vec::new(),
@@ -223,7 +231,7 @@ async fn interrupted() {
     tokio::spawn(async {
         if ctrl_c().await.is_ok() {
             tell!("loadgen: second Ctrl-C: ending without figures");
-            exit(1);
+            process::exit(1);
         }
     });
 }
@@ -257,7 +265,7 @@ impl Target {
         };
         let found = match probe::look(&uri).await {
             Ok(peer) if origin == Origin::Found => {
-                probe::answers(&uri, args.contract).await.map(|()| peer)
+                probe::answers(&uri, args.load.contract).await.map(|()| peer)
             }
             looked => looked,
         };
@@ -339,6 +347,7 @@ struct Processes {
     server: Option<Watched>,
     used: Option<[Option<record::Usage>; 2]>,
     resident: Option<Resident>,
+    disturbances: Disturbances,
 }
 
 impl Processes {
@@ -357,7 +366,8 @@ impl Processes {
         };
         let resident = server.as_ref().map(|_| Resident::default());
         let loadgen = Watched::of(std::process::id());
-        Ok(Processes { loadgen, server, used: None, resident })
+        let disturbances = Disturbances::default();
+        Ok(Processes { loadgen, server, used: None, resident, disturbances })
     }
 
     /// Notes the server's memory now, as the one that `moment` names.
@@ -377,10 +387,12 @@ impl Processes {
     }
 
     fn begin(&mut self) {
+        self.disturbances.begin();
         [&mut self.loadgen, &mut self.server].into_iter().flatten().for_each(Watched::begin);
     }
 
     fn end(&mut self) {
+        self.disturbances.end();
         let used = |watched: &Option<Watched>| watched.as_ref().and_then(Watched::end);
         self.used = Some([used(&self.loadgen), used(&self.server)]);
         self.resident(|resident| &mut resident.end_bytes);
@@ -388,7 +400,13 @@ impl Processes {
 
     fn fill(&mut self, measured: &mut Measured) {
         measured.server_resident = self.resident.take();
+        measured.shard_threads = self.disturbances.shard_threads();
+        measured.disturbance = self.disturbances.of_machine();
         [measured.loadgen, measured.server] = self.used.unwrap_or_default();
+        let cores = self.server.as_ref().and_then(Watched::cores);
+        measured.server_cpu_share = measured.server.zip(cores).map(|(used, cores)| {
+            used.cpu().as_secs_f64() / (measured.window_ns.as_secs_f64() * f64::from(cores))
+        });
         let echoes = measured.throughput_messages_per_s * measured.window_ns.as_secs_f64();
         measured.messages_per_server_cpu_s = measured
             .server
@@ -402,7 +420,7 @@ impl Processes {
 fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |kind, message: String| warnings.push(Warning { kind, message });
-    let RunRecord { scenario, provenance, measured, .. } = record;
+    let RunRecord { provenance, measured, .. } = record;
     let build = &provenance.loadgen;
     if build.opt_level != "3" || build.debug_assertions {
         let assertions = if build.debug_assertions { " with debug assertions" } else { "" };
@@ -420,12 +438,6 @@ fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
             format!("{late_headers} streams had no response headers before their first message");
         warn(WarningKind::LateHeaders, message);
     }
-    if let Some(message) = send_lag(measured) {
-        warn(WarningKind::SendLag, message);
-    }
-    if let Some(message) = busy(scenario, measured) {
-        warn(WarningKind::LoadgenBusy, message);
-    }
     if measured.server.is_none() && provenance.server.origin != Origin::Embedded {
         let message =
             "the server's CPU time and memory are not known; pass --server-pid".to_owned();
@@ -435,24 +447,6 @@ fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
         warn(WarningKind::StoppedEarly, "the run ended before its plan".to_owned());
     }
     warnings
-}
-
-fn send_lag(measured: &Measured) -> Option<String> {
-    let lag = measured.send_lag.as_ref()?.percentile(99.0);
-    let service = measured.service_time.percentile(50.0);
-    let late = lag > LAG_HARMLESS && lag.0 as f64 > LAG_SHARE_MAX * service.0 as f64;
-    late.then(|| {
-        format!("messages left late through loadgen's own fault: L p99 {lag}, S p50 {service}")
-    })
-}
-
-fn busy(scenario: &Scenario, measured: &Measured) -> Option<String> {
-    let used = measured.loadgen?.cpu().as_secs_f64();
-    let had = measured.window_ns.as_secs_f64() * scenario.shards as f64;
-    (used > BUSY_SHARE_MAX * had).then(|| {
-        let cores = if scenario.shards == 1 { "its shard" } else { "its shards" };
-        format!("loadgen kept {cores} busy ({used:.1} of {had:.1} s): it may be what was measured; pass --shards")
-    })
 }
 
 /// The lines on stderr while a run goes on.

@@ -9,26 +9,21 @@ mod plan;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::plan::{Plan, Run, ServerKind, SuiteScenario, SuiteServer};
-use crate::harness::child::Child;
-use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand, ServerProcess};
+use super::Exit;
+use super::headroom::null_throughput;
+use super::trial::{Trial, Tried};
+use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
-use crate::record::{self, RunRecord};
 use crate::report::{Compared, Comparison, Contender, Figures, Outcome};
-use crate::scenario::{ClientName, UsageError};
-use crate::units::{Count, Nanos};
-
-const BAD_USAGE: u8 = 2;
-
-/// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
-const RUN_OVERTIME_MAX: Duration = Duration::from_secs(30);
+use crate::scenario::{UsageError, name_of};
+use crate::units::{Count, MessagesPerSecond, Nanos};
 
 /// A line to stderr, which may be gone: a suite does not end for that.
 macro_rules! tell {
@@ -57,14 +52,14 @@ pub(super) struct SuiteArgs {
     only_server: Vec<String>,
 }
 
-/// Runs a suite. The exit code is 0, 1 or 2, as [`super::main`] tells.
+/// Runs a suite. The exit code is as [`super::main`] tells; valid runs are required.
 pub(super) fn run(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match Suite::read(args).and_then(|suite| runtime.block_on(suite.run())) {
-        Ok(well) => Ok(ExitCode::from(u8::from(!well))),
+        Ok(exit) => Ok(exit.into()),
         Err(error) if error.is::<UsageError>() => {
             tell!("loadgen: {error:#}");
-            Ok(ExitCode::from(BAD_USAGE))
+            Ok(Exit::Usage.into())
         }
         Err(error) => Err(error),
     }
@@ -102,8 +97,8 @@ impl Suite {
         Ok(Suite { name, text, plan, peers, out, started_at })
     }
 
-    /// Whether something was measured and every run went well.
-    async fn run(self) -> anyhow::Result<bool> {
+    /// How it ended: well if something was measured, and every run went well and is valid.
+    async fn run(self) -> anyhow::Result<Exit> {
         self.begin_folder()?;
         let mut results = Results::new(&self.plan);
         let all = tokio::select! {
@@ -113,12 +108,12 @@ impl Suite {
         if !all {
             tell!("suite: interrupted; the report holds the runs until then");
         }
-        let well = all && results.are_well();
+        let exit = if all { results.exit() } else { Exit::Failed };
         let report = self.comparison(results, all).to_string();
         self.write("REPORT.md", &report)?;
         io::stdout().write_all(report.as_bytes()).context("cannot write to stdout")?;
         tell!("suite: records and REPORT.md are in {}", self.out.display());
-        Ok(well)
+        Ok(exit)
     }
 
     fn begin_folder(&self) -> anyhow::Result<()> {
@@ -158,6 +153,13 @@ impl Suite {
 
     async fn run_all(&self, results: &mut Results) -> anyhow::Result<()> {
         let commands = self.prepare(results).await?;
+        for (place, scenario) in self.plan.scenarios.iter().enumerate() {
+            let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
+            let null =
+                null_throughput(self.load_flags(scenario), server_cpus, loadgen_cpus).await?;
+            tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
+            results.null_throughputs[place] = Some(null);
+        }
         let runs = self.plan.runs();
         tell!("suite: {} runs, about {}", runs.len(), self.time());
         for (number, run) in (1..).zip(&runs) {
@@ -215,35 +217,22 @@ impl Suite {
         command: &ServerCommand,
         results: &mut Results,
     ) -> Result<Outcome, PeerError> {
-        let server = command.start(&self.plan.server_cpus).await?;
-        let driven = self.drive(run, &server, results).await;
-        let outcome = driven.unwrap_or_else(|error| Outcome::Failed(error.to_string()));
-        match server.stop().await {
-            Ok(()) => Ok(outcome),
-            Err(error) => Ok(Outcome::Failed(format!("the server {error}"))),
-        }
-    }
-
-    /// `loadgen run` against the server, and the figures of its record.
-    async fn drive(
-        &self,
-        run: Run,
-        server: &ServerProcess,
-        results: &mut Results,
-    ) -> io::Result<Outcome> {
-        let path = self.out.join(self.file_of(run));
-        let command = self.run_command(run, server, &path)?;
-        let mut child = Child::start(command, &self.plan.loadgen_cpus)?;
+        let flags = self.flags(run);
         let warmup = self.plan.servers[run.server].warmup;
         let watch = self.plan.scenarios[run.scenario].watch_give_back;
-        let limit = (warmup + self.plan.duration + watch).as_duration() + RUN_OVERTIME_MAX;
-        let status = child.wait(limit).await?;
-        let record = record::read(&path);
-        if !status.success() {
-            let why = record.map_or_else(|_| child.last_words(), |record| what_failed(&record));
-            return Ok(Outcome::Failed(format!("{status}: {why}")));
-        }
-        let record = record?;
+        let trial = Trial {
+            flags: &flags,
+            server_cpus: &self.plan.server_cpus,
+            loadgen_cpus: &self.plan.loadgen_cpus,
+            time: warmup + self.plan.duration + watch,
+            null_throughput: results.null_throughputs[run.scenario],
+        };
+        let path = self.out.join(self.file_of(run));
+        let record = match trial.on(command, &path).await? {
+            Tried::Valid(record) => record,
+            Tried::Invalid(_, why) => return Ok(Outcome::Invalid(why)),
+            Tried::Failed(_, why) => return Ok(Outcome::Failed(why)),
+        };
         let figures = Figures::of(&record, self.plan.scenarios[run.scenario].figure);
         results.products[run.server] = record.provenance.server.product;
         Ok(figures.map_or_else(
@@ -252,35 +241,34 @@ impl Suite {
         ))
     }
 
-    fn run_command(&self, run: Run, server: &ServerProcess, json: &Path) -> io::Result<Command> {
-        let Plan { duration, loadgen_cpus, client, .. } = &self.plan;
+    /// Those of `loadgen run`.
+    fn flags(&self, run: Run) -> Vec<String> {
         let scenario = &self.plan.scenarios[run.scenario];
         let warmup = self.plan.servers[run.server].warmup;
-        let cpus: Vec<_> = loadgen_cpus.iter().map(ToString::to_string).collect();
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("run").arg("--json").arg(json);
-        let mut flag = |name: &str, value: String| _ = command.arg(name).arg(value);
-        flag("--target", format!("http://{}", server.address()));
-        flag("--connections", scenario.connections.to_string());
-        flag("--streams", scenario.streams.to_string());
+        let mut flags = self.load_flags(scenario);
+        let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
         flag("--idle-streams", scenario.idle_streams.to_string());
         flag("--idle-connections", scenario.idle_connections.to_string());
         flag("--watch-give-back", format!("{}ns", scenario.watch_give_back.0));
-        flag("--in-flight", scenario.in_flight.to_string());
-        flag("--payload", format!("{}B", scenario.payload.as_u64()));
         flag("--warmup", format!("{}ns", warmup.0));
-        flag("--duration", format!("{}ns", duration.0));
-        flag("--cpus", cpus.join(","));
-        flag("--shards", loadgen_cpus.len().to_string());
+        flag("--duration", format!("{}ns", self.plan.duration.0));
         // The same bytes for every server of a repetition.
         flag("--seed", (run.repetition + 1).to_string());
-        if let Some(client) = client {
-            flag("--client", name_of(*client));
+        flags
+    }
+
+    /// The load itself.
+    fn load_flags(&self, scenario: &SuiteScenario) -> Vec<String> {
+        let mut flags = Vec::new();
+        let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+        flag("--connections", scenario.connections.to_string());
+        flag("--streams", scenario.streams.to_string());
+        flag("--in-flight", scenario.in_flight.to_string());
+        flag("--payload", format!("{}B", scenario.payload.as_u64()));
+        if let Some(client) = self.plan.client {
+            flag("--client", name_of(client));
         }
-        if let Some(pid) = server.pid() {
-            flag("--server-pid", pid.to_string());
-        }
-        Ok(command)
+        flags
     }
 
     /// `<scenario>.<server>.<n>.json`, n from 1.
@@ -356,6 +344,8 @@ struct Results {
     about: Vec<String>,
     /// What each server says of itself.
     products: Vec<Option<String>>,
+    /// By scenario, what a null echo carries.
+    null_throughputs: Vec<Option<MessagesPerSecond>>,
 }
 
 impl Results {
@@ -369,6 +359,7 @@ impl Results {
         Results {
             about: vec![String::new(); servers.len()],
             products: vec![None; servers.len()],
+            null_throughputs: vec![None; plan.scenarios.len()],
             contenders: vec![servers; plan.scenarios.len()],
         }
     }
@@ -403,15 +394,16 @@ impl Results {
         tell!("suite: {name} skipped: {error}");
     }
 
-    fn are_well(&self) -> bool {
+    fn exit(&self) -> Exit {
         let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);
         let some = runs.clone().next().is_some();
-        some && runs.all(|run| matches!(run, Outcome::Counted(_)))
+        if !some || runs.any(|run| matches!(run, Outcome::Failed(_))) {
+            return Exit::Failed;
+        }
+        let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);
+        let is_invalid = runs.any(|run| matches!(run, Outcome::Invalid(_)));
+        if is_invalid { Exit::Invalid } else { Exit::Done }
     }
-}
-
-fn name_of(client: ClientName) -> String {
-    client.to_possible_value().map_or(String::new(), |name| name.get_name().to_owned())
 }
 
 fn in_short(outcome: &Outcome) -> String {
@@ -420,19 +412,8 @@ fn in_short(outcome: &Outcome) -> String {
             format!("{} messages/s, S p50 {}", Count(figures.messages_per_s), figures.service_p50)
         }
         Outcome::Failed(reason) => format!("failed: {reason}"),
+        Outcome::Invalid(reason) => format!("invalid: {reason}"),
     }
-}
-
-fn what_failed(record: &RunRecord) -> String {
-    let measured = &record.measured;
-    let first = measured.first_failure.as_deref().map_or(String::new(), |why| format!("; {why}"));
-    format!(
-        "{} echoed, {} lost, {} wrong, {} streams unfinished{first}",
-        measured.messages_received,
-        measured.messages_lost,
-        measured.messages_wrong,
-        measured.streams_unfinished
-    )
 }
 
 fn load(scenario: &SuiteScenario) -> String {

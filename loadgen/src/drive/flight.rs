@@ -10,7 +10,7 @@ use std::task::Waker;
 use tonic::Code;
 
 use super::timeline::Timeline;
-use crate::scenario::Load;
+use crate::scenario::{Blocked, Load};
 use crate::units::Nanos;
 
 /// A message that is due and waits for the transport.
@@ -40,6 +40,10 @@ pub(crate) enum Pull {
     End,
 }
 
+/// A message that waits so long for the transport to take it blocks its stream; less is the transport's
+/// usual turn.
+const BLOCKED_AFTER: Nanos = Nanos(1_000_000);
+
 /// One stream's messages.
 #[derive(Debug)]
 pub(crate) struct Flight {
@@ -47,6 +51,7 @@ pub(crate) struct Flight {
     due: VecDeque<Due>,
     sent: VecDeque<Sent>,
     in_flight_max: usize,
+    blocked: Blocked,
     /// Whether each echo makes the next message due.
     pub(crate) closed_loop: bool,
     /// Messages of the measurement that may still become due.
@@ -75,20 +80,25 @@ pub(crate) struct Lost {
     pub(crate) unsent: u64,
     /// Taken, but not echoed.
     pub(crate) unanswered: u64,
+    /// Left out because the stream was blocked.
+    pub(crate) shed: u64,
 }
 
 impl Flight {
     /// A stream under `load` with at most `quota` messages in the measurement.
     pub(crate) fn new(timeline: Arc<Timeline>, load: &Load, quota: u64) -> Self {
-        let (closed_loop, in_flight_max) = match *load {
-            Load::ClosedLoop { in_flight_max } => (true, in_flight_max),
-            Load::OpenLoop { in_flight_max, .. } => (false, in_flight_max.unwrap_or(usize::MAX)),
+        let (closed_loop, in_flight_max, blocked) = match *load {
+            Load::ClosedLoop { in_flight_max } => (true, in_flight_max, Blocked::Queue),
+            Load::OpenLoop { in_flight_max, blocked, .. } => {
+                (false, in_flight_max.unwrap_or(usize::MAX), blocked)
+            }
         };
         Flight {
             timeline,
             due: VecDeque::new(),
             sent: VecDeque::new(),
             in_flight_max,
+            blocked,
             closed_loop,
             quota,
             next_sequence: 0,
@@ -127,6 +137,8 @@ impl Flight {
         self.counted += u64::from(counts);
         if self.status.is_some() {
             self.lost.unsent += u64::from(counts);
+        } else if self.blocked == Blocked::Shed && self.is_blocked(queued) {
+            self.lost.shed += u64::from(counts);
         } else {
             self.due.push_back(Due { intended, queued });
             self.wake_if_there_is_room();
@@ -135,6 +147,11 @@ impl Flight {
             self.finish();
         }
         !self.last
+    }
+
+    fn is_blocked(&self, now: Nanos) -> bool {
+        self.outstanding() >= self.in_flight_max
+            || self.due.front().is_some_and(|first| now.since(first.queued) > BLOCKED_AFTER)
     }
 
     /// Nothing more will be due.
@@ -218,7 +235,11 @@ impl Flight {
         let counts = |intended: Nanos| self.timeline.counts(intended);
         let unsent = self.due.iter().filter(|due| counts(due.intended)).count() as u64;
         let unanswered = self.sent.iter().filter(|sent| counts(sent.intended)).count() as u64;
-        Lost { unsent: self.lost.unsent + unsent, unanswered: self.lost.unanswered + unanswered }
+        Lost {
+            unsent: self.lost.unsent + unsent,
+            unanswered: self.lost.unanswered + unanswered,
+            shed: self.lost.shed,
+        }
     }
 
     /// Messages that are due and not echoed.
@@ -271,6 +292,33 @@ mod tests {
     }
 
     #[test]
+    fn a_blocked_stream_sheds_what_is_due_if_it_was_told_to() {
+        let timeline = Timeline::unknown();
+        timeline.set(Nanos(0), Nanos(0), Nanos::NEVER);
+        let load = Load::OpenLoop {
+            rate_messages_per_s: crate::units::MessagesPerSecond(1.0),
+            arrivals: crate::scenario::Arrivals::Uniform,
+            in_flight_max: Some(2),
+            blocked: Blocked::Shed,
+            backlog_max: 9,
+        };
+        let mut flight = Flight::new(Arc::new(timeline), &load, u64::MAX);
+        for at in 0..3 {
+            assert!(queue(&mut flight, at), "there is no room for the third, but it goes on");
+        }
+        assert_eq!(flight.lost().shed, 1);
+        assert_eq!(flight.pull(|| Nanos(9)), Pull::Message(0));
+        assert!(flight.land().is_some());
+        // The second waits for the transport: a little is nothing, more is a blocked stream.
+        queue(&mut flight, 1 + BLOCKED_AFTER.0);
+        assert_eq!((flight.lost().shed, flight.outstanding()), (1, 2));
+        assert_eq!(flight.pull(|| Nanos(9)), Pull::Message(1));
+        assert!(flight.land().is_some());
+        queue(&mut flight, 3 + 2 * BLOCKED_AFTER.0);
+        assert_eq!((flight.lost().shed, flight.outstanding()), (2, 1));
+    }
+
+    #[test]
     fn the_window_ends_the_stream_after_what_is_due_was_sent() {
         let mut flight = flight(8, u64::MAX);
         assert!(queue(&mut flight, 199));
@@ -307,10 +355,14 @@ mod tests {
         [50, 110, 120, 130].iter().for_each(|at| assert!(queue(&mut flight, *at)));
         assert_eq!(flight.pull(|| Nanos(140)), Pull::Message(0));
         assert_eq!(flight.pull(|| Nanos(140)), Pull::Message(1));
-        assert_eq!(flight.lost(), Lost { unsent: 2, unanswered: 1 }, "the warm-up is not counted");
+        assert_eq!(
+            flight.lost(),
+            Lost { unsent: 2, unanswered: 1, shed: 0 },
+            "the warm-up is not counted"
+        );
         flight.end(Code::Unavailable);
         assert!(queue(&mut flight, 150), "the schedule goes on without the stream");
-        assert_eq!(flight.lost(), Lost { unsent: 3, unanswered: 1 });
+        assert_eq!(flight.lost(), Lost { unsent: 3, unanswered: 1, shed: 0 });
     }
 
     #[test]
@@ -322,10 +374,10 @@ mod tests {
         }
         assert_eq!(flight.skip_to(2), Some(2));
         assert_eq!(flight.expected(), Some(2));
-        assert_eq!(flight.lost(), Lost { unsent: 0, unanswered: 4 });
+        assert_eq!(flight.lost(), Lost { unsent: 0, unanswered: 4, shed: 0 });
         flight.land();
         flight.land();
-        assert_eq!(flight.lost(), Lost { unsent: 0, unanswered: 2 });
+        assert_eq!(flight.lost(), Lost { unsent: 0, unanswered: 2, shed: 0 });
         assert_eq!(flight.skip_to(1), None, "it is not in flight any more");
     }
 }

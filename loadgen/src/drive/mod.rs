@@ -314,6 +314,7 @@ impl Shards {
             seen.merge(figures.seen);
             lost.unsent += figures.lost.unsent;
             lost.unanswered += figures.lost.unanswered;
+            lost.shed += figures.lost.shed;
             streams_unfinished += figures.streams_unfinished;
             echoes.extend(figures.echoes);
             unfinished.extend(figures.unfinished_schedules);
@@ -339,11 +340,14 @@ impl Shards {
         let measured = Measured {
             window_ns: window,
             stopped_early: stopped || (all_early && !messages_done),
+            unstable: seen.unstable,
             first_failure: seen.first_failure,
-            messages_due: messages_sent + lost.unsent,
+            messages_due: messages_sent + lost.unsent + lost.shed,
             messages_sent,
+            messages_sent_in_window: Some(messages_sent - seen.sent_late),
             messages_received: seen.received,
             messages_lost: lost.unsent + lost.unanswered,
+            messages_shed: lost.shed,
             messages_wrong: seen.wrong.sum(),
             wrong: seen.wrong,
             payload_bytes_sent: messages_sent * payload_bytes,
@@ -355,6 +359,9 @@ impl Shards {
             response_time: only_open(seen.response_time),
             send_lag: only_open(seen.send_lag),
             flow_wait: only_open(seen.flow_wait),
+            gap_error: only_open(seen.gap_error),
+            in_flight_mean_ns: (!open_loop && seen.received > 0)
+                .then(|| seen.in_flight.0 as f64 / seen.received as f64),
             service_time: seen.service_time,
             connect: seen.connect,
             response_headers: seen.response_headers,
@@ -363,7 +370,10 @@ impl Shards {
             seconds: self.seconds.finish(),
             echoes_per_stream: echoes.into_values().collect(),
             server: None,
+            server_cpu_share: None,
             loadgen: None,
+            shard_threads: Vec::new(),
+            disturbance: None,
             server_resident: None,
             messages_per_server_cpu_s: None,
         };
@@ -402,6 +412,7 @@ struct Seconds {
 #[derive(Debug, Default)]
 struct Merging {
     shards: usize,
+    due: u64,
     received: u64,
     failed: u64,
     latency: Hdr,
@@ -409,9 +420,10 @@ struct Merging {
 
 impl Seconds {
     fn add(&mut self, interval: Interval, tell: &mut dyn FnMut(Progress)) {
-        let Interval { second, received, failed, latency } = interval;
+        let Interval { second, due, received, failed, latency } = interval;
         let merging = self.merging.entry(second).or_default();
         merging.shards += 1;
+        merging.due += due;
         merging.received += received;
         merging.failed += failed;
         merging.latency.merge(&latency);
@@ -423,9 +435,10 @@ impl Seconds {
     }
 
     fn close(&mut self, second: u64) -> Second {
-        let Merging { received, latency, .. } = self.merging.remove(&second).unwrap_or_default();
+        let Merging { due, received, latency, .. } =
+            self.merging.remove(&second).unwrap_or_default();
         let latency = WrittenHdr::from(&latency);
-        let second = Second { second, messages_received: received, latency };
+        let second = Second { second, messages_due: due, messages_received: received, latency };
         self.merged.push(second.clone());
         second
     }

@@ -9,10 +9,12 @@ use std::io;
 
 use super::clock::Clock;
 use super::flight::Flight;
+use super::recorder::Recorder;
 use super::schedule::Schedule;
 use super::stream::Shared;
 use super::timeline::Timeline;
 use super::timer::Timer;
+use crate::record::Unstable;
 use crate::units::Nanos;
 
 /// Shortest wait: messages due within it leave together, a little late rather than each with two
@@ -25,22 +27,15 @@ const NAP_MAX: Nanos = Nanos(50_000_000);
 /// Messages released before the shard's other tasks get a turn, when the pacer is behind.
 const RELEASED_PER_TURN: usize = 256;
 
-/// Messages that the streams of one shard may have outstanding, all together: 32 bytes each.
-///
-/// A server that stalls for good must not fill the memory; 8 million are 8 s at a million per second.
-pub(crate) const OUTSTANDING_MAX: usize = 8_000_000;
-
-/// Messages released between two looks at what is outstanding, which walks all streams.
-const RELEASED_PER_LOOK: usize = 1 << 16;
-
 /// Why a pacer stopped before its schedules did.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PacerError {
     #[error(
-        "{outstanding} messages are due and not echoed: the server does not keep up; \
-         pass a lower --rate"
+        "unstable at this rate: {} messages are due and not echoed, {} into the load, and the backlog \
+         has been growing since {}; pass a lower --rate, or a higher --max-backlog to wait longer",
+        .0.backlog, .0.at_ns, .0.since_ns
     )]
-    Outstanding { outstanding: usize },
+    Unstable(Unstable),
     #[error("cannot set a timer: {0}")]
     Timer(#[from] io::Error),
 }
@@ -50,15 +45,18 @@ pub(crate) enum PacerError {
 pub(crate) struct Paced {
     pub(crate) schedule: Schedule,
     pub(crate) flight: Shared<Flight>,
+    /// Lag of the message before.
+    pub(crate) lag: Option<Nanos>,
 }
 
 /// Releases every message of `streams` at its intended time after the load's begin, until none is left
-/// in the window. Err: more than `outstanding_max` are due and not echoed.
+/// in the window. Err: more than `backlog_max` are due and not echoed.
 pub(crate) async fn pace(
     mut streams: Vec<Paced>,
+    recorder: &Shared<Recorder>,
     timeline: &Timeline,
     clock: Clock,
-    outstanding_max: usize,
+    backlog_max: u64,
 ) -> Result<(), PacerError> {
     let load_begin = timeline.load_begin();
     let mut timer = Timer::new()?;
@@ -67,7 +65,9 @@ pub(crate) async fn pace(
         .enumerate()
         .filter_map(|(index, stream)| Some(Reverse((load_begin + stream.schedule.next()?, index))))
         .collect();
-    let (mut released, mut released_in_turn) = (0_usize, 0);
+    let mut released_in_turn = 0;
+    // When the backlog was last far from its bound.
+    let mut calm = load_begin;
     while let Some(Reverse((intended, index))) = next.peek().copied() {
         let now = clock.now();
         if intended >= timeline.window_end() {
@@ -80,13 +80,26 @@ pub(crate) async fn pace(
         }
         next.pop();
         let stream = &mut streams[index];
-        let goes_on = stream.flight.borrow().queue(intended, now);
+        let (goes_on, backlog) = {
+            let (mut flight, mut recorder) = (stream.flight.borrow(), recorder.borrow());
+            let before = flight.outstanding();
+            let goes_on = flight.queue(intended, now);
+            recorder.backlog += (flight.outstanding() - before) as u64;
+            (goes_on, recorder.backlog)
+        };
+        if backlog <= backlog_max / 10 {
+            calm = now;
+        } else if backlog > backlog_max {
+            let since_ns = calm.since(load_begin);
+            let unstable = Unstable { backlog, at_ns: now.since(load_begin), since_ns };
+            return Err(PacerError::Unstable(unstable));
+        }
+        let lag = now.since(intended);
+        let before = stream.lag.replace(lag);
+        let gap_error = before.map(|before| Nanos(before.0.abs_diff(lag.0)));
+        recorder.borrow().due(intended, now, gap_error);
         if let (true, Some(following)) = (goes_on, stream.schedule.next()) {
             next.push(Reverse((load_begin + following, index)));
-        }
-        released += 1;
-        if released.is_multiple_of(RELEASED_PER_LOOK) {
-            look(&streams, outstanding_max)?;
         }
         released_in_turn += 1;
         if released_in_turn == RELEASED_PER_TURN {
@@ -97,21 +110,13 @@ pub(crate) async fn pace(
     Ok(())
 }
 
-fn look(streams: &[Paced], outstanding_max: usize) -> Result<(), PacerError> {
-    let outstanding = streams.iter().map(|stream| stream.flight.borrow().outstanding()).sum();
-    if outstanding > outstanding_max {
-        return Err(PacerError::Outstanding { outstanding });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::super::flight::Pull;
     use super::*;
-    use crate::scenario::{Arrivals, Load};
+    use crate::scenario::{Arrivals, Blocked, Load};
     use crate::units::MessagesPerSecond;
 
     fn paced(streams: usize, rate: f64, window_end: Nanos) -> (Vec<Paced>, Arc<Timeline>) {
@@ -119,12 +124,23 @@ mod tests {
         timeline.set(Nanos(0), Nanos(0), window_end);
         let rate_messages_per_s = MessagesPerSecond(rate);
         let arrivals = Arrivals::Uniform;
-        let load = Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max: None };
+        let load = Load::OpenLoop {
+            rate_messages_per_s,
+            arrivals,
+            in_flight_max: None,
+            blocked: Blocked::Queue,
+            backlog_max: u64::MAX,
+        };
         let stream = |stream| Paced {
             schedule: Schedule::new(arrivals, rate, 1, stream),
             flight: Shared::new(Flight::new(timeline.clone(), &load, u64::MAX)),
+            lag: None,
         };
         ((0..streams).map(stream).collect(), timeline.clone())
+    }
+
+    fn recorder(timeline: &Arc<Timeline>) -> Shared<Recorder> {
+        Shared::new(Recorder::new(timeline.clone(), true))
     }
 
     #[tokio::test]
@@ -132,7 +148,7 @@ mod tests {
         let window_end = Nanos(50_000_000);
         let (streams, timeline) = paced(3, 1_000.0, window_end);
         let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
-        pace(streams, &timeline, Clock::start(), usize::MAX).await.unwrap();
+        pace(streams, &recorder(&timeline), &timeline, Clock::start(), u64::MAX).await.unwrap();
         for flight in flights {
             let mut flight = flight.borrow();
             let mut released = 0;
@@ -149,13 +165,14 @@ mod tests {
     #[tokio::test]
     async fn gaps_beyond_the_window_are_not_waited_for() {
         let (streams, timeline) = paced(3, 0.001, Nanos(1_000_000));
-        pace(streams, &timeline, Clock::start(), usize::MAX).await.unwrap();
+        pace(streams, &recorder(&timeline), &timeline, Clock::start(), u64::MAX).await.unwrap();
     }
 
     #[tokio::test]
     async fn an_end_that_is_moved_is_noticed() {
         let (streams, timeline) = paced(3, 0.001, Nanos::NEVER);
-        let pacing = pace(streams, &timeline, Clock::start(), usize::MAX);
+        let recorder = recorder(&timeline);
+        let pacing = pace(streams, &recorder, &timeline, Clock::start(), u64::MAX);
         let (paced, ()) = tokio::join!(pacing, async { timeline.end_by(Nanos(1)) });
         paced.unwrap();
     }
@@ -163,8 +180,11 @@ mod tests {
     #[tokio::test]
     async fn messages_that_pile_up_end_the_pacing() {
         let (streams, timeline) = paced(100, 1e9, Nanos::NEVER);
-        let error = pace(streams, &timeline, Clock::start(), 100_000).await.unwrap_err();
-        let PacerError::Outstanding { outstanding } = error else { panic!("{error}") };
-        assert_eq!(outstanding, 2 * RELEASED_PER_LOOK);
+        let error = pace(streams, &recorder(&timeline), &timeline, Clock::start(), 100_000)
+            .await
+            .unwrap_err();
+        let PacerError::Unstable(unstable) = error else { panic!("{error}") };
+        assert_eq!(unstable.backlog, 100_001);
+        assert!(unstable.since_ns < unstable.at_ns, "{unstable:?}");
     }
 }

@@ -11,8 +11,11 @@ use tonic::{Code, Status};
 
 use super::flight::Sent;
 use super::timeline::Timeline;
-use crate::record::{Hdr, Wrong};
+use crate::record::{Hdr, Unstable, Wrong};
 use crate::units::Nanos;
+
+/// What is pulled so long after the window still left in it: the grain of timers and turns.
+const SENT_GRACE: Nanos = Nanos(1_000_000);
 
 /// What one shard saw.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(crate) struct Recorder {
     open_loop: bool,
     interval: Interval,
     finished: Vec<Interval>,
+    /// Messages of an open loop that are due and not echoed, on all streams of the shard.
+    pub(crate) backlog: u64,
     pub(crate) seen: Seen,
 }
 
@@ -35,6 +40,12 @@ pub(crate) struct Seen {
     pub(crate) response_headers: Hdr,
     pub(crate) first_message: Hdr,
     pub(crate) half_close: Hdr,
+    /// Differences between gaps of departures and those of the plan.
+    pub(crate) gap_error: Hdr,
+    /// Sum of the times from queued to received.
+    pub(crate) in_flight: Nanos,
+    /// Echoes of messages that left only after the window.
+    pub(crate) sent_late: u64,
     /// Echoes of the measurement.
     pub(crate) received: u64,
     /// Echoes that arrived inside the window.
@@ -43,6 +54,8 @@ pub(crate) struct Seen {
     pub(crate) last_received: Nanos,
     pub(crate) wrong: Wrong,
     pub(crate) statuses: BTreeMap<&'static str, u64>,
+    /// The first pacer that gave up.
+    pub(crate) unstable: Option<Unstable>,
     pub(crate) first_failure: Option<String>,
     /// The `server` header of the first response that had one.
     pub(crate) product: Option<String>,
@@ -52,6 +65,7 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Interval {
     pub(crate) second: u64,
+    pub(crate) due: u64,
     pub(crate) received: u64,
     pub(crate) failed: u64,
     pub(crate) latency: Hdr,
@@ -64,7 +78,22 @@ impl Recorder {
             open_loop,
             interval: Interval::default(),
             finished: Vec::new(),
+            backlog: 0,
             seen: Seen::default(),
+        }
+    }
+
+    /// The pacer released a message at `now`, and the gap to the one before on its stream is off by
+    /// `gap_error`.
+    pub(crate) fn due(&mut self, intended: Nanos, now: Nanos, gap_error: Option<Nanos>) {
+        let window_begin = self.timeline.window_begin();
+        if now < window_begin {
+            return;
+        }
+        self.roll(now);
+        self.interval.due += 1;
+        if let Some(error) = gap_error.filter(|_| intended >= window_begin) {
+            self.seen.gap_error.record(error);
         }
     }
 
@@ -79,7 +108,8 @@ impl Recorder {
         }
         self.roll(received);
         self.interval.received += 1;
-        if received < self.timeline.window_end() {
+        let window_end = self.timeline.window_end();
+        if received < window_end {
             self.seen.received_in_window += 1;
         }
         // Not whether the window still counts it: Ctrl-C may have moved the end since it was sent.
@@ -88,6 +118,7 @@ impl Recorder {
         }
         self.seen.received += 1;
         self.seen.last_received = received;
+        self.seen.sent_late += u64::from(sent.pulled.since(window_end) > SENT_GRACE);
         self.times(sent, received);
         true
     }
@@ -96,6 +127,7 @@ impl Recorder {
     fn times(&mut self, sent: &Sent, received: Nanos) {
         let service = received.since(sent.pulled);
         if !self.open_loop {
+            self.seen.in_flight = self.seen.in_flight + received.since(sent.queued);
             return self.interval.latency.record(service);
         }
         self.interval.latency.record(received.since(sent.intended));
@@ -187,9 +219,12 @@ impl Seen {
             (&mut self.response_headers, &other.response_headers),
             (&mut self.first_message, &other.first_message),
             (&mut self.half_close, &other.half_close),
+            (&mut self.gap_error, &other.gap_error),
         ] {
             sum.merge(part);
         }
+        self.in_flight = self.in_flight + other.in_flight;
+        self.sent_late += other.sent_late;
         self.received += other.received;
         self.received_in_window += other.received_in_window;
         self.last_received = self.last_received.max(other.last_received);
@@ -200,6 +235,8 @@ impl Seen {
         for (status, count) in other.statuses {
             *self.statuses.entry(status).or_default() += count;
         }
+        let unstable = self.unstable.take().into_iter().chain(other.unstable);
+        self.unstable = unstable.min_by_key(|unstable| unstable.at_ns);
         self.first_failure = self.first_failure.take().or(other.first_failure);
         self.product = self.product.take().or(other.product);
     }
@@ -242,7 +279,30 @@ mod tests {
         let (seconds, seen) = recorder.take_rest();
         assert_eq!(seconds.iter().map(|second| second.latency.count()).collect::<Vec<_>>(), [1, 1]);
         assert_eq!(seen.service_time.count(), 2);
+        assert_eq!(seen.in_flight, Nanos(70 + 80 + Nanos::SECOND.0));
         assert_eq!(seen.response_time.count(), 0);
+    }
+
+    #[test]
+    fn what_leaves_after_the_window_left_late() {
+        let mut recorder = recorder(true);
+        let window = 2 * Nanos::SECOND.0;
+        for pulled in [window - 1, window + SENT_GRACE.0, window + SENT_GRACE.0 + 1] {
+            assert!(recorder.echo(&sent(100, 110, pulled), Nanos(BEGIN + 2 * window)));
+        }
+        assert_eq!(recorder.seen.sent_late, 1);
+    }
+
+    #[test]
+    fn what_is_due_counts_in_its_second_and_its_gap_if_it_is_of_the_window() {
+        let mut recorder = recorder(true);
+        recorder.due(Nanos(BEGIN - 2), Nanos(BEGIN - 1), Some(Nanos(3)));
+        recorder.due(Nanos(BEGIN - 1), Nanos(BEGIN), Some(Nanos(5)));
+        recorder.due(Nanos(BEGIN), Nanos(BEGIN + Nanos::SECOND.0), Some(Nanos(7)));
+        recorder.due(Nanos(BEGIN + 1), Nanos(BEGIN + Nanos::SECOND.0), None);
+        let (intervals, seen) = recorder.take_rest();
+        assert_eq!(intervals.iter().map(|interval| interval.due).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!((seen.gap_error.count(), seen.gap_error.max()), (1, Nanos(7)));
     }
 
     #[test]

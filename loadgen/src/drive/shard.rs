@@ -22,7 +22,7 @@ use super::clock::Clock;
 use super::contract::Contract;
 use super::flight::{Flight, Lost};
 use super::inline::InlineCall;
-use super::pacer::{OUTSTANDING_MAX, Paced, PacerError, pace};
+use super::pacer::{Paced, PacerError, pace};
 use super::payload::{Payloads, filler};
 use super::recorder::{Interval, Recorder, Seen};
 use super::stream::{self, Call, Parts, Shared};
@@ -116,19 +116,27 @@ pub(crate) fn spawn<C: Contract>(
 ) -> std::io::Result<()> {
     let name = format!("shard-{}", plan.shard);
     thread::Builder::new().name(name).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let (events_of_run, mut end) = (events.clone(), commands.clone());
         let ended = pin_to_core(&plan).and_then(|()| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime
-                .map_err(DriveError::Runtime)?
-                .block_on(Shard::<C>::new(plan, events.clone()).run(commands))
+            let runtime = runtime.as_ref().map_err(|error| DriveError::Runtime(copy(error)))?;
+            runtime.block_on(Shard::<C>::new(plan, events_of_run).run(commands))
         });
         // Nobody listens any more only if the coordinator gave up.
         let _ = events.send(match ended {
             Ok(figures) => Event::Done(Box::new(figures)),
             Err(error) => Event::Failed(error),
         });
+        // Whoever watches threads finds this one until the coordinator has all that it needs.
+        if let Ok(runtime) = runtime {
+            runtime.block_on(async { while end.changed().await.is_ok() {} });
+        }
     })?;
     Ok(())
+}
+
+fn copy(error: &std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), error.to_string())
 }
 
 fn pin_to_core(plan: &Plan) -> Result<(), DriveError> {
@@ -395,14 +403,18 @@ impl<C: Contract> Shard<C> {
                     }
                 }
             }
-            Load::OpenLoop { .. } => {
+            Load::OpenLoop { backlog_max, .. } => {
+                let backlog_max = backlog_max.div_ceil(scenario.shards as u64);
                 let paced = self.flights.iter().map(|(stream, flight)| Paced {
                     schedule: scenario.schedule(*stream).expect("an open loop has schedules"),
                     flight: flight.clone(),
+                    lag: None,
                 });
                 let (paced, timeline, clock) = (paced.collect(), timeline.clone(), *clock);
-                self.pacer
-                    .spawn(async move { pace(paced, &timeline, clock, OUTSTANDING_MAX).await });
+                let recorder = self.recorder.clone();
+                self.pacer.spawn(async move {
+                    pace(paced, &recorder, &timeline, clock, backlog_max).await
+                });
             }
         }
     }
@@ -411,7 +423,11 @@ impl<C: Contract> Shard<C> {
     fn paced(&mut self, ended: Result<(), PacerError>) -> bool {
         self.paced_to_the_end = ended.is_ok();
         if let Err(error) = ended {
-            self.recorder.borrow().failed(|| error.to_string());
+            let mut recorder = self.recorder.borrow();
+            if let PacerError::Unstable(unstable) = error {
+                recorder.seen.unstable.get_or_insert(unstable);
+            }
+            recorder.failed(|| error.to_string());
         }
         self.paced_to_the_end
     }
@@ -477,6 +493,7 @@ impl<C: Contract> Shard<C> {
             let lost = flight.lost();
             figures.lost.unsent += lost.unsent;
             figures.lost.unanswered += lost.unanswered;
+            figures.lost.shed += lost.shed;
             figures.streams_unfinished += u64::from(flight.status.is_none());
             figures.echoes.insert(*stream, flight.echoes);
             if !self.paced_to_the_end {

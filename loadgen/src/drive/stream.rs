@@ -133,6 +133,7 @@ pub(crate) fn ended(
         });
     }
     recorder.ended(stream, status);
+    recorder.backlog = recorder.backlog.saturating_sub(flight.outstanding() as u64);
     flight.end(status.code());
 }
 
@@ -223,6 +224,7 @@ impl Echo<'_> {
                 None => return recorder.wrong(|wrong| &mut wrong.duplicated, stream),
             },
         }
+        recorder.backlog = recorder.backlog.saturating_sub(answered as u64);
         if let Some(landed) = flight.land() {
             flight.echoes += u64::from(recorder.echo(&landed, received));
         }

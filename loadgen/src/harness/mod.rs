@@ -3,6 +3,8 @@
 //! Starts and stops processes and reads `/proc`; never touches the measured core.
 
 pub mod child;
+pub mod disturbance;
+pub mod null;
 pub mod peers;
 pub mod probe;
 pub mod provenance;

@@ -17,6 +17,7 @@ use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::timeout;
 
 use super::child::Child;
+use super::null;
 use super::probe::{self, ProbeError};
 use super::server;
 use crate::scenario::ContractName;
@@ -145,12 +146,23 @@ pub struct ServerCommand {
 impl ServerCommand {
     /// Our server on this transport: this very program in its hidden role.
     pub fn embedded(transport: Transport) -> io::Result<Self> {
+        Self::own_role(server::arguments(transport))
+    }
+
+    /// The server that does nothing: this program in its other hidden role.
+    pub fn null() -> io::Result<Self> {
+        Self::own_role(vec![null::VERB])
+    }
+
+    fn own_role(arguments: Vec<&str>) -> io::Result<Self> {
         let program = std::env::current_exe()?.to_string_lossy().into_owned();
-        let arguments = server::arguments(transport).into_iter().map(str::to_owned);
-        Ok(ServerCommand {
-            folder: None,
-            words: std::iter::once(program).chain(arguments).collect(),
-        })
+        let arguments = arguments.into_iter().map(str::to_owned);
+        Ok(Self::of(std::iter::once(program).chain(arguments).collect()))
+    }
+
+    /// A program with its arguments, in a peer's manners.
+    pub fn of(words: Vec<String>) -> Self {
+        ServerCommand { folder: None, words }
     }
 
     /// Starts the server on `cpus` and waits until it answers.

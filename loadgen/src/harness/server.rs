@@ -115,7 +115,7 @@ pub fn serve_until_stdin_ends(
 }
 
 /// On a thread of its own: tokio's stdin would hold the runtime's end up.
-async fn stdin_ends() {
+pub(super) async fn stdin_ends() {
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut ignored = [0; 64];

@@ -77,17 +77,21 @@ impl Hdr {
         Nanos(self.0.value_at_quantile(self.quantile(percent)))
     }
 
+    /// The percentile if `missing` more values were larger than all that are here; and whether it falls
+    /// among those, so that all that is known is that it lies beyond the largest value.
+    pub fn percentile_among(&self, percent: f64, missing: u64) -> (Nanos, bool) {
+        let rank = rank(percent, self.count() + missing);
+        if rank > u128::from(self.count()) {
+            return (self.max(), missing > 0);
+        }
+        (Nanos(self.0.value_at_quantile((rank as f64 - 0.5) / self.count() as f64)), false)
+    }
+
     /// The quantile whose rank is exactly that of `percent`, to a thousandth of a percent.
     ///
     /// 99.9 / 100 is a little more than 0.999 in a float, which would name the next sample.
     fn quantile(&self, percent: f64) -> f64 {
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a percentage in thousandths is at most 100,000"
-        )]
-        let thousandths = (percent * 1_000.0).round() as u128;
-        let rank = (u128::from(self.count()) * thousandths).div_ceil(100_000).max(1);
+        let rank = rank(percent, self.count());
         // Half a sample below the rank: rounded up, whatever the float lost, it is the rank.
         (rank as f64 - 0.5) / self.count().max(1) as f64
     }
@@ -98,6 +102,17 @@ impl Hdr {
         // The product of an exact count and a decimal is off by less than this.
         (beyond >= SAMPLES_BEYOND_MIN - 1e-6).then(|| self.percentile(percent))
     }
+}
+
+/// Which of `count` values in order `percent` of them do not exceed, from 1.
+fn rank(percent: f64, count: u64) -> u128 {
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a percentage in thousandths is at most 100,000"
+    )]
+    let thousandths = (percent * 1_000.0).round() as u128;
+    (u128::from(count) * thousandths).div_ceil(100_000).max(1)
 }
 
 /// A histogram as it stands in JSON: some kilobytes, where [`Hdr`] takes a quarter of a megabyte.
@@ -231,6 +246,17 @@ mod tests {
         check(99.99, 1_000);
         check(100.0, 1_000);
         assert_eq!(Hdr::default().percentile(99.9), Nanos(0));
+    }
+
+    #[test]
+    fn what_is_missing_is_later_than_all_that_is_here() {
+        let hdr = of(1..=990);
+        assert_eq!(hdr.percentile_among(99.0, 10), (Nanos(990), false));
+        assert_eq!(hdr.percentile_among(99.0, 11), (Nanos(990), true));
+        assert_eq!(hdr.percentile_among(50.0, 10), (Nanos(500), false));
+        assert_eq!(hdr.percentile_among(99.0, 0), (hdr.percentile(99.0), false));
+        assert_eq!(Hdr::default().percentile_among(50.0, 0), (Nanos(0), false));
+        assert_eq!(Hdr::default().percentile_among(50.0, 1), (Nanos(0), true));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Its JSON is the project's file format: keys carry their units, and the schema in
 //! `results/run.schema.json` is generated from these types (a test holds the two together).
 
+mod gates;
+mod goals;
 mod hdr;
 mod store;
 
@@ -11,6 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::gates::{Gate, GateName, Verdict, gates};
 pub use self::hdr::{Hdr, WrittenHdr};
 pub use self::store::{check_writable, read, write};
 use crate::scenario::Scenario;
@@ -30,6 +33,9 @@ pub struct RunRecord {
     pub provenance: Provenance,
     /// What was measured.
     pub measured: Measured,
+    /// What decides whether the run is valid; records of before had none.
+    #[serde(default)]
+    pub gates: Vec<Gate>,
     /// What makes the figures suspect.
     pub warnings: Vec<Warning>,
 }
@@ -109,16 +115,26 @@ pub struct Measured {
     pub window_ns: Nanos,
     /// Whether the window ended before its plan: by Ctrl-C, or because no stream was left.
     pub stopped_early: bool,
+    /// When an open loop was given up because its backlog was over its bound; null if it was not.
+    #[serde(default)]
+    pub unstable: Option<Unstable>,
     /// Why streams failed: the first failure, in words.
     pub first_failure: Option<String>,
     /// Messages that were due.
     pub messages_due: u64,
     /// Messages that the transport took.
     pub messages_sent: u64,
+    /// Those of them that the transport took before the window ended, or at most 1 ms later; null in
+    /// records of before.
+    #[serde(default)]
+    pub messages_sent_in_window: Option<u64>,
     /// Echoes of them that arrived, in the window or in the drain.
     pub messages_received: u64,
-    /// Due but not echoed: `messages_due - messages_received`.
+    /// Due but neither echoed nor shed: `messages_due - messages_received - messages_shed`.
     pub messages_lost: u64,
+    /// Due, but left out because their stream was blocked; only if the scenario sheds.
+    #[serde(default)]
+    pub messages_shed: u64,
     /// Echoes that were not what was due; the sum of `wrong`.
     pub messages_wrong: u64,
     /// The same by what was wrong.
@@ -143,6 +159,14 @@ pub struct Measured {
     pub flow_wait: Option<Hdr>,
     /// S, received - pulled.
     pub service_time: Hdr,
+    /// Difference between a gap of two departures (queued) of a stream and the same gap in its plan.
+    /// Open loop only.
+    #[serde(default)]
+    pub gap_error: Option<Hdr>,
+    /// Mean time from an echo to that of the message which it released, in ns: what a place in flight
+    /// lasts. Closed loop only.
+    #[serde(default)]
+    pub in_flight_mean_ns: Option<f64>,
     /// Each connection's TCP and HTTP/2 handshake. All of the run, as the three that follow.
     pub connect: Hdr,
     /// Each stream's way from the call to its response headers.
@@ -157,8 +181,18 @@ pub struct Measured {
     pub echoes_per_stream: Vec<u64>,
     /// CPU and memory of the server, over the window; null if its process is not known.
     pub server: Option<Usage>,
+    /// CPU time of the server as a share of what the cores gave that it may use, over the window; null if
+    /// that is not known.
+    #[serde(default)]
+    pub server_cpu_share: Option<f64>,
     /// CPU and memory of loadgen, over the window.
     pub loadgen: Option<Usage>,
+    /// What each shard's thread got and wanted, over the window; empty where it is not known.
+    #[serde(default)]
+    pub shard_threads: Vec<ThreadUsage>,
+    /// What others did to the machine in the window; null where it is not known.
+    #[serde(default)]
+    pub disturbance: Option<Disturbance>,
     /// Resident memory of the server at the moments of the run; null if its process is not known.
     #[serde(default)]
     pub server_resident: Option<Resident>,
@@ -177,6 +211,17 @@ impl Measured {
         )]
         usage.filter(|_| echoes >= 1.0).map(|used| Nanos((used.cpu().0 as f64 / echoes) as u64))
     }
+}
+
+/// How a backlog came to its bound. Times count from the load's begin, warm-up included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Unstable {
+    /// Messages due and not echoed, on the shard that gave up.
+    pub backlog: u64,
+    /// When it gave up.
+    pub at_ns: Nanos,
+    /// Since when the backlog had been above a tenth of its bound: the moment it diverged.
+    pub since_ns: Nanos,
 }
 
 /// Echoes that were not what was due.
@@ -204,6 +249,9 @@ impl Wrong {
 pub struct Second {
     /// Number of the second, from 0 at the window's begin.
     pub second: u64,
+    /// Messages that became due in it and were handed to their streams. Open loop only, else 0.
+    #[serde(default)]
+    pub messages_due: u64,
     /// Echoes that arrived in it, whenever they were due.
     pub messages_received: u64,
     /// Response times (closed loop: service times) of the measurement's messages among them.
@@ -219,6 +267,26 @@ pub struct Usage {
     pub cpu_system_ns: Nanos,
     /// Peak of resident memory since the process began.
     pub rss_bytes_max: u64,
+}
+
+/// What the kernel says of one thread (Linux, Documentation/scheduler/sched-stats.rst).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ThreadUsage {
+    /// Time on a core.
+    pub cpu_ns: Nanos,
+    /// Time ready to run but without a core.
+    pub run_delay_ns: Nanos,
+}
+
+/// What others did to the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Disturbance {
+    /// Time that the host took from the cores that loadgen may use, as a share of their time.
+    pub steal_share: f64,
+    /// Time that the quota of loadgen's control group stopped it; null where there is none.
+    pub throttled_ns: Option<Nanos>,
+    /// TCP segments that this machine sent again, loopback or not; null where it is not known.
+    pub tcp_retransmits: Option<u64>,
 }
 
 /// Resident memory of a process as the run goes on. Where anything is idle, each moment up to the load
@@ -290,9 +358,9 @@ pub enum WarningKind {
     SlowBuild,
     /// The server is of another revision than loadgen.
     RevisionDiffers,
-    /// Messages left late through loadgen's own fault.
+    /// Messages left late through loadgen's own fault. In records of before; now a gate.
     SendLag,
-    /// loadgen's threads had no time to spare, so it may be what was measured.
+    /// loadgen's threads had no time to spare. In records of before; now a gate.
     LoadgenBusy,
     /// The server sends response headers only with its first message.
     LateHeaders,

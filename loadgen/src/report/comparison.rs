@@ -66,8 +66,10 @@ pub struct Contender {
 pub enum Outcome {
     /// All well: its figures count.
     Counted(Figures),
-    /// Why they do not.
+    /// Something was lost, wrong or failed.
     Failed(String),
+    /// A gate failed: the figures may be loadgen's.
+    Invalid(String),
 }
 
 /// What is compared of a run.
@@ -182,7 +184,7 @@ impl Outcome {
     fn figures(&self) -> Option<&Figures> {
         match self {
             Outcome::Counted(figures) => Some(figures),
-            Outcome::Failed(_) => None,
+            Outcome::Failed(_) | Outcome::Invalid(_) => None,
         }
     }
 }
@@ -258,10 +260,13 @@ impl Comparison {
             for server in &scenario.servers {
                 skipped.extend(server.skipped.as_ref().map(|reason| (&server.name, reason)));
                 for (repetition, run) in (1..).zip(&server.runs) {
-                    if let Outcome::Failed(reason) = run {
-                        let name = format!("{}.{}.{repetition}", scenario.name, server.name);
-                        lines.push(format!("- {name} failed and is not counted: {reason}"));
-                    }
+                    let (how, reason) = match run {
+                        Outcome::Counted(_) => continue,
+                        Outcome::Failed(reason) => ("failed", reason),
+                        Outcome::Invalid(reason) => ("is invalid", reason),
+                    };
+                    let name = format!("{}.{}.{repetition}", scenario.name, server.name);
+                    lines.push(format!("- {name} {how} and is not counted: {reason}"));
                 }
                 lines.extend(warnings(scenario, server));
             }

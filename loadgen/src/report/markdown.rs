@@ -73,7 +73,7 @@ fn cell(hdr: Option<&Hdr>, percent: f64) -> String {
 fn load(load: &Load) -> String {
     match load {
         Load::ClosedLoop { in_flight_max } => format!("closed, {in_flight_max} in flight"),
-        Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max } => {
+        Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max, .. } => {
             let arrivals = match arrivals {
                 Arrivals::Uniform => "uniform",
                 Arrivals::Poisson => "Poisson",

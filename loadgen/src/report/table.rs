@@ -4,9 +4,9 @@ use std::fmt::{Display, Write};
 
 use bytesize::ByteSize;
 
-use crate::record::{Hdr, Measured, Origin, Resident, RunRecord, Usage};
-use crate::scenario::{Arrivals, ContractName, Load, Scenario};
-use crate::units::{Count, Nanos};
+use crate::record::{Hdr, Measured, Origin, Resident, RunRecord, Usage, Verdict};
+use crate::scenario::{Arrivals, Blocked, ContractName, Load, Scenario};
+use crate::units::Count;
 
 const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 
@@ -16,7 +16,7 @@ pub fn table(record: &RunRecord) -> String {
     let mut line = |name: &str, text: &dyn Display| {
         writeln!(out, "{name:<12} {text}").expect("a String takes whatever is written");
     };
-    let RunRecord { scenario, provenance, measured, warnings, .. } = record;
+    let RunRecord { scenario, provenance, measured, gates, warnings, .. } = record;
     let build = &provenance.loadgen;
     line(
         "loadgen",
@@ -40,11 +40,15 @@ pub fn table(record: &RunRecord) -> String {
     line(
         "messages",
         &format_args!(
-            "{} sent, {} received, {} lost, {} wrong",
+            "{} sent, {} received, {} lost, {} wrong{}",
             measured.messages_sent,
             measured.messages_received,
             measured.messages_lost,
             measured.messages_wrong,
+            match measured.messages_shed {
+                0 => String::new(),
+                shed => format!(", {shed} shed"),
+            },
         ),
     );
     line(
@@ -66,6 +70,22 @@ pub fn table(record: &RunRecord) -> String {
     }
     if let Some(failure) = &measured.first_failure {
         line("failed", failure);
+    }
+    match record.is_valid() {
+        Some(true) => {
+            let kept = gates.iter().filter(|gate| gate.verdict == Verdict::Passed).count();
+            let unknown = gates.len() - kept;
+            let rest =
+                if unknown > 0 { format!(", {unknown} not to be told") } else { String::new() };
+            line("valid", &format_args!("{kept} of {} gates passed{rest}", gates.len()));
+        }
+        Some(false) => {
+            line("INVALID", &"what was measured may be loadgen or its machine, not the server");
+            for gate in record.failed_gates() {
+                line("gate", &gate.message);
+            }
+        }
+        None => {}
     }
     for warning in warnings {
         line("warning", &warning.message);
@@ -116,7 +136,7 @@ fn load(scenario: &Scenario) -> String {
         Load::ClosedLoop { in_flight_max } => {
             format!("closed loop, {in_flight_max} in flight on each stream")
         }
-        Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max } => {
+        Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max, blocked, .. } => {
             let arrivals = match arrivals {
                 Arrivals::Uniform => "uniform",
                 Arrivals::Poisson => "Poisson",
@@ -124,7 +144,13 @@ fn load(scenario: &Scenario) -> String {
             let in_flight = in_flight_max.map_or("unbounded in flight".to_owned(), |max| {
                 format!("at most {max} in flight on each stream")
             });
-            format!("open loop, {rate_messages_per_s} offered, {arrivals} arrivals, {in_flight}")
+            let blocked = match blocked {
+                Blocked::Queue => "",
+                Blocked::Shed => ", blocked streams shed",
+            };
+            format!(
+                "open loop, {rate_messages_per_s} offered, {arrivals} arrivals, {in_flight}{blocked}"
+            )
         }
     }
 }
@@ -141,28 +167,38 @@ fn latencies(measured: &Measured) -> Vec<(&'static str, String)> {
     }
     head.push_str("       max");
     let mut rows = vec![("", head)];
-    let mut row = |name, hdr: Option<&Hdr>| {
-        rows.extend(hdr.map(|hdr| (name, latency(hdr))));
+    let mut row = |name, hdr: Option<&Hdr>, missing| {
+        rows.extend(hdr.map(|hdr| (name, latency(hdr, missing))));
     };
-    row("response R", measured.response_time.as_ref());
-    row("send lag L", measured.send_lag.as_ref());
-    row("flow wait W", measured.flow_wait.as_ref());
-    row("service S", Some(&measured.service_time));
-    row("connect", Some(&measured.connect));
-    row("headers", Some(&measured.response_headers));
-    row("first echo", Some(&measured.first_message));
-    row("half-close", Some(&measured.half_close));
+    // What has no echo waited longer than what has one.
+    let missing = measured.messages_lost + measured.messages_shed;
+    row("response R", measured.response_time.as_ref(), missing);
+    row("send lag L", measured.send_lag.as_ref(), 0);
+    row("flow wait W", measured.flow_wait.as_ref(), 0);
+    row("service S", Some(&measured.service_time), missing);
+    row("connect", Some(&measured.connect), 0);
+    row("headers", Some(&measured.response_headers), 0);
+    row("first echo", Some(&measured.first_message), 0);
+    row("half-close", Some(&measured.half_close), 0);
     rows
 }
 
-fn latency(hdr: &Hdr) -> String {
+fn latency(hdr: &Hdr, missing: u64) -> String {
     let mut text = format!("{:>10}", hdr.count());
     for percent in PERCENTILES {
-        let cell =
-            hdr.percentile_if_supported(percent).as_ref().map_or("-".to_owned(), Nanos::to_string);
+        let cell = match hdr.percentile_among(percent, missing) {
+            (longest, true) => format!(">{longest}"),
+            (value, false) => {
+                hdr.percentile_if_supported(percent).map_or("-".to_owned(), |_| value.to_string())
+            }
+        };
         text.push_str(&format!("  {cell:>8}"));
     }
-    let max = if hdr.count() == 0 { "-".to_owned() } else { hdr.max().to_string() };
+    let max = match (hdr.count(), missing) {
+        (0, _) => "-".to_owned(),
+        (_, 0) => hdr.max().to_string(),
+        _ => format!(">{}", hdr.max()),
+    };
     text + &format!("  {max:>8}")
 }
 

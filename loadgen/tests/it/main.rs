@@ -10,3 +10,5 @@ mod record;
 mod suite;
 mod support;
 mod usage;
+mod validity;
+mod verbs;

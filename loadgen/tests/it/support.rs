@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,28 @@ use tonic::{Request, Response, Status, Streaming};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
+
+/// Held by a test that takes a core from all others, and by those that would notice.
+pub(crate) fn quiet() -> MutexGuard<'static, ()> {
+    static QUIET: Mutex<()> = Mutex::new(());
+    QUIET.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Time that the threads of a process were ready and without a core (`schedstat`).
+pub(crate) fn run_delay(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let delay = |task: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        stat.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    Duration::from_nanos(tasks.filter_map(delay).sum())
+}
+
+/// Two cores of this machine, or `None`: then a suite that pins cannot run here.
+pub(crate) fn two_cpus() -> Option<[usize; 2]> {
+    let cpus = ::loadgen::harness::provenance::cpus();
+    Some([*cpus.first()?, *cpus.last()?]).filter(|[first, last]| first != last)
+}
 
 /// Runs loadgen with these arguments to its end.
 pub(crate) fn loadgen(args: &[&str]) -> Output {
@@ -81,6 +104,8 @@ impl Running {
     pub(crate) fn start(args: &[&str]) -> Self {
         let child = Command::new(LOADGEN)
             .args(args)
+            // What it remembers of this machine is not for whoever owns it.
+            .env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -1,0 +1,155 @@
+//! Servers as they are typed: ours by transport, a peer by name, a command, or what listens somewhere.
+
+use std::fmt::{self, Display};
+use std::path::Path;
+use std::str::FromStr;
+
+use bidi_echo::config::{Placement, Transport};
+
+use crate::harness::peers::{Peers, ServerCommand};
+use crate::scenario::UsageError;
+
+/// A server as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ServerName {
+    /// `inline`, `inline-task`, `tonic`: ours, on this transport.
+    Ours(Transport),
+    /// `peer:NAME`: of peers.toml.
+    Peer(String),
+    /// `cmd:PROGRAM ARGUMENTS`: says its address as the first line of stdout, ends when its stdin ends.
+    Command(Vec<String>),
+    /// `http://HOST:PORT`: it runs already, wherever.
+    Running(String),
+}
+
+/// How a server is had for a run.
+#[derive(Clone, Debug)]
+pub(super) enum Supply {
+    /// A fresh process for each run.
+    Fresh(ServerCommand),
+    /// The one that listens there.
+    Running(String),
+}
+
+impl FromStr for ServerName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "inline" => return Ok(ServerName::Ours(Transport::Inline(Placement::Inline))),
+            "inline-task" => return Ok(ServerName::Ours(Transport::Inline(Placement::Task))),
+            "tonic" => return Ok(ServerName::Ours(Transport::Tonic)),
+            _ if text.starts_with("http://") => return Ok(ServerName::Running(text.to_owned())),
+            _ => {}
+        }
+        if let Some(peer) = text.strip_prefix("peer:") {
+            return Ok(ServerName::Peer(peer.to_owned()));
+        }
+        let command = text.strip_prefix("cmd:").map(|command| command.split_whitespace());
+        let words: Vec<_> = command.into_iter().flatten().map(str::to_owned).collect();
+        if !words.is_empty() {
+            return Ok(ServerName::Command(words));
+        }
+        Err("need inline, inline-task, tonic, peer:NAME, cmd:PROGRAM, or http://HOST:PORT"
+            .to_owned())
+    }
+}
+
+impl Display for ServerName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServerName::Ours(Transport::Inline(Placement::Inline)) => out.write_str("inline"),
+            ServerName::Ours(Transport::Inline(Placement::Task)) => out.write_str("inline-task"),
+            ServerName::Ours(Transport::Tonic) => out.write_str("tonic"),
+            ServerName::Peer(name) => write!(out, "peer:{name}"),
+            ServerName::Command(words) => write!(out, "cmd:{}", words.join(" ")),
+            ServerName::Running(target) => out.write_str(target),
+        }
+    }
+}
+
+impl ServerName {
+    /// Builds what has to be built. `peers`: peers.toml.
+    pub(super) async fn supply(&self, peers: &Path) -> anyhow::Result<Supply> {
+        Ok(match self {
+            ServerName::Ours(transport) => Supply::Fresh(ServerCommand::embedded(*transport)?),
+            ServerName::Peer(name) => {
+                let peers = Peers::read(peers)?;
+                Supply::Fresh(peers.build(peers.find(name)?).await?)
+            }
+            ServerName::Command(words) => Supply::Fresh(ServerCommand::of(words.clone())),
+            ServerName::Running(target) => Supply::Running(target.clone()),
+        })
+    }
+}
+
+/// Cores for the server and for loadgen, apart from each other: as typed, else the first half of what
+/// there is for the server and the rest for loadgen. Not pinned if there is but one.
+pub(super) fn cores(
+    server: &[usize],
+    loadgen: &[usize],
+    all: &[usize],
+) -> Result<(Vec<usize>, Vec<usize>), UsageError> {
+    let wrong = |flag, value: &dyn Display, cure: String| UsageError {
+        flag,
+        value: value.to_string(),
+        cure,
+    };
+    for (flag, chosen) in [("--server-cpus", server), ("--cpus", loadgen)] {
+        if let Some(cpu) = chosen.iter().find(|cpu| !all.contains(cpu)) {
+            let cure = format!("this process may use the cores {all:?}; pass some of them");
+            return Err(wrong(flag, cpu, cure));
+        }
+    }
+    if let Some(both) = loadgen.iter().find(|cpu| server.contains(cpu)) {
+        let cure =
+            "is the server's too: each would measure the other; pass another core".to_owned();
+        return Err(wrong("--cpus", both, cure));
+    }
+    let without = |taken: &[usize]| -> Vec<usize> {
+        all.iter().copied().filter(|cpu| !taken.contains(cpu)).collect()
+    };
+    Ok(match (server.is_empty(), loadgen.is_empty()) {
+        (false, false) => (server.to_vec(), loadgen.to_vec()),
+        (false, true) => (server.to_vec(), without(server)),
+        (true, false) => (without(loadgen), loadgen.to_vec()),
+        (true, true) if all.len() < 2 => (Vec::new(), Vec::new()),
+        (true, true) => {
+            let (first, rest) = all.split_at(all.len() / 2);
+            (first.to_vec(), rest.to_vec())
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_read_and_shown_alike() {
+        for text in [
+            "inline",
+            "inline-task",
+            "tonic",
+            "peer:grpc-go",
+            "cmd:./echo --slow 5",
+            "http://[::1]:9",
+        ] {
+            assert_eq!(text.parse::<ServerName>().unwrap().to_string(), text);
+        }
+        for text in ["", "stock", "cmd:", "https://a:1"] {
+            assert!(text.parse::<ServerName>().unwrap_err().contains("need inline"), "{text}");
+        }
+    }
+
+    #[test]
+    fn cores_are_shared_out_and_never_shared() {
+        let all = [0, 1, 2, 3];
+        assert_eq!(cores(&[], &[], &all).unwrap(), (vec![0, 1], vec![2, 3]));
+        assert_eq!(cores(&[3], &[], &all).unwrap(), (vec![3], vec![0, 1, 2]));
+        assert_eq!(cores(&[], &[0], &all).unwrap(), (vec![1, 2, 3], vec![0]));
+        assert_eq!(cores(&[], &[], &[5]).unwrap(), (vec![], vec![]));
+        assert_eq!(cores(&[7], &[], &all).unwrap_err().flag, "--server-cpus");
+        assert_eq!(cores(&[1], &[2, 1], &all).unwrap_err().value, "1");
+    }
+}

@@ -1,0 +1,113 @@
+//! One run as a process of its own, against a server that was started for it: what suite, compare and
+//! search are made of.
+//!
+//! In: a server, flags of `run`, cores. Out: the run's record, or why there is none. No run inherits
+//! anything from another.
+
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::harness::child::Child;
+use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
+use crate::record::{self, RunRecord};
+use crate::units::{MessagesPerSecond, Nanos};
+
+/// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
+const RUN_OVERTIME_MAX: Duration = Duration::from_secs(30);
+
+/// How a run is done.
+#[derive(Clone, Debug)]
+pub(super) struct Trial<'a> {
+    /// Of `run`, without target, `--json`, cores and shards.
+    pub(super) flags: &'a [String],
+    pub(super) server_cpus: &'a [usize],
+    /// Where the shards run, one on each.
+    pub(super) loadgen_cpus: &'a [usize],
+    /// Warm-up, measurement, and what is watched after it.
+    pub(super) time: Nanos,
+    /// What a null echo carries under this load, if that was calibrated.
+    pub(super) null_throughput: Option<MessagesPerSecond>,
+}
+
+/// What became of a run.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// It went well, and no gate failed.
+    Valid(Box<RunRecord>),
+    /// It went well, but the figures may be loadgen's: why.
+    Invalid(Box<RunRecord>, String),
+    /// Something was lost, wrong or failed: what; and the record, if there is one.
+    Failed(Option<Box<RunRecord>>, String),
+}
+
+impl Trial<'_> {
+    /// Runs against a server of this command, started for it and stopped after it. Err: it does not start.
+    pub(super) async fn on(&self, server: &ServerCommand, json: &Path) -> Result<Tried, PeerError> {
+        let server = server.start(self.server_cpus).await?;
+        let tried = self.against(&server, json).await;
+        let tried = tried.unwrap_or_else(|error| Tried::Failed(None, error.to_string()));
+        match server.stop().await {
+            Ok(()) => Ok(tried),
+            Err(error) => Ok(Tried::Failed(None, format!("the server {error}"))),
+        }
+    }
+
+    async fn against(&self, server: &ServerProcess, json: &Path) -> io::Result<Tried> {
+        let target = format!("http://{}", server.address());
+        let pid = server.pid().map(|pid| pid.to_string());
+        self.at(&target, pid.as_deref(), json).await
+    }
+
+    /// Runs against what listens at `target`, `pid` if that is known.
+    pub(super) async fn at(
+        &self,
+        target: &str,
+        pid: Option<&str>,
+        json: &Path,
+    ) -> io::Result<Tried> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("run").arg("--json").arg(json).args(["--target", target]);
+        command.args(self.flags);
+        let cpus: Vec<_> = self.loadgen_cpus.iter().map(ToString::to_string).collect();
+        if !cpus.is_empty() {
+            command.args(["--cpus", &cpus.join(","), "--shards", &cpus.len().to_string()]);
+        }
+        if let Some(pid) = pid {
+            command.args(["--server-pid", pid]);
+        }
+        if let Some(null) = self.null_throughput {
+            command.args(["--null-throughput", &null.0.to_string()]);
+        }
+        let mut child = Child::start(command, self.loadgen_cpus)?;
+        let status = child.wait(self.time.as_duration() + RUN_OVERTIME_MAX).await?;
+        let record = record::read(json);
+        if !status.success() {
+            let record = record.ok().map(Box::new);
+            let why = record.as_deref().map_or_else(|| child.last_words(), what_failed);
+            return Ok(Tried::Failed(record, format!("{status}: {why}")));
+        }
+        let record = Box::new(record?);
+        let failed: Vec<_> = record.failed_gates().map(|gate| gate.message.as_str()).collect();
+        Ok(match failed.is_empty() {
+            true => Tried::Valid(record),
+            false => {
+                let why = failed.join("; ");
+                Tried::Invalid(record, why)
+            }
+        })
+    }
+}
+
+fn what_failed(record: &RunRecord) -> String {
+    let measured = &record.measured;
+    let first = measured.first_failure.as_deref().map_or(String::new(), |why| format!("; {why}"));
+    format!(
+        "{} echoed, {} lost, {} wrong, {} streams unfinished{first}",
+        measured.messages_received,
+        measured.messages_lost,
+        measured.messages_wrong,
+        measured.streams_unfinished
+    )
+}

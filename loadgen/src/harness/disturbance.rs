@@ -1,0 +1,171 @@
+//! What the kernel says of the generator's threads and of the machine around them, over the window;
+//! nowhere else but on Linux.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use procfs::process::Process;
+use procfs::{CurrentSI, KernelStats};
+
+use super::provenance;
+use crate::record::{Disturbance, ThreadUsage};
+use crate::units::Nanos;
+
+/// Shard threads by their name, and the machine's counters, at one moment.
+#[derive(Debug, Default)]
+struct Counters {
+    /// By thread id: the kernel's names are not unique.
+    shards: BTreeMap<i32, ThreadUsage>,
+    /// Stolen and passed time of the cores that this process may use.
+    steal_ms: Option<(u64, u64)>,
+    throttled: Option<Nanos>,
+    tcp_retransmits: Option<u64>,
+}
+
+/// Watches this process's shard threads and its machine.
+#[derive(Debug, Default)]
+pub struct Disturbances {
+    begin: Counters,
+    end: Counters,
+}
+
+impl Disturbances {
+    /// Counts from now; the shard threads are there.
+    pub fn begin(&mut self) {
+        self.begin = Counters::now();
+    }
+
+    /// Counts until now; the shard threads are still there.
+    pub fn end(&mut self) {
+        self.end = Counters::now();
+    }
+
+    /// Each shard's thread, over the time between.
+    pub fn shard_threads(&self) -> Vec<ThreadUsage> {
+        let both = self.end.shards.iter().filter_map(|(id, end)| {
+            let begin = self.begin.shards.get(id)?;
+            Some(ThreadUsage {
+                cpu_ns: end.cpu_ns.since(begin.cpu_ns),
+                run_delay_ns: end.run_delay_ns.since(begin.run_delay_ns),
+            })
+        });
+        both.collect()
+    }
+
+    /// The machine, over the time between; `None` if it counts no stolen time.
+    pub fn of_machine(&self) -> Option<Disturbance> {
+        let (begin, end) = (&self.begin, &self.end);
+        let ((stolen, passed), (stolen_after, passed_after)) = (begin.steal_ms?, end.steal_ms?);
+        let passed = passed_after.saturating_sub(passed).max(1);
+        let retransmits = begin.tcp_retransmits.zip(end.tcp_retransmits);
+        let throttled = begin.throttled.zip(end.throttled);
+        Some(Disturbance {
+            steal_share: stolen_after.saturating_sub(stolen) as f64 / passed as f64,
+            throttled_ns: throttled.map(|(begin, end)| end.since(begin)),
+            tcp_retransmits: retransmits.map(|(begin, end)| end.saturating_sub(begin)),
+        })
+    }
+}
+
+impl Counters {
+    fn now() -> Self {
+        Counters {
+            shards: shards().unwrap_or_default(),
+            steal_ms: steal_ms(),
+            throttled: throttled(),
+            tcp_retransmits: procfs::net::snmp().ok().map(|snmp| snmp.tcp_retrans_segs),
+        }
+    }
+}
+
+/// What `/proc/self/task/*/schedstat` says of the threads whose names begin as a shard's.
+fn shards() -> Option<BTreeMap<i32, ThreadUsage>> {
+    let tasks = Process::myself().ok()?.tasks().ok()?;
+    let shard = |task: procfs::process::Task| {
+        let is_shard = task.stat().ok()?.comm.starts_with("shard-");
+        let said = task.schedstat().ok().filter(|_| is_shard)?;
+        let usage = ThreadUsage {
+            cpu_ns: Nanos(said.sum_exec_runtime),
+            run_delay_ns: Nanos(said.run_delay),
+        };
+        Some((task.tid, usage))
+    };
+    Some(tasks.filter_map(Result::ok).filter_map(shard).collect())
+}
+
+fn steal_ms() -> Option<(u64, u64)> {
+    let stats = KernelStats::current().ok()?;
+    let cores = provenance::cpus().into_iter().filter_map(|cpu| stats.cpu_time.get(cpu));
+    cores
+        .map(|core| {
+            let idle = core.idle_ms() + core.iowait_ms().unwrap_or_default();
+            let busy = core.user_ms() + core.nice_ms() + core.system_ms();
+            let interrupts =
+                core.irq_ms().unwrap_or_default() + core.softirq_ms().unwrap_or_default();
+            let stolen = core.steal_ms()?;
+            Some((stolen, idle + busy + interrupts + stolen))
+        })
+        .try_fold((0, 0), |(stolen, passed), core| {
+            let (core_stolen, core_passed) = core?;
+            Some((stolen + core_stolen, passed + core_passed))
+        })
+}
+
+/// Time that the quotas of this process's control group, version 2, stopped it (Linux,
+/// Documentation/admin-guide/cgroup-v2.rst, `throttled_usec` in `cpu.stat`).
+fn throttled() -> Option<Nanos> {
+    let groups = Process::myself().ok()?.cgroups().ok()?;
+    let group = groups.into_iter().find(|group| group.hierarchy == 0)?;
+    let folder = Path::new("/sys/fs/cgroup").join(group.pathname.trim_start_matches('/'));
+    throttled_in(&std::fs::read_to_string(folder.join("cpu.stat")).ok()?)
+}
+
+fn throttled_in(stat: &str) -> Option<Nanos> {
+    let us = stat.lines().find_map(|line| line.strip_prefix("throttled_usec "))?;
+    us.trim().parse::<u64>().ok().map(|us| Nanos(us * 1_000))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::*;
+
+    #[test]
+    fn a_shard_that_works_is_seen_by_its_name() {
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let stop = std::sync::Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let shard = std::thread::Builder::new().name("shard-7".to_owned());
+        let shard = shard.spawn(move || {
+            ready.send(()).unwrap();
+            while !stopped.load(Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        is_ready.recv().unwrap();
+        let mut seen = Disturbances::default();
+        seen.begin();
+        let begin = std::time::Instant::now();
+        loop {
+            seen.end();
+            let threads = seen.shard_threads();
+            if threads.iter().any(|thread| thread.cpu_ns > Nanos(10_000_000)) {
+                break;
+            }
+            assert!(begin.elapsed().as_secs() < 60, "no time on a core: {threads:?}");
+        }
+        let machine = seen.of_machine().unwrap();
+        assert!((0.0..=1.0).contains(&machine.steal_share), "{machine:?}");
+        assert!(machine.tcp_retransmits.is_some(), "{machine:?}");
+        stop.store(true, Relaxed);
+        shard.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn the_time_that_a_quota_took_is_read_from_the_groups_counters() {
+        let stat = "usage_usec 9\nnr_throttled 2\nthrottled_usec 1500\n";
+        assert_eq!(throttled_in(stat), Some(Nanos(1_500_000)));
+        assert_eq!(throttled_in("usage_usec 9\n"), None);
+    }
+}

@@ -1,0 +1,394 @@
+//! Whether a run is valid: figures about the generator and its machine, each held against a bound.
+//!
+//! In: a scenario and what was measured. Out: one [`Gate`] for everything that could have made the
+//! figures say something about loadgen instead of the server. Pure: every figure that a gate needs is
+//! in the record, so a verdict can be repeated by whoever doubts it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Disturbance, Measured, RunRecord, Second, Unstable};
+use crate::scenario::{Load, Scenario};
+use crate::units::Nanos;
+
+/// Lag beyond this share of the median service time says more about loadgen than about the server.
+const LAG_SHARE_MAX: f64 = 0.1;
+
+/// Lag below this is nobody's trouble: a timer's wake-up takes as long.
+const LAG_HARMLESS: Nanos = Nanos(200_000);
+
+/// Messages of the schedule that may miss the window, as a share of all.
+const MISSED_SHARE_MAX: f64 = 0.001;
+
+/// Shards that are busy for longer than this share of the window have nothing to spare.
+const BUSY_SHARE_MAX: f64 = 0.95;
+
+/// Shards that were ready and waited for a core for longer than this share of the window were not alone
+/// on it.
+const RUN_DELAY_SHARE_MAX: f64 = 0.02;
+
+/// Messages in flight, by count, may differ so much from throughput x time (Little's law).
+const LITTLE_ERROR_MAX: f64 = 0.05;
+
+/// A gap between two departures of a stream is off by at most this share of the mean gap, at p99, or by
+/// [`LAG_HARMLESS`].
+const GAP_ERROR_SHARE_MAX: f64 = 0.1;
+
+/// The backlog of a steady run does not grow by more than this share of the offered load.
+const BACKLOG_GROWTH_MAX: f64 = 0.001;
+
+/// Growth is growth if it stands out of its own noise by so many standard errors.
+const BACKLOG_ERRORS_MIN: f64 = 3.0;
+
+/// A trend needs so many whole seconds.
+const BACKLOG_SECONDS_MIN: usize = 5;
+
+/// Loadgen can carry so many times the load, or it may be what was measured.
+const HEADROOM_MIN: f64 = 1.5;
+
+/// A server that used so much of its cores was the bottleneck of a closed loop, whatever loadgen can do.
+const SATURATED_SHARE_MIN: f64 = 0.95;
+
+/// Time that the host took from this machine's cores, as a share.
+const STEAL_SHARE_MAX: f64 = 0.02;
+
+/// One figure about a run, and the bound that it has to keep.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Gate {
+    /// What it is about.
+    pub name: GateName,
+    /// Whether the bound was kept.
+    pub verdict: Verdict,
+    /// The figure; null if it is not known.
+    pub figure: Option<f64>,
+    /// The most that it may be.
+    pub threshold: f64,
+    /// Unit of both, `ns` or `share`.
+    pub unit: String,
+    /// For people, with the values.
+    pub message: String,
+}
+
+/// What a gate is about.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum GateName {
+    /// Messages left when they were meant to. Open loop.
+    SendLag,
+    /// All that the drawn schedule holds for the window left within it. Open loop.
+    Achieved,
+    /// Gaps between a stream's departures are those of the plan. Open loop.
+    DepartureGaps,
+    /// What is due and not echoed does not grow. Open loop.
+    Backlog,
+    /// In flight = throughput x time in flight. Closed loop.
+    LittlesLaw,
+    /// Shard threads had time to spare.
+    ShardCpu,
+    /// Shard threads got a core when they wanted one.
+    ShardRunDelay,
+    /// A low-rate stream beside the load, on a thread of its own, saw what the load saw.
+    Probe,
+    /// The same plan against a server that does nothing leaves room.
+    Headroom,
+    /// The host left this machine its cores.
+    Steal,
+    /// No quota of a control group stopped this process.
+    Throttling,
+}
+
+/// How a gate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The bound was kept.
+    Passed,
+    /// It was not: the run is invalid.
+    Failed,
+    /// The figure is not known here, or the run is too short to tell.
+    Unknown,
+}
+
+impl RunRecord {
+    /// Gates that the run failed; a run without any is valid.
+    pub fn failed_gates(&self) -> impl Iterator<Item = &Gate> {
+        self.gates.iter().filter(|gate| gate.verdict == Verdict::Failed)
+    }
+
+    /// Whether no gate failed. Records without gates are of a loadgen that had none: not known.
+    pub fn is_valid(&self) -> Option<bool> {
+        (!self.gates.is_empty()).then(|| self.failed_gates().next().is_none())
+    }
+}
+
+impl Gate {
+    /// `share` and `share_max` of the same whole.
+    fn of_share(name: GateName, share: Option<f64>, share_max: f64, what: &str) -> Self {
+        let message = match share {
+            Some(share) => {
+                format!("{what}: {:.2} %, at most {:.1} %", 100.0 * share, 100.0 * share_max)
+            }
+            None => format!("{what}: not known here"),
+        };
+        Gate::of(name, share, share_max, "share", message)
+    }
+
+    fn of(
+        name: GateName,
+        figure: Option<f64>,
+        threshold: f64,
+        unit: &str,
+        message: String,
+    ) -> Self {
+        let verdict = match figure {
+            Some(figure) if figure <= threshold => Verdict::Passed,
+            Some(_) => Verdict::Failed,
+            None => Verdict::Unknown,
+        };
+        Gate { name, verdict, figure, threshold, unit: unit.to_owned(), message }
+    }
+}
+
+/// All gates of a run.
+pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
+    let mut gates = match scenario.load {
+        Load::ClosedLoop { in_flight_max } => {
+            vec![littles_law(scenario.streams * in_flight_max, measured)]
+        }
+        Load::OpenLoop { rate_messages_per_s, .. } => vec![
+            send_lag(measured),
+            achieved(measured),
+            departure_gaps(scenario, rate_messages_per_s.0, measured),
+            backlog(rate_messages_per_s.0, measured),
+        ],
+    };
+    let window_s = measured.window_ns.as_secs_f64();
+    let share_of_window = |time: Option<Nanos>| {
+        time.map(|time| time.as_secs_f64()).filter(|_| window_s > 0.0).map(|time| time / window_s)
+    };
+    let threads = &measured.shard_threads;
+    let busiest = threads.iter().map(|thread| thread.cpu_ns).max();
+    gates.push(Gate::of_share(
+        GateName::ShardCpu,
+        share_of_window(busiest),
+        BUSY_SHARE_MAX,
+        "busiest shard thread (pass more --shards if there are cores)",
+    ));
+    let most_delayed = threads.iter().map(|thread| thread.run_delay_ns).max();
+    gates.push(Gate::of_share(
+        GateName::ShardRunDelay,
+        share_of_window(most_delayed),
+        RUN_DELAY_SHARE_MAX,
+        "a shard thread ready but without a core (pin with --cpus, away from others)",
+    ));
+    gates.push(Gate::of_share(
+        GateName::Steal,
+        measured.disturbance.map(|it| it.steal_share),
+        STEAL_SHARE_MAX,
+        "time that the host took from this machine's cores",
+    ));
+    let throttled = |it: Disturbance| it.throttled_ns;
+    gates.push(Gate::of_share(
+        GateName::Throttling,
+        share_of_window(measured.disturbance.and_then(throttled)),
+        0.0,
+        "time that a control group's quota stopped this process",
+    ));
+    gates.extend(
+        scenario.null_throughput_messages_per_s.map(|null| headroom(scenario, measured, null.0)),
+    );
+    gates
+}
+
+/// What is carried, beside what loadgen carries against a server that does nothing.
+fn headroom(scenario: &Scenario, measured: &Measured, null: f64) -> Gate {
+    let carried = match scenario.load {
+        Load::ClosedLoop { .. } => measured.throughput_messages_per_s,
+        Load::OpenLoop { rate_messages_per_s, .. } => rate_messages_per_s.0,
+    };
+    let message = format!(
+        "headroom: against a null echo loadgen carries {:.2} times this load, at least {HEADROOM_MIN} \
+         (give it more --cpus)",
+        null / carried
+    );
+    let mut gate = Gate::of(
+        GateName::Headroom,
+        Some(carried / null).filter(|share| share.is_finite()),
+        1.0 / HEADROOM_MIN,
+        "share",
+        message,
+    );
+    let is_closed = matches!(scenario.load, Load::ClosedLoop { .. });
+    let used = measured.server_cpu_share.filter(|share| is_closed && *share >= SATURATED_SHARE_MIN);
+    if let (Verdict::Failed, Some(used)) = (gate.verdict, used) {
+        gate.verdict = Verdict::Passed;
+        let used = 100.0 * used;
+        gate.message.push_str(&format!(
+            "; but the server used {used:.0} % of its cores, and was the bottleneck"
+        ));
+    }
+    gate
+}
+
+fn send_lag(measured: &Measured) -> Gate {
+    let lag = measured.send_lag.as_ref().filter(|lag| lag.count() > 0);
+    let lag = lag.map(|lag| lag.percentile(99.0));
+    let service = measured.service_time.percentile(50.0);
+    let threshold = (LAG_SHARE_MAX * service.0 as f64).max(LAG_HARMLESS.0 as f64);
+    let message = match lag {
+        Some(lag) => format!(
+            "messages left late through loadgen's own fault: L p99 {lag}, at most {} (S p50 {service})",
+            nanos(threshold)
+        ),
+        None => "send lag: no message was sent".to_owned(),
+    };
+    Gate::of(GateName::SendLag, lag.map(|lag| lag.0 as f64), threshold, "ns", message)
+}
+
+fn achieved(measured: &Measured) -> Gate {
+    // What was shed was left out on purpose, and is told.
+    let due = measured.messages_due - measured.messages_shed;
+    let sent = measured.messages_sent_in_window;
+    let missed = sent.filter(|_| due > 0).map(|sent| due.saturating_sub(sent));
+    // A message is whole: of few, one may be more than the share.
+    let threshold = MISSED_SHARE_MAX.max(1.0 / due.max(1) as f64);
+    let message = match missed {
+        Some(missed) => {
+            format!("{missed} of the schedule's {due} messages had not left when the window ended")
+        }
+        None => "achieved load: not known".to_owned(),
+    };
+    let share = missed.map(|missed| missed as f64 / due as f64);
+    Gate::of(GateName::Achieved, share, threshold, "share", message)
+}
+
+fn departure_gaps(scenario: &Scenario, rate: f64, measured: &Measured) -> Gate {
+    let error = measured.gap_error.as_ref().filter(|error| error.count() > 0);
+    let error = error.map(|error| error.percentile(99.0));
+    let mean_gap_ns = Nanos::SECOND.0 as f64 * scenario.streams as f64 / rate;
+    let threshold = (GAP_ERROR_SHARE_MAX * mean_gap_ns).max(LAG_HARMLESS.0 as f64);
+    let message = match error {
+        Some(error) => format!(
+            "gaps between a stream's departures: p99 off by {error}, at most {} (mean gap {})",
+            nanos(threshold),
+            nanos(mean_gap_ns)
+        ),
+        None => "departure gaps: no stream sent two messages".to_owned(),
+    };
+    Gate::of(GateName::DepartureGaps, error.map(|error| error.0 as f64), threshold, "ns", message)
+}
+
+fn backlog(rate: f64, measured: &Measured) -> Gate {
+    if let Some(Unstable { backlog, at_ns, since_ns }) = measured.unstable {
+        let message = format!(
+            "unstable: a backlog of {backlog} messages {at_ns} into the load, growing since {since_ns}"
+        );
+        return Gate::of(GateName::Backlog, Some(1.0), BACKLOG_GROWTH_MAX, "share", message);
+    }
+    let growth = backlog_growth(&measured.seconds, measured.window_ns);
+    let figure = growth.map(|growth| match growth {
+        (slope, error) if slope > BACKLOG_ERRORS_MIN * error => slope / rate,
+        _ => 0.0,
+    });
+    let message = match growth {
+        Some((slope, error)) => format!(
+            "backlog: {slope:+.1} messages each second (standard error {error:.1}) at {rate:.0} offered"
+        ),
+        None => format!("backlog: a trend needs {BACKLOG_SECONDS_MIN} whole seconds"),
+    };
+    Gate::of(GateName::Backlog, figure, BACKLOG_GROWTH_MAX, "share", message)
+}
+
+/// By how much the messages that are due and not echoed grow each second, and the standard error of
+/// that: the line of least squares through their number at the end of each whole second.
+fn backlog_growth(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
+    let whole = window.0 / Nanos::SECOND.0;
+    let mut backlog = 0.0;
+    let ends: Vec<_> = seconds
+        .iter()
+        .filter(|second| second.second < whole)
+        .map(|second| {
+            backlog += second.messages_due as f64 - second.messages_received as f64;
+            backlog
+        })
+        .collect();
+    if ends.len() < BACKLOG_SECONDS_MIN {
+        return None;
+    }
+    let count = ends.len() as f64;
+    let middle = (count - 1.0) / 2.0;
+    let mean = ends.iter().sum::<f64>() / count;
+    let points =
+        || ends.iter().enumerate().map(|(second, end)| (second as f64 - middle, end - mean));
+    let spread: f64 = points().map(|(x, _)| x * x).sum();
+    let slope = points().map(|(x, y)| x * y).sum::<f64>() / spread;
+    let rest: f64 = points().map(|(x, y)| (y - slope * x).powi(2)).sum();
+    Some((slope, (rest / (count - 2.0) / spread).sqrt()))
+}
+
+fn littles_law(in_flight: usize, measured: &Measured) -> Gate {
+    let time_s = measured.in_flight_mean_ns.map(|mean| mean / Nanos::SECOND.0 as f64);
+    let by_law = time_s.map(|time| time * measured.throughput_messages_per_s);
+    let by_law = by_law.filter(|_| measured.messages_received > 0);
+    let error = by_law.map(|by_law| (1.0 - by_law / in_flight as f64).abs());
+    let message = match by_law {
+        Some(by_law) => format!(
+            "in flight: {in_flight} messages by count, {by_law:.1} by throughput x time (Little's law)"
+        ),
+        None => "Little's law: the time in flight is not known".to_owned(),
+    };
+    Gate::of(GateName::LittlesLaw, error, LITTLE_ERROR_MAX, "share", message)
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a cast of a float saturates, and no time here is negative"
+)]
+fn nanos(ns: f64) -> Nanos {
+    Nanos(ns as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Hdr;
+    use crate::record::WrittenHdr;
+
+    fn seconds(due_and_received: &[(u64, u64)]) -> Vec<Second> {
+        let second = |(second, (messages_due, messages_received)): (u64, &(u64, u64))| Second {
+            second,
+            messages_due: *messages_due,
+            messages_received: *messages_received,
+            latency: WrittenHdr::from(&Hdr::default()),
+        };
+        (0..).zip(due_and_received).map(second).collect()
+    }
+
+    #[test]
+    fn a_backlog_that_only_wobbles_has_no_trend() {
+        let steady = [(100, 98), (100, 101), (100, 99), (100, 102), (100, 100), (100, 99)];
+        let (slope, error) = backlog_growth(&seconds(&steady), Nanos(6_000_000_000)).unwrap();
+        assert!(slope.abs() < BACKLOG_ERRORS_MIN * error, "{slope} {error}");
+        let growing = [(100, 98), (100, 97), (100, 99), (100, 98), (100, 97), (100, 98)];
+        let (slope, error) = backlog_growth(&seconds(&growing), Nanos(6_000_000_000)).unwrap();
+        assert!((slope - 2.2).abs() < 0.1 && slope > BACKLOG_ERRORS_MIN * error, "{slope} {error}");
+    }
+
+    #[test]
+    fn a_trend_is_of_whole_seconds_in_the_window() {
+        let all = seconds(&[(9, 9); 6]);
+        assert!(backlog_growth(&all, Nanos(4_999_999_999)).is_none());
+        assert!(backlog_growth(&all, Nanos(5_000_000_000)).is_some());
+    }
+
+    #[test]
+    fn a_bound_may_be_met_but_not_passed() {
+        let verdict = |share| Gate::of_share(GateName::Steal, share, 0.02, "steal").verdict;
+        assert_eq!(verdict(Some(0.02)), Verdict::Passed);
+        assert_eq!(verdict(Some(0.0201)), Verdict::Failed);
+        assert_eq!(verdict(None), Verdict::Unknown);
+    }
+}

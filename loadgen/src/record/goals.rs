@@ -1,0 +1,52 @@
+//! Whether a run met its goals.
+
+use super::{Hdr, Measured};
+use crate::slo::{Goal, Metric, Slo};
+
+impl Measured {
+    /// R, or in closed loop, which plans nothing, S.
+    pub fn latency(&self) -> &Hdr {
+        self.response_time.as_ref().unwrap_or(&self.service_time)
+    }
+
+    /// Messages lost, shed or wrong, and streams that did not end with OK or at all.
+    pub fn errors(&self) -> u64 {
+        let statuses = self.statuses.iter().filter(|(status, _)| *status != "OK");
+        let streams: u64 = statuses.map(|(_, streams)| streams).sum();
+        self.messages_lost
+            + self.messages_shed
+            + self.messages_wrong
+            + streams
+            + self.streams_unfinished
+    }
+
+    /// What keeps `slo` from being met, a line for each goal; none if all are.
+    pub fn missed(&self, slo: &Slo) -> Vec<String> {
+        slo.0.iter().filter_map(|goal| self.missed_goal(*goal)).collect()
+    }
+
+    fn missed_goal(&self, goal: Goal) -> Option<String> {
+        let latency = self.latency();
+        let missing = self.messages_lost + self.messages_shed;
+        let figure = match goal.metric {
+            Metric::Percentile(percent) => {
+                // A message without an echo is later than all that have one.
+                let (value, is_beyond) = latency.percentile_among(percent, missing);
+                if is_beyond {
+                    return Some(format!("{goal}: >{value}, {missing} messages have no echo"));
+                }
+                if latency.percentile_if_supported(percent).is_none() {
+                    let count = latency.count();
+                    return Some(format!("{goal}: not shown, {count} messages are too few for it"));
+                }
+                value.0 as f64
+            }
+            Metric::Max if missing > 0 => f64::INFINITY,
+            Metric::Max => latency.max().0 as f64,
+            Metric::Mean => latency.mean_ns(),
+            Metric::Errors => self.errors() as f64,
+            Metric::Throughput => self.throughput_messages_per_s,
+        };
+        (!goal.is_met(figure)).then(|| format!("{goal}: {}", goal.metric.show(figure)))
+    }
+}

@@ -1,0 +1,365 @@
+//! Whether B differs from A, and by how much, from pairs of runs that stood next to each other.
+//!
+//! In: the value of A and of B in each pair, metric by metric. Out: a [`Finding`] for each. A pair's log ratio is
+//! one observation, because neighbours in time share the machine's moods:
+//!
+//! - whether: Wilcoxon's signed-rank test of the log ratios, exact, with mid-ranks for ties (Wilcoxon,
+//!   "Individual comparisons by ranking methods", 1945), which asks no normal noise; over several
+//!   metrics by Holm's procedure ("A simple sequentially rejective multiple test procedure", 1979)
+//! - how much: the Hodges-Lehmann estimate, the median of all pairwise means, with the interval in which it
+//!   lies when pairs are drawn anew from those that there are (percentile bootstrap; Efron, 1979)
+//! - how many pairs: as many as a t-test needs in this noise, divided by the least efficiency that the
+//!   signed-rank test can have beside it, 0.864 (Hodges and Lehmann, 1956). Only the spread is looked at for that,
+//!   never the difference, so that stopping there does not make false findings likelier.
+
+use rand_core::{Rng, SeedableRng};
+use rand_pcg::Pcg64Mcg;
+use statrs::distribution::{ContinuousCDF, Normal};
+
+/// How often pairs are drawn anew for an interval.
+const RESAMPLES: usize = 10_000;
+
+/// Beside a t-test, the signed-rank test never needs more than this share's inverse of its pairs.
+const EFFICIENCY_MIN: f64 = 0.864;
+
+/// What a comparison is asked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Question {
+    /// Smallest relative difference that must be found, 0.05 for 5 %.
+    pub difference: f64,
+    /// How likely any false finding may be, over all metrics together.
+    pub error_max: f64,
+    /// How likely a difference of that size is found in one metric.
+    pub power: f64,
+    /// Metrics that are looked at.
+    pub metrics: usize,
+}
+
+impl Question {
+    /// Pairs below which nothing can be found, whatever they say: with n of them the least p-value is 2^(1-n).
+    pub fn pairs_min(&self) -> usize {
+        let least = (2.0 * self.metrics as f64 / self.error_max).log2();
+        (1..)
+            .find(|pairs| f64::from(*pairs) >= least)
+            .map_or(usize::MAX, |pairs: u32| pairs as usize)
+    }
+
+    /// Pairs to find the difference in noise of this spread (standard deviation of the log ratios).
+    pub fn pairs_needed(&self, spread: f64) -> usize {
+        let quantile = |share| Normal::standard().inverse_cdf(share);
+        let error = self.error_max / (2.0 * self.metrics as f64);
+        let sum = quantile(1.0 - error) + quantile(self.power);
+        let pairs = (sum * spread / self.difference.ln_1p()).powi(2) / EFFICIENCY_MIN;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a cast of a float saturates, and a square is not negative"
+        )]
+        let pairs = pairs.ceil() as usize;
+        pairs.max(self.pairs_min())
+    }
+}
+
+/// Log ratios of B to A, a pair each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pairs(Vec<f64>);
+
+/// What the pairs of one metric say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Finding {
+    /// B by A.
+    pub ratio: f64,
+    /// Where that lies with 95 % confidence.
+    pub interval: (f64, f64),
+    /// How likely pairs like these are if A and B are alike, after Holm's procedure.
+    pub p_value: f64,
+    /// Whether that is below what was allowed.
+    pub differs: bool,
+}
+
+impl Pairs {
+    /// Adds a pair. Both values must be above 0.
+    pub fn push(&mut self, of_a: f64, of_b: f64) {
+        debug_assert!(of_a > 0.0 && of_b > 0.0, "{of_a}, {of_b}");
+        self.0.push((of_b / of_a).ln());
+    }
+
+    /// B by A in the last pair.
+    pub fn last(&self) -> Option<f64> {
+        self.0.last().map(|log_ratio| log_ratio.exp())
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Standard deviation of the log ratios; infinite below two pairs.
+    pub fn spread(&self) -> f64 {
+        let count = self.0.len() as f64;
+        if count < 2.0 {
+            return f64::INFINITY;
+        }
+        let mean = self.0.iter().sum::<f64>() / count;
+        let squares: f64 = self.0.iter().map(|it| (it - mean).powi(2)).sum();
+        (squares / (count - 1.0)).sqrt()
+    }
+
+    /// B by A. There must be a pair.
+    fn ratio(&self) -> f64 {
+        let sorted = sorted(self.0.clone());
+        hodges_lehmann(&sorted).exp()
+    }
+
+    /// The middle `confidence` of what other draws of pairs would have given.
+    fn interval(&self, confidence: f64, seed: u64) -> (f64, f64) {
+        let mut random = Pcg64Mcg::seed_from_u64(seed);
+        let count = self.0.len() as u64;
+        let mut draw = || {
+            // 64 random bits times the count, the upper half: no remainder, hardly a bias.
+            let at = (u128::from(random.next_u64()) * u128::from(count)) >> 64;
+            self.0[usize::try_from(at).expect("below the number of pairs")]
+        };
+        let estimates = (0..RESAMPLES).map(|_| {
+            let drawn = (0..self.0.len()).map(|_| draw()).collect();
+            hodges_lehmann(&sorted(drawn))
+        });
+        let estimates = sorted(estimates.collect());
+        let tail = (1.0 - confidence) / 2.0;
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a small count"
+        )]
+        let left_out = (tail * RESAMPLES as f64).floor() as usize;
+        (estimates[left_out].exp(), estimates[RESAMPLES - 1 - left_out].exp())
+    }
+
+    /// Two-sided p-value of the signed-rank test. Pairs without a difference say nothing and are left out.
+    fn p_value(&self) -> f64 {
+        let differences: Vec<_> = self.0.iter().copied().filter(|it| *it != 0.0).collect();
+        let ranks = doubled_ranks(&differences);
+        let positive: usize = ranks
+            .iter()
+            .zip(&differences)
+            .filter(|(_, difference)| **difference > 0.0)
+            .map(|(rank, _)| rank)
+            .sum();
+        let all: usize = ranks.iter().sum();
+        // As likely as each other under the hypothesis: every choice of signs.
+        let mut shares = vec![0.0; all + 1];
+        shares[0] = 1.0;
+        let mut reached = 0;
+        for rank in ranks {
+            for sum in (0..=reached).rev() {
+                let half = shares[sum] / 2.0;
+                shares[sum] = half;
+                shares[sum + rank] += half;
+            }
+            reached += rank;
+        }
+        let fewer = positive.min(all - positive);
+        let tail: f64 = shares[..=fewer].iter().sum();
+        (2.0 * tail).min(1.0)
+    }
+}
+
+/// What each metric's pairs say, all of them held to the question's error together. There must be a pair of
+/// each. `seed`: of the intervals.
+pub fn findings(question: &Question, metrics: &[Pairs], seed: u64) -> Vec<Finding> {
+    let finding = |(pairs, p_value): (&Pairs, f64)| Finding {
+        ratio: pairs.ratio(),
+        interval: pairs.interval(0.95, seed),
+        p_value,
+        differs: p_value <= question.error_max,
+    };
+    metrics.iter().zip(p_values(metrics)).map(finding).collect()
+}
+
+/// Each metric's p-value as it counts beside the others.
+fn p_values(metrics: &[Pairs]) -> Vec<f64> {
+    holm(&metrics.iter().map(Pairs::p_value).collect::<Vec<_>>())
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// Median of the means of all pairs of values, each with itself too.
+fn hodges_lehmann(sorted_values: &[f64]) -> f64 {
+    let count = sorted_values.len();
+    let mut means = Vec::with_capacity(count * (count + 1) / 2);
+    for (at, first) in sorted_values.iter().enumerate() {
+        means.extend(sorted_values[at..].iter().map(|second| f64::midpoint(*first, *second)));
+    }
+    let (lower, upper) = ((means.len() - 1) / 2, means.len() / 2);
+    let (_, low, _) = means.select_nth_unstable_by(lower, f64::total_cmp);
+    let low = *low;
+    let (_, high, _) = means.select_nth_unstable_by(upper, f64::total_cmp);
+    f64::midpoint(low, *high)
+}
+
+/// Twice the rank of each value's size, whole numbers also for ties, which share the mean of theirs.
+fn doubled_ranks(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<_> = (0..values.len()).collect();
+    order.sort_by(|a, b| values[*a].abs().total_cmp(&values[*b].abs()));
+    let mut ranks = vec![0; values.len()];
+    let mut before = 0;
+    for tied in order.chunk_by(|a, b| values[*a].abs() == values[*b].abs()) {
+        // First rank plus last rank.
+        let rank = 2 * before + 1 + tied.len();
+        tied.iter().for_each(|at| ranks[*at] = rank);
+        before += tied.len();
+    }
+    ranks
+}
+
+/// Each p-value as it counts beside the others.
+fn holm(p_values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<_> = (0..p_values.len()).collect();
+    order.sort_by(|a, b| p_values[*a].total_cmp(&p_values[*b]));
+    let mut adjusted = vec![0.0; p_values.len()];
+    let mut least: f64 = 0.0;
+    for (before, at) in order.into_iter().enumerate() {
+        let times = (p_values.len() - before) as f64;
+        least = least.max((times * p_values[at]).min(1.0));
+        adjusted[at] = least;
+    }
+    adjusted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: Question =
+        Question { difference: 0.05, error_max: 0.05, power: 0.9, metrics: 1 };
+
+    fn pairs(log_ratios: &[f64]) -> Pairs {
+        Pairs(log_ratios.to_vec())
+    }
+
+    fn check(value: f64, expected: f64) {
+        assert!((value - expected).abs() < 1e-9, "{value} instead of {expected}");
+    }
+
+    /// Counted by hand over all choices of signs.
+    #[test]
+    fn the_signed_rank_test_is_exact() {
+        check(pairs(&[1.0, 2.0, 3.0, 4.0, 5.0]).p_value(), 2.0 / 32.0);
+        check(pairs(&[-1.0, 2.0, 3.0, 4.0, 5.0]).p_value(), 4.0 / 32.0);
+        check(pairs(&[1.0, 2.0, -3.0, 4.0, 5.0]).p_value(), 10.0 / 32.0);
+        check(pairs(&[-1.0, 1.0]).p_value(), 1.0);
+        check(pairs(&[0.0, 1.0, 2.0, 3.0, 0.0, 4.0]).p_value(), 2.0 / 16.0);
+        check(pairs(&[0.0]).p_value(), 1.0);
+        // Ranks 1.5, 1.5, 3: the sums at most 1.5 are 0, 1.5 and 1.5 of eight.
+        check(pairs(&[-1.0, 1.0, 2.0]).p_value(), 6.0 / 8.0);
+    }
+
+    /// Critical values of the two-sided test at 5 %: sums of ranks (Wilcoxon's own table).
+    #[test]
+    fn the_test_agrees_with_the_table() {
+        for (count, critical) in
+            [(6, 0), (7, 2), (8, 3), (9, 5), (10, 8), (12, 13), (16, 29), (25, 89)]
+        {
+            let with_negative = |sum: usize| {
+                // Greedy from the largest rank down: any set of ranks with this sum will do.
+                let mut left = sum;
+                let mut values: Vec<f64> = (1..=count).map(f64::from).collect();
+                for rank in (0..values.len()).rev() {
+                    if rank < left {
+                        values[rank] *= -1.0;
+                        left -= rank + 1;
+                    }
+                }
+                assert_eq!(left, 0);
+                pairs(&values).p_value()
+            };
+            assert!(with_negative(critical) <= 0.05, "{count} pairs, {critical}");
+            assert!(with_negative(critical + 1) > 0.05, "{count} pairs, {critical} + 1");
+        }
+    }
+
+    #[test]
+    fn the_estimate_is_the_median_of_the_pairwise_means() {
+        check(hodges_lehmann(&[1.0, 2.0, 9.0]), 3.5);
+        check(hodges_lehmann(&[4.0]), 4.0);
+        check(pairs(&[0.0, 2_f64.ln(), 2_f64.ln(), 4_f64.ln()]).ratio(), 2.0);
+    }
+
+    #[test]
+    fn an_interval_holds_the_estimate_and_narrows_with_more_pairs() {
+        let noisy = |count: u32| {
+            let value = |at: u32| 0.05 + 0.1 * f64::from(at % 7) / 7.0 - 0.05;
+            Pairs((0..count).map(value).collect())
+        };
+        let width = |count| {
+            let pairs = noisy(count);
+            let (low, high) = pairs.interval(0.95, 7);
+            assert!(low <= pairs.ratio() && pairs.ratio() <= high);
+            high - low
+        };
+        assert!(width(56) < width(14));
+        assert_eq!(noisy(14).interval(0.95, 7), noisy(14).interval(0.95, 7));
+    }
+
+    #[test]
+    fn holm_multiplies_the_least_most_and_keeps_their_order() {
+        let adjusted = holm(&[0.04, 0.01, 0.03]);
+        check(adjusted[1], 0.03);
+        check(adjusted[2], 0.06);
+        check(adjusted[0], 0.06);
+        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+    }
+
+    #[test]
+    fn noise_and_metrics_ask_for_pairs() {
+        assert_eq!(QUESTION.pairs_min(), 6, "2 of 64 choices of signs");
+        assert_eq!(QUESTION.pairs_needed(0.0), 6);
+        // (1.960 + 1.282)^2 * 0.05^2 / ln(1.05)^2 / 0.864
+        assert_eq!(QUESTION.pairs_needed(0.05), 13);
+        let four = Question { metrics: 4, ..QUESTION };
+        assert_eq!(four.pairs_min(), 8);
+        assert!(four.pairs_needed(0.05) > 13);
+        assert_eq!(QUESTION.pairs_needed(f64::INFINITY), usize::MAX);
+    }
+
+    /// Noise like a shared machine's: mostly small, now and then large; a seed for each try.
+    fn drawn(seed: u64, count: usize, shift: f64) -> Pairs {
+        let mut random = Pcg64Mcg::seed_from_u64(seed);
+        let mut uniform = || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        let value = |_| {
+            let size = if uniform() < 0.1 { 0.2 } else { 0.04 };
+            shift + size * (uniform() + uniform() + uniform() - 1.5)
+        };
+        Pairs((0..count).map(value).collect())
+    }
+
+    #[test]
+    fn what_is_alike_is_seldom_told_apart_and_what_differs_is_mostly_found() {
+        let question = Question { metrics: 3, ..QUESTION };
+        let (mut false_findings, mut found) = (0, 0);
+        for seed in 0..200 {
+            let any = |shift: f64| {
+                let pilot = drawn(seed, question.pairs_min(), shift);
+                let count = question.pairs_needed(pilot.spread()).min(200);
+                let metrics: Vec<_> =
+                    (0..3).map(|metric| drawn(seed + 1_000 * metric, count, shift)).collect();
+                let differs =
+                    p_values(&metrics).into_iter().map(|p_value| p_value <= question.error_max);
+                let differs: Vec<_> = differs.collect();
+                (differs.contains(&true), differs[0])
+            };
+            false_findings += usize::from(any(0.0).0);
+            found += usize::from(any(0.05_f64.ln_1p()).1);
+        }
+        assert!(false_findings <= 20, "{false_findings} of 200");
+        assert!(found >= 160, "{found} of 200");
+    }
+}

@@ -1,0 +1,176 @@
+//! What a comparison says: a line for each metric.
+
+use std::fmt::{self, Display};
+
+use super::pairs::{Finding, Pairs, Question, findings};
+use crate::record::RunRecord;
+
+/// What is compared of two runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Echoes per second of the server's CPU time: more is faster.
+    PerServerCpu,
+    /// Echoes per second: more is faster.
+    Throughput,
+    /// Median of R, in closed loop of S: less is faster.
+    P50,
+    /// Their 99th percentile.
+    P99,
+}
+
+impl Metric {
+    /// Those that mean something: with a rate, throughput is an input.
+    pub fn of_load(has_rate: bool, knows_cpu: bool) -> Vec<Metric> {
+        let all = [
+            (Metric::PerServerCpu, knows_cpu),
+            (Metric::Throughput, !has_rate),
+            (Metric::P50, true),
+            (Metric::P99, true),
+        ];
+        all.into_iter().filter(|(_, means)| *means).map(|(metric, _)| metric).collect()
+    }
+
+    /// Its value in a run; `None` if the run has none above 0.
+    pub fn of(self, record: &RunRecord) -> Option<f64> {
+        let measured = &record.measured;
+        let latency = measured.latency();
+        let value = match self {
+            Metric::PerServerCpu => measured.messages_per_server_cpu_s?,
+            Metric::Throughput => measured.throughput_messages_per_s,
+            Metric::P50 => latency.percentile(50.0).0 as f64,
+            Metric::P99 => latency.percentile(99.0).0 as f64,
+        };
+        (value > 0.0).then_some(value)
+    }
+
+    fn more_is_faster(self) -> bool {
+        matches!(self, Metric::PerServerCpu | Metric::Throughput)
+    }
+}
+
+impl Display for Metric {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Metric::PerServerCpu => "messages per server CPU-second",
+            Metric::Throughput => "throughput",
+            Metric::P50 => "p50",
+            Metric::P99 => "p99",
+        })
+    }
+}
+
+/// All that a comparison found.
+#[derive(Clone, Debug)]
+pub struct Verdicts {
+    /// Name of the first server.
+    pub a: String,
+    /// Name of the second.
+    pub b: String,
+    /// What was asked.
+    pub question: Question,
+    /// What was looked at.
+    pub metrics: Vec<Metric>,
+    /// The pairs of each metric.
+    pub pairs: Vec<Pairs>,
+    /// Runs that were invalid and repeated.
+    pub invalid: usize,
+}
+
+impl Display for Verdicts {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verdicts { a, b, question, metrics, pairs, invalid } = self;
+        let count = pairs.first().map_or(0, Pairs::len);
+        if count == 0 {
+            return writeln!(out, "{b} and {a}: no pair of valid runs, no verdict");
+        }
+        let repeated =
+            if *invalid > 0 { format!(", {invalid} invalid runs repeated") } else { String::new() };
+        writeln!(
+            out,
+            "{b} compared with {a}, {count} interleaved pairs{repeated}; intervals of 95 %, at most {} % \
+             for any false finding",
+            percent(question.error_max)
+        )?;
+        // The same draw for everybody who has the same pairs.
+        for (place, finding) in findings(question, pairs, 1).into_iter().enumerate() {
+            let (metric, pairs) = (metrics[place], &pairs[place]);
+            writeln!(out, "{metric:<32} {}", verdict(metric, &finding, pairs, question))?;
+        }
+        Ok(())
+    }
+}
+
+fn verdict(metric: Metric, finding: &Finding, pairs: &Pairs, question: &Question) -> String {
+    let Finding { ratio, interval: (low, high), p_value, differs } = *finding;
+    let figures = format!("{ratio:.3}x ({low:.3} .. {high:.3}), p {p_value:.2e}");
+    let needed = question.pairs_needed(pairs.spread());
+    if differs {
+        let is_faster = (ratio > 1.0) == metric.more_is_faster();
+        // Both directions by how much more work or time one takes than the other.
+        let by = if ratio > 1.0 { ratio - 1.0 } else { 1.0 / ratio - 1.0 };
+        let word = if is_faster { "faster" } else { "slower" };
+        return format!("{word} by {} %: {figures}", percent(by));
+    }
+    let difference = percent(question.difference);
+    if pairs.len() >= needed {
+        return format!("no difference of {difference} % shown: {figures}");
+    }
+    format!("undecided: {difference} % in this noise asks for {needed} pairs: {figures}")
+}
+
+/// One digit behind the point, none if it is 0.
+fn percent(share: f64) -> String {
+    let text = format!("{:.1}", 100.0 * share);
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUESTION: Question =
+        Question { difference: 0.05, error_max: 0.05, power: 0.9, metrics: 1 };
+
+    fn said(metric: Metric, ratios: &[f64]) -> String {
+        let mut pairs = Pairs::default();
+        ratios.iter().for_each(|ratio| pairs.push(1.0, *ratio));
+        let verdicts = Verdicts {
+            a: "old".to_owned(),
+            b: "new".to_owned(),
+            question: QUESTION,
+            metrics: vec![metric],
+            pairs: vec![pairs],
+            invalid: 0,
+        };
+        verdicts.to_string()
+    }
+
+    #[test]
+    fn more_messages_and_less_time_are_faster() {
+        let more = [1.10, 1.101, 1.102, 1.099, 1.098, 1.103];
+        let faster = said(Metric::Throughput, &more);
+        assert!(faster.starts_with("new compared with old, 6 interleaved pairs;"), "{faster}");
+        assert!(faster.contains("faster by 10"), "{faster}");
+        assert!(said(Metric::P50, &more).contains("slower by 10"));
+        let less: Vec<_> = more.iter().map(|ratio| 1.0 / ratio).collect();
+        assert!(said(Metric::P99, &less).contains("faster by 10"));
+        assert!(said(Metric::PerServerCpu, &less).contains("slower by 10"));
+    }
+
+    #[test]
+    fn what_is_not_shown_is_told_apart_from_what_cannot_be() {
+        let quiet = [1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999];
+        assert!(said(Metric::P50, &quiet).contains("no difference of 5 % shown"));
+        let noisy = [1.3, 0.7, 1.2, 0.8, 1.25, 0.9];
+        let undecided = said(Metric::P50, &noisy);
+        assert!(undecided.contains("undecided: 5 % in this noise asks for"), "{undecided}");
+        assert!(said(Metric::P50, &[]).contains("no verdict"));
+    }
+
+    #[test]
+    fn throughput_is_an_input_of_an_open_loop() {
+        assert!(!Metric::of_load(true, true).contains(&Metric::Throughput));
+        assert!(!Metric::of_load(false, false).contains(&Metric::PerServerCpu));
+        assert_eq!(Metric::of_load(false, true).len(), 4);
+    }
+}

@@ -1,0 +1,186 @@
+//! Valid or not, goals, and what becomes of a stream that is blocked.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::Value;
+
+use crate::support::{
+    INLINE, Running, ServerProcess, loadgen, number, parsed, quiet, record, sleep_until, two_cpus,
+};
+
+/// Threads of this process that keep a core busy until this is dropped.
+struct Busy(Arc<AtomicBool>, Vec<std::thread::JoinHandle<()>>);
+
+impl Busy {
+    fn on(cpu: usize, threads: usize) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let spin = || {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                let mut only = CpuSet::new();
+                only.set(cpu);
+                sched_setaffinity(None, &only).unwrap();
+                while !over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..threads).map(|_| spin()).collect();
+        Busy(over, threads)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn gate<'a>(record: &'a Value, name: &str) -> &'a Value {
+    let gates = record["gates"].as_array().unwrap();
+    gates.iter().find(|gate| gate["name"] == name).unwrap_or_else(|| panic!("no {name}: {gates:?}"))
+}
+
+#[test]
+fn a_generator_that_is_starved_says_so_and_its_run_is_invalid() {
+    let Some([_, cpu]) = two_cpus() else { return };
+    let _quiet = quiet();
+    let server = ServerProcess::start(INLINE);
+    let _busy = Busy::on(cpu, 2);
+    let cpu = cpu.to_string();
+    let load = ["--target", &server.target, "--rate", "20k", "--streams", "10", "--cpus", &cpu];
+    let time = ["--duration", "1s", "--warmup", "200ms"];
+    let output = loadgen(&[&load[..], &time, &["--require-valid"]].concat());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{table}");
+    assert!(table.contains("\nINVALID "), "{table}");
+    let line = "\ngate         a shard thread ready but without a core";
+    assert!(table.contains(line), "{table}");
+    let (exit, record) = record(&[&load[..], &time].concat());
+    assert_eq!(exit, 0, "a plain run only tells");
+    assert_eq!(gate(&record, "shard_run_delay")["verdict"], "failed");
+    assert!(gate(&record, "shard_run_delay")["figure"].as_f64().unwrap() > 0.02);
+}
+
+#[test]
+fn each_load_has_its_gates_with_figure_and_bound() {
+    let names = |flags: &[&str]| -> Vec<String> {
+        let time = ["--duration", "500ms", "--warmup", "100ms", "--streams", "10"];
+        let (_, record) = record(&[&time[..], flags].concat());
+        let gates = record["gates"].as_array().unwrap();
+        for gate in gates {
+            assert!(gate["threshold"].is_number(), "{gate}");
+            // Half a second has no trend.
+            let is_known = gate["figure"].is_number() || gate["name"] == "backlog";
+            assert!(is_known || gate["name"] == "throttling", "{gate}");
+        }
+        gates.iter().map(|gate| gate["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let all = ["shard_cpu", "shard_run_delay", "steal", "throttling"];
+    assert_eq!(names(&[]), [&["littles_law"][..], &all].concat());
+    let open = ["send_lag", "achieved", "departure_gaps", "backlog"];
+    assert_eq!(names(&["--rate", "1000"]), [&open[..], &all].concat());
+}
+
+#[test]
+fn a_missed_goal_has_an_exit_code_and_a_line_of_its_own() {
+    let run = |slo: &str| {
+        let load = ["--streams", "2", "--duration", "300ms", "--warmup", "100ms"];
+        let output = loadgen(&[&load[..], &["--slo", slo]].concat());
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (exit, said) = run("errors=0,p50<1h,throughput>1");
+    assert_eq!((exit, said.contains("goal missed")), (0, false), "{said}");
+    let (exit, said) = run("errors=0,p50<1ns,throughput>1000M");
+    assert_eq!(exit, 4, "{said}");
+    assert!(said.contains("loadgen: goal missed: p50<1 ns: "), "{said}");
+    assert!(said.contains("loadgen: goal missed: throughput>1 G messages/s: "), "{said}");
+    let (exit, said) = run("p99.99<1h");
+    assert_eq!(exit, 4, "{said}");
+    assert!(said.contains("messages are too few for it"), "{said}");
+    let (exit, said) = run("p99<5");
+    assert_eq!(exit, 2, "{said}");
+    assert!(said.contains("need a time, as 5ms"), "{said}");
+}
+
+#[test]
+fn a_backlog_over_its_bound_ends_the_run_with_the_moment_it_diverged() {
+    let server = ServerProcess::start(INLINE);
+    let mut running = Running::start(&[
+        "--target",
+        &server.target,
+        "--rate",
+        "10k",
+        "--max-backlog",
+        "2000",
+        "--streams",
+        "10",
+        "--duration",
+        "30s",
+        "--warmup",
+        "0s",
+        "--drain-limit",
+        "1s",
+        "--json",
+        "-",
+    ]);
+    running.wait_for("measuring");
+    running.wait_for(" ");
+    server.signal(Signal::STOP);
+    let (exit, record) = parsed(&running.finish());
+    server.signal(Signal::CONT);
+    assert_eq!(exit, 1, "{record:#}");
+    let [backlog, at, since] = ["backlog", "at_ns", "since_ns"]
+        .map(|key| number(&record, &format!("/measured/unstable/{key}")));
+    assert_eq!(backlog, 2_001);
+    // From a tenth of the bound on, that is 1,800 messages at 10,000 a second.
+    assert!((100_000_000..10_000_000_000).contains(&(at - since)), "{at} {since}");
+    assert_eq!(gate(&record, "backlog")["verdict"], "failed");
+    let failure = record["measured"]["first_failure"].as_str().unwrap();
+    assert!(failure.starts_with("unstable at this rate: 2001 messages"), "{failure}");
+}
+
+#[test]
+fn what_a_blocked_stream_sheds_is_counted_and_later_than_everything() {
+    let server = ServerProcess::start(INLINE);
+    let mut running = Running::start(&[
+        "--target",
+        &server.target,
+        "--rate",
+        "1000",
+        "--streams",
+        "10",
+        "--in-flight",
+        "1",
+        "--blocked",
+        "shed",
+        "--duration",
+        "3s",
+        "--warmup",
+        "0s",
+        "--json",
+        "-",
+    ]);
+    running.wait_for("measuring");
+    running.wait_for(" ");
+    let begin = Instant::now();
+    server.signal(Signal::STOP);
+    sleep_until(begin, Duration::from_millis(500));
+    server.signal(Signal::CONT);
+    let output = running.finish();
+    let table = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (exit, record) = parsed(&output);
+    assert_eq!(exit, 0, "{record:#}");
+    let count = |key: &str| number(&record, &format!("/measured/messages_{key}"));
+    // 500 were due in the freeze, and ten could be in flight.
+    assert!((300..1_500).contains(&count("shed")), "{} shed", count("shed"));
+    assert_eq!(count("lost"), 0);
+    assert_eq!(count("due"), count("received") + count("shed"));
+    let response = table.lines().find(|line| line.starts_with("response R")).unwrap();
+    assert!(response.contains('>'), "p99 falls among what was shed: {response}");
+}
