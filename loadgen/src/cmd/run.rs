@@ -71,7 +71,7 @@ fn exit(record: &RunRecord, args: &RunArgs) -> Exit {
     for miss in &misses {
         tell!("loadgen: goal missed: {miss}");
     }
-    if !is_well(&record.measured) {
+    if !record.measured.is_well() {
         return Exit::Failed;
     }
     if args.require_valid && record.is_valid() == Some(false) {
@@ -84,16 +84,6 @@ fn is_bad_usage(error: &anyhow::Error) -> bool {
     let probe = error.downcast_ref::<ProbeError>();
     error.is::<UsageError>()
         || matches!(probe, Some(ProbeError::NotATarget { .. } | ProbeError::Tls { .. }))
-}
-
-/// Something measured, nothing lost, nothing wrong, every stream ended with OK.
-fn is_well(measured: &Measured) -> bool {
-    measured.messages_due > 0
-        && measured.messages_lost == 0
-        && measured.messages_wrong == 0
-        && measured.streams_unfinished == 0
-        && measured.first_failure.is_none()
-        && measured.statuses.keys().all(|status| status == "OK")
 }
 
 async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {

@@ -5,9 +5,11 @@
 //! started for it, so that no run inherits anything from another.
 
 mod plan;
+mod vary;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -17,12 +19,13 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::plan::{Plan, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
-use super::headroom::null_throughput;
+use super::headroom::{closed, null_throughput};
 use super::trial::{Trial, Tried};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
+use crate::record;
 use crate::report::{Compared, Comparison, Contender, Figures, Outcome};
-use crate::scenario::{UsageError, name_of};
+use crate::scenario::{Arrivals, ClientName, ContractName, LoadArgs, UsageError, name_of};
 use crate::units::{Count, MessagesPerSecond, Nanos};
 
 /// A line to stderr, which may be gone: a suite does not end for that.
@@ -42,6 +45,11 @@ pub(super) struct SuiteArgs {
     /// Folder for records and report; must not exist yet [default: results/<date>-<suite>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+
+    /// Go on in the folder of a run of this suite that was interrupted: its records count, what is missing
+    /// is run
+    #[arg(long)]
+    resume: bool,
 
     /// Run this scenario only; may be repeated
     #[arg(long, value_name = "NAME")]
@@ -73,6 +81,7 @@ struct Suite {
     plan: Plan,
     peers: Option<Peers>,
     out: PathBuf,
+    resume: bool,
     started_at: String,
 }
 
@@ -94,7 +103,7 @@ impl Suite {
         let date = started_at.get(..10).unwrap_or_default();
         let usual = || Path::new("results").join(format!("{date}-{name}"));
         let out = args.out.clone().unwrap_or_else(usual);
-        Ok(Suite { name, text, plan, peers, out, started_at })
+        Ok(Suite { name, text, plan, peers, out, resume: args.resume, started_at })
     }
 
     /// How it ended: well if something was measured, and every run went well and is valid.
@@ -106,7 +115,7 @@ impl Suite {
             () = interrupted() => false,
         };
         if !all {
-            tell!("suite: interrupted; the report holds the runs until then");
+            tell!("suite: interrupted; the report holds the runs until then, and --resume goes on");
         }
         let exit = if all { results.exit() } else { Exit::Failed };
         let report = self.comparison(results, all).to_string();
@@ -117,9 +126,14 @@ impl Suite {
     }
 
     fn begin_folder(&self) -> anyhow::Result<()> {
+        if self.resume {
+            return self.check_folder();
+        }
         std::fs::create_dir(&self.out).map_err(|error| {
             let cure = match error.kind() {
-                io::ErrorKind::AlreadyExists => "is there, and is never overwritten; pass another",
+                io::ErrorKind::AlreadyExists => {
+                    "is there, and is never overwritten; pass another, or --resume"
+                }
                 _ => "cannot be made; pass a new folder in one that is there and can be written",
             };
             let cure = format!("{cure} ({error})");
@@ -127,6 +141,43 @@ impl Suite {
         })?;
         self.write("suite.toml", &self.text)?;
         self.write("host.txt", &self.host())
+    }
+
+    /// Whether the folder holds runs of this very suite, by this build on this machine.
+    fn check_folder(&self) -> anyhow::Result<()> {
+        let refuse = |cure: String| UsageError {
+            flag: "--resume",
+            value: self.out.display().to_string(),
+            cure,
+        };
+        let read = |name: &str| {
+            let text = std::fs::read_to_string(self.out.join(name));
+            text.map_err(|error| refuse(format!("has no {name} ({error}); pass a suite's folder")))
+        };
+        if read("suite.toml")? != self.text {
+            let cure = "holds runs of another text of the suite; begin anew in another folder";
+            return Err(refuse(cure.to_owned()).into());
+        }
+        let without_time = |host: &str| host.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        if without_time(&read("host.txt")?) != without_time(&self.host()) {
+            let cure =
+                "holds runs of another build or machine (host.txt); begin anew in another folder";
+            return Err(refuse(cure.to_owned()).into());
+        }
+        Ok(())
+    }
+
+    /// What a run that was done before gave. Err: its record is damaged.
+    fn done_before(&self, run: Run) -> anyhow::Result<Option<Tried>> {
+        let path = self.out.join(self.file_of(run));
+        if !self.resume || !path.exists() {
+            return Ok(None);
+        }
+        let record = record::read(&path).with_context(|| {
+            let path = path.display();
+            format!("{path} cannot be read; move it away, and --resume repeats that run")
+        })?;
+        Ok(Some(Tried::of(record)))
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
@@ -156,7 +207,7 @@ impl Suite {
         for (place, scenario) in self.plan.scenarios.iter().enumerate() {
             let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
             let null =
-                null_throughput(self.load_flags(scenario), server_cpus, loadgen_cpus).await?;
+                null_throughput(closed(&self.load(scenario)), server_cpus, loadgen_cpus).await?;
             tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
             results.null_throughputs[place] = Some(null);
         }
@@ -168,6 +219,12 @@ impl Suite {
                 continue;
             }
             let file = self.file_of(*run);
+            if let Some(tried) = self.done_before(*run)? {
+                let outcome = self.outcome(*run, tried, results);
+                tell!("suite: {number} of {}: {file}: there already", runs.len());
+                results.add(*run, outcome);
+                continue;
+            }
             match self.run_once(*run, command, results).await {
                 Ok(outcome) => {
                     tell!("suite: {number} of {}: {file}: {}", runs.len(), in_short(&outcome));
@@ -228,24 +285,29 @@ impl Suite {
             null_throughput: results.null_throughputs[run.scenario],
         };
         let path = self.out.join(self.file_of(run));
-        let record = match trial.on(command, &path).await? {
+        let tried = trial.on(command, &path).await?;
+        Ok(self.outcome(run, tried, results))
+    }
+
+    fn outcome(&self, run: Run, tried: Tried, results: &mut Results) -> Outcome {
+        let record = match tried {
             Tried::Valid(record) => record,
-            Tried::Invalid(_, why) => return Ok(Outcome::Invalid(why)),
-            Tried::Failed(_, why) => return Ok(Outcome::Failed(why)),
+            Tried::Invalid(_, why) => return Outcome::Invalid(why),
+            Tried::Failed(_, why) => return Outcome::Failed(why),
         };
         let figures = Figures::of(&record, self.plan.scenarios[run.scenario].figure);
         results.products[run.server] = record.provenance.server.product;
-        Ok(figures.map_or_else(
+        figures.map_or_else(
             || Outcome::Failed("the server used no CPU time that could be read".to_owned()),
             Outcome::Counted,
-        ))
+        )
     }
 
     /// Those of `loadgen run`.
     fn flags(&self, run: Run) -> Vec<String> {
         let scenario = &self.plan.scenarios[run.scenario];
         let warmup = self.plan.servers[run.server].warmup;
-        let mut flags = self.load_flags(scenario);
+        let mut flags = self.load(scenario).flags();
         let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
         flag("--idle-streams", scenario.idle_streams.to_string());
         flag("--idle-connections", scenario.idle_connections.to_string());
@@ -258,17 +320,21 @@ impl Suite {
     }
 
     /// The load itself.
-    fn load_flags(&self, scenario: &SuiteScenario) -> Vec<String> {
-        let mut flags = Vec::new();
-        let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
-        flag("--connections", scenario.connections.to_string());
-        flag("--streams", scenario.streams.to_string());
-        flag("--in-flight", scenario.in_flight.to_string());
-        flag("--payload", format!("{}B", scenario.payload.as_u64()));
-        if let Some(client) = self.plan.client {
-            flag("--client", name_of(client));
+    fn load(&self, scenario: &SuiteScenario) -> LoadArgs {
+        let at_least_1 = |count| NonZeroUsize::new(count).expect("a plan's numbers are checked");
+        LoadArgs {
+            contract: ContractName::Echo,
+            client: self.plan.client.unwrap_or(ClientName::Inline),
+            streams: at_least_1(scenario.streams),
+            connections: Some(at_least_1(scenario.connections)),
+            in_flight: scenario.in_flight.map(at_least_1),
+            rate: scenario.rate,
+            arrivals: scenario.arrivals,
+            blocked: None,
+            max_backlog: None,
+            payload: scenario.payload,
+            headers: Vec::new(),
         }
-        flags
     }
 
     /// `<scenario>.<server>.<n>.json`, n from 1.
@@ -302,6 +368,7 @@ impl Suite {
             name: scenario.name.clone(),
             load: load(scenario),
             figure: scenario.figure,
+            open_loop: scenario.rate.is_some(),
             servers,
         };
         Comparison {
@@ -324,9 +391,9 @@ impl Suite {
         writeln!(
             text,
             "Repetitions: {repetitions}, interleaved: a round of all scenarios and servers, then the \
-             next. Every run has a fresh server (cores {server_cpus:?}) and a fresh loadgen (cores \
+             next with the servers in reverse. Every run has a fresh server (cores {server_cpus:?}) and a fresh loadgen (cores \
              {loadgen_cpus:?}{client}), measures for {duration} after the server's warm-up, and checks \
-             every echo. Closed loop. Medians, with min .. max; a ratio is the median of the ratios \
+             every echo. Medians, with min .. max; a ratio is the median of the ratios \
              of runs in one repetition. The records lie beside this file; every term is in \
              METHODOLOGY.md."
         )
@@ -409,7 +476,7 @@ impl Results {
 fn in_short(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Counted(figures) => {
-            format!("{} messages/s, S p50 {}", Count(figures.messages_per_s), figures.service_p50)
+            format!("{} messages/s, p50 {}", Count(figures.messages_per_s), figures.p50)
         }
         Outcome::Failed(reason) => format!("failed: {reason}"),
         Outcome::Invalid(reason) => format!("invalid: {reason}"),
@@ -417,7 +484,15 @@ fn in_short(outcome: &Outcome) -> String {
 }
 
 fn load(scenario: &SuiteScenario) -> String {
-    let SuiteScenario { connections, streams, in_flight, payload, .. } = scenario;
+    let SuiteScenario { connections, streams, payload, .. } = scenario;
+    let in_flight = match scenario.in_flight {
+        Some(in_flight) => format!("{in_flight} in flight"),
+        None => "unbounded in flight".to_owned(),
+    };
+    let rate = scenario.rate.map_or(String::new(), |rate| {
+        let arrivals = scenario.arrivals.unwrap_or(Arrivals::Uniform);
+        format!(", {rate} offered ({} arrivals)", name_of(arrivals))
+    });
     let idle = match (scenario.idle_streams, scenario.idle_connections) {
         (0, 0) => String::new(),
         (idle, 0) => format!(", besides {idle} idle"),
@@ -428,7 +503,7 @@ fn load(scenario: &SuiteScenario) -> String {
     } else {
         format!("{streams} streams on {connections} connections")
     };
-    format!("{streams}{idle}, {in_flight} in flight, {payload}")
+    format!("{streams}{idle}, {in_flight}, {payload}{rate}")
 }
 
 /// Ctrl-C or a polite request to end; the children are killed as their guards are dropped.

@@ -88,15 +88,24 @@ impl Trial<'_> {
             let why = record.as_deref().map_or_else(|| child.last_words(), what_failed);
             return Ok(Tried::Failed(record, format!("{status}: {why}")));
         }
-        let record = Box::new(record?);
+        Ok(Tried::of(record?))
+    }
+}
+
+impl Tried {
+    /// What a record says of its run.
+    pub(super) fn of(record: RunRecord) -> Self {
+        let record = Box::new(record);
+        if !record.measured.is_well() {
+            let why = what_failed(&record);
+            return Tried::Failed(Some(record), why);
+        }
         let failed: Vec<_> = record.failed_gates().map(|gate| gate.message.as_str()).collect();
-        Ok(match failed.is_empty() {
-            true => Tried::Valid(record),
-            false => {
-                let why = failed.join("; ");
-                Tried::Invalid(record, why)
-            }
-        })
+        if failed.is_empty() {
+            return Tried::Valid(record);
+        }
+        let why = failed.join("; ");
+        Tried::Invalid(record, why)
     }
 }
 

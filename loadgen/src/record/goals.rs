@@ -20,6 +20,16 @@ impl Measured {
             + self.streams_unfinished
     }
 
+    /// Something measured, nothing lost, nothing wrong, every stream ended with OK.
+    pub fn is_well(&self) -> bool {
+        self.messages_due > 0
+            && self.messages_lost == 0
+            && self.messages_wrong == 0
+            && self.streams_unfinished == 0
+            && self.first_failure.is_none()
+            && self.statuses.keys().all(|status| status == "OK")
+    }
+
     /// What keeps `slo` from being met, a line for each goal; none if all are.
     pub fn missed(&self, slo: &Slo) -> Vec<String> {
         slo.0.iter().filter_map(|goal| self.missed_goal(*goal)).collect()

@@ -46,6 +46,8 @@ pub struct Compared {
     pub load: String,
     /// What is compared.
     pub figure: Figure,
+    /// Whether messages leave by the clock.
+    pub open_loop: bool,
     /// Servers, in the suite's order.
     pub servers: Vec<Contender>,
 }
@@ -79,10 +81,10 @@ pub struct Figures {
     pub per_server_cpu_s: f64,
     /// Messages per second.
     pub messages_per_s: f64,
-    /// Median of the service time.
-    pub service_p50: Nanos,
+    /// Median of R, in closed loop of S.
+    pub p50: Nanos,
     /// Its 99th percentile, if the samples hold it up.
-    pub service_p99: Option<Nanos>,
+    pub p99: Option<Nanos>,
     /// The server's CPU time for a message.
     pub server_cpu_per_message: Nanos,
     /// loadgen's CPU time for a message, if known.
@@ -111,8 +113,8 @@ impl Figures {
                 Figure::Bytes => messages * record.scenario.payload_bytes as f64,
             },
             messages_per_s: measured.throughput_messages_per_s,
-            service_p50: measured.service_time.percentile(50.0),
-            service_p99: measured.service_time.percentile_if_supported(99.0),
+            p50: measured.latency().percentile(50.0),
+            p99: measured.latency().percentile_if_supported(99.0),
             server_cpu_per_message: measured.cpu_per_message(measured.server)?,
             loadgen_cpu_per_message: measured.cpu_per_message(measured.loadgen),
             bytes_per_idle_stream: resident.and_then(|it| it.bytes_per_idle_stream(scenario)),
@@ -289,11 +291,12 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
         Figure::Messages => ("messages", ""),
         Figure::Bytes => ("bytes", "B"),
     };
+    let time_name = if scenario.open_loop { "R" } else { "S" };
     writeln!(out, "\n## {}: {}\n", scenario.name, scenario.load)?;
     writeln!(
         out,
-        "| server | runs | {what} per server CPU-s | ratio | messages/s | ratio | S p50 | ratio \
-         | S p99 | CPU a message, server / loadgen |"
+        "| server | runs | {what} per server CPU-s | ratio | messages/s | ratio | {time_name} p50 | ratio \
+         | {time_name} p99 | CPU a message, server / loadgen |"
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|---|---|---|")?;
     for server in &scenario.servers {
@@ -314,8 +317,8 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
             ratio(|run| run.per_server_cpu_s),
             middle(&|run| run.messages_per_s, |value| Count(value).to_string()),
             ratio(|run| run.messages_per_s),
-            middle(&|run| run.service_p50.0 as f64, time),
-            ratio(|run| run.service_p50.0 as f64),
+            middle(&|run| run.p50.0 as f64, time),
+            ratio(|run| run.p50.0 as f64),
             show(p99(server), |spread| time(spread.median)),
             middle(&|run| run.server_cpu_per_message.0 as f64, time),
             show(loadgen_cpu(server), |spread| time(spread.median)),
@@ -363,7 +366,7 @@ fn bytes(count: f64) -> String {
 }
 
 fn p99(server: &Contender) -> Option<Spread> {
-    Spread::of(server.counted().filter_map(|run| Some(run.service_p99?.0 as f64)))
+    Spread::of(server.counted().filter_map(|run| Some(run.p99?.0 as f64)))
 }
 
 fn loadgen_cpu(server: &Contender) -> Option<Spread> {
@@ -454,8 +457,8 @@ mod tests {
         Outcome::Counted(Figures {
             per_server_cpu_s,
             messages_per_s: 1_000.0,
-            service_p50: Nanos(50_000),
-            service_p99: None,
+            p50: Nanos(50_000),
+            p99: None,
             server_cpu_per_message: Nanos(700),
             loadgen_cpu_per_message: Some(Nanos(900)),
             bytes_per_idle_stream: Some(1_700.0),
@@ -483,6 +486,7 @@ mod tests {
             name: "row-1".to_owned(),
             load: "1 connection".to_owned(),
             figure: Figure::Messages,
+            open_loop: false,
             servers,
         };
         let report = Comparison {

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::support::{loadgen, two_cpus};
+use rustix::process::Signal;
+
+use crate::support::{Running, loadgen, two_cpus};
 
 /// Two servers of one kind, so that the test needs no other program.
 fn suite(cpus: [usize; 2]) -> String {
@@ -61,7 +63,7 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
 
     let mut begun = Vec::new();
     let mut servers = Vec::new();
-    for name in ["tiny.first.1", "tiny.second.1", "tiny.first.2", "tiny.second.2"] {
+    for name in ["tiny.first.1", "tiny.second.1", "tiny.second.2", "tiny.first.2"] {
         let record = loadgen::record::read(&out.join(format!("{name}.json"))).unwrap();
         assert!(record.measured.messages_received > 0, "{name}");
         assert_eq!((record.scenario.streams, record.scenario.payload_bytes), (10, 16));
@@ -84,6 +86,46 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
 
     let again = run();
     assert_eq!(again.status.code(), Some(2), "a folder was overwritten");
+}
+
+#[test]
+fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
+    let Some(cpus) = two_cpus() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
+    std::fs::write(&file, suite(cpus)).unwrap();
+    let mut running = Running::start(&["suite", path(&file), "--out", path(&out)]);
+    running.wait_for("suite: 2 of 4");
+    running.signal(Signal::INT);
+    let said = String::from_utf8(running.finish().stdout).unwrap();
+    assert!(said.contains("**Interrupted: not all of it was run.**"), "{said}");
+    let read = |name: &str| std::fs::read(out.join(name));
+    let before = ["tiny.first.1.json", "tiny.second.1.json"].map(|name| read(name).unwrap());
+    assert!(read("tiny.first.2.json").is_err(), "it was over before it was interrupted");
+
+    let resume = || loadgen(&["suite", path(&file), "--out", path(&out), "--resume"]);
+    let output = resume();
+    let report = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(exit_code(&report)), "{report}");
+    assert!(!report.contains("Interrupted"), "{report}");
+    let after = ["tiny.first.1.json", "tiny.second.1.json"].map(|name| read(name).unwrap());
+    assert!(before == after, "a run was done again");
+    assert!(read("tiny.first.2.json").is_ok());
+
+    // By hand: neither lost nor overwritten, but named.
+    std::fs::write(out.join("tiny.second.1.json"), &before[1][..before[1].len() / 2]).unwrap();
+    let output = resume();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let line = said.lines().find(|line| line.starts_with("loadgen: ")).unwrap();
+    assert!(line.contains("tiny.second.1.json cannot be read; move it away"), "{line}");
+    assert_eq!(read("tiny.second.1.json").unwrap().len(), before[1].len() / 2);
+
+    std::fs::write(&file, suite(cpus).replace("16B", "17B")).unwrap();
+    let output = resume();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("holds runs of another text of the suite"), "{said}");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use bytesize::ByteSize;
 use clap::ValueEnum;
 use serde::Deserialize;
 
+use super::vary::expanded;
 use crate::report::Figure;
-use crate::scenario::{ClientName, UsageError};
-use crate::units::Nanos;
+use crate::scenario::{Arrivals, ClientName, UsageError, name_of};
+use crate::units::{MessagesPerSecond, Nanos};
 
 /// A suite, checked; every time and number can be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,7 +49,13 @@ pub(super) struct SuiteScenario {
     /// How long the server's memory is watched after everything has closed; not at all by default.
     #[serde(default, deserialize_with = "parsed")]
     pub(super) watch_give_back: Nanos,
-    pub(super) in_flight: usize,
+    /// On each stream; unbounded by default if there is a rate.
+    pub(super) in_flight: Option<usize>,
+    /// Offered load over all streams: an open loop.
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    pub(super) rate: Option<MessagesPerSecond>,
+    /// Gaps between a stream's messages, with a rate.
+    pub(super) arrivals: Option<Arrivals>,
     #[serde(deserialize_with = "parsed")]
     pub(super) payload: ByteSize,
     /// What is compared per server CPU-second.
@@ -83,8 +90,7 @@ impl Plan {
     /// Reads a suite's text. `folder`: where the file lies, for the paths in it. `cpus`: the cores
     /// that this process may use.
     pub(super) fn parse(text: &str, folder: &Path, cpus: &[usize]) -> Result<Self, UsageError> {
-        let file: File = toml::from_str(text)
-            .map_err(|error| wrong("the text", "as TOML", error.to_string().trim_end()))?;
+        let file = read(text)?;
         let Suite { repetitions, warmup, duration, baseline, .. } = file.suite.clone();
         if repetitions == 0 {
             return Err(wrong("repetitions", 0, "nothing would be measured; write at least 1"));
@@ -147,21 +153,37 @@ impl Plan {
         Ok(())
     }
 
-    /// Every run in its order: a round of everything, then the next, so that what drifts in a
-    /// machine meets all servers alike.
+    /// Every run in its order: a round of everything, then the next with the servers in reverse (A B B A), so
+    /// that what drifts in a machine meets all servers alike.
     pub(super) fn runs(&self) -> Vec<Run> {
         let mut runs = Vec::new();
         for repetition in 0..self.repetitions {
+            let mut round = Vec::new();
             for scenario in 0..self.scenarios.len() {
-                runs.extend((0..self.servers.len()).map(|server| Run {
-                    repetition,
-                    scenario,
-                    server,
-                }));
+                let run = |server| Run { repetition, scenario, server };
+                let servers = (0..self.servers.len()).map(run);
+                if repetition % 2 == 0 {
+                    round.extend(servers);
+                } else {
+                    round.extend(servers.rev());
+                }
             }
+            runs.append(&mut round);
         }
         runs
     }
+}
+
+fn read(text: &str) -> Result<File, UsageError> {
+    let not_read =
+        |error: toml::de::Error| wrong("the text", "as TOML", error.to_string().trim_end());
+    let table: toml::Table = toml::from_str(text).map_err(not_read)?;
+    let whole = expanded(table.clone())?;
+    if whole == table {
+        // Read from the text, an error names its line.
+        return toml::from_str(text).map_err(not_read);
+    }
+    whole.try_into().map_err(not_read)
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -232,7 +254,11 @@ fn one_of<T: ValueEnum>(key: &'static str, name: String) -> Result<T, UsageError
     })
 }
 
-fn wrong(key: &'static str, value: impl ToString, cure: impl Into<String>) -> UsageError {
+pub(super) fn wrong(
+    key: &'static str,
+    value: impl ToString,
+    cure: impl Into<String>,
+) -> UsageError {
     UsageError { flag: key, value: value.to_string(), cure: cure.into() }
 }
 
@@ -281,7 +307,22 @@ fn check_names<'a>(
 }
 
 fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
-    let SuiteScenario { name, connections, streams, in_flight, .. } = scenario;
+    let SuiteScenario { name, connections, streams, in_flight, rate, arrivals, .. } = scenario;
+    let in_flight = match (in_flight, rate) {
+        (None, None) => {
+            let value = format!("(none) (scenario {name})");
+            return Err(wrong("in_flight", value, "a closed loop needs it; write at least 1"));
+        }
+        (in_flight, _) => &in_flight.unwrap_or(1),
+    };
+    if let (Some(arrivals), None) = (arrivals, rate) {
+        let value = format!("{} (scenario {name})", name_of(*arrivals));
+        return Err(wrong(
+            "arrivals",
+            value,
+            "only a rate has gaps; write a rate, or leave it out",
+        ));
+    }
     let at_least_1 = [("connections", connections), ("streams", streams), ("in_flight", in_flight)];
     if let Some((key, _)) = at_least_1.into_iter().find(|(_, value)| **value == 0) {
         return Err(wrong(key, format!("0 (scenario {name})"), "need at least 1"));

@@ -116,11 +116,29 @@ fn a_server_of_ours_may_be_placed() {
 }
 
 #[test]
+fn a_scenario_may_vary_an_input_and_have_a_rate() {
+    let varied = SUITE.replace("in_flight = 1", "rate = [\"1k\", \"20k\"]\narrivals = \"poisson\"");
+    let plan = parse(&varied).unwrap();
+    let read: Vec<_> =
+        plan.scenarios.iter().map(|it| (it.name.as_str(), it.rate.map(|rate| rate.0))).collect();
+    assert_eq!(read, [("one-rate-1k", Some(1e3)), ("one-rate-20k", Some(2e4)), ("large", None)]);
+    assert_eq!(plan.scenarios[0].in_flight, None);
+    let check = |to: &str, expected: &str| {
+        let error = parse(&SUITE.replacen("in_flight = 1", to, 1)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected:?} is not in {error:?}");
+    };
+    check("", "in_flight (none) (scenario one): a closed loop needs it");
+    check("in_flight = []", "in_flight = []: nothing would be run");
+    check("in_flight = [1, 1]", "scenario one-in_flight-1: stands there twice");
+    check("in_flight = 1\narrivals = \"poisson\"", "arrivals poisson (scenario one): only a rate");
+}
+
+#[test]
 fn runs_are_interleaved_with_the_repetition_outermost() {
     let runs = parse(SUITE).unwrap().runs();
     let order: Vec<_> = runs.iter().map(|run| (run.repetition, run.scenario, run.server)).collect();
     let expected =
-        [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0), (1, 0, 1), (1, 1, 0), (1, 1, 1)];
+        [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 1), (1, 0, 0), (1, 1, 1), (1, 1, 0)];
     assert_eq!(order, expected);
 }
 
