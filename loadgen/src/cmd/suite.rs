@@ -4,9 +4,11 @@
 //! Measures nothing itself: a run is `loadgen run` on cores of its own against a server that was
 //! started for it, so that no run inherits anything from another.
 
+mod knees;
 mod plan;
 mod vary;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::num::NonZeroUsize;
@@ -20,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::plan::{Plan, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
 use super::headroom::{closed, null_throughput};
+use super::search::steps::Found;
 use super::trial::{Trial, Tried};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
@@ -206,11 +209,13 @@ impl Suite {
         let commands = self.prepare(results).await?;
         for (place, scenario) in self.plan.scenarios.iter().enumerate() {
             let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
-            let null =
-                null_throughput(closed(&self.load(scenario)), server_cpus, loadgen_cpus).await?;
+            let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
+            let flags = closed(&self.load(scenario, rate));
+            let null = null_throughput(flags, server_cpus, loadgen_cpus).await?;
             tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
             results.null_throughputs[place] = Some(null);
         }
+        self.find_knees(&commands, results).await?;
         let runs = self.plan.runs();
         tell!("suite: {} runs, about {}", runs.len(), self.time());
         for (number, run) in (1..).zip(&runs) {
@@ -274,7 +279,11 @@ impl Suite {
         command: &ServerCommand,
         results: &mut Results,
     ) -> Result<Outcome, PeerError> {
-        let flags = self.flags(run);
+        let rate = match self.rate(run, results) {
+            Ok(rate) => rate,
+            Err(why) => return Ok(Outcome::Failed(why)),
+        };
+        let flags = self.flags(run, rate);
         let warmup = self.plan.servers[run.server].warmup;
         let watch = self.plan.scenarios[run.scenario].watch_give_back;
         let trial = Trial {
@@ -304,10 +313,10 @@ impl Suite {
     }
 
     /// Those of `loadgen run`.
-    fn flags(&self, run: Run) -> Vec<String> {
+    fn flags(&self, run: Run, rate: Option<MessagesPerSecond>) -> Vec<String> {
         let scenario = &self.plan.scenarios[run.scenario];
         let warmup = self.plan.servers[run.server].warmup;
-        let mut flags = self.load(scenario).flags();
+        let mut flags = self.load(scenario, rate).flags();
         let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
         flag("--idle-streams", scenario.idle_streams.to_string());
         flag("--idle-connections", scenario.idle_connections.to_string());
@@ -320,7 +329,7 @@ impl Suite {
     }
 
     /// The load itself.
-    fn load(&self, scenario: &SuiteScenario) -> LoadArgs {
+    fn load(&self, scenario: &SuiteScenario, rate: Option<MessagesPerSecond>) -> LoadArgs {
         let at_least_1 = |count| NonZeroUsize::new(count).expect("a plan's numbers are checked");
         LoadArgs {
             contract: ContractName::Echo,
@@ -328,8 +337,8 @@ impl Suite {
             streams: at_least_1(scenario.streams),
             connections: Some(at_least_1(scenario.connections)),
             in_flight: scenario.in_flight.map(at_least_1),
-            rate: scenario.rate,
-            arrivals: scenario.arrivals,
+            rate,
+            arrivals: rate.and(scenario.arrivals),
             blocked: None,
             max_backlog: None,
             payload: scenario.payload,
@@ -354,13 +363,23 @@ impl Suite {
     }
 
     fn comparison(&self, results: Results, all: bool) -> Comparison {
-        let Results { contenders, about, products, .. } = results;
+        let Results { contenders, about, products, knees, .. } = results;
         let mut appendix = "## Servers\n\n".to_owned();
         for (place, server) in self.plan.servers.iter().enumerate() {
             let product = products[place].as_deref().unwrap_or("says nothing of itself");
             let SuiteServer { name, warmup, .. } = server;
             let line = format!("- {name}: {}; {product}; warm-up {warmup}\n", about[place]);
             appendix.push_str(&line);
+        }
+        if let Some(slo) = self.plan.slo.as_ref().filter(|_| !knees.is_empty()) {
+            appendix.push_str(&format!("\n## Knees: the highest load that keeps {slo}\n\n"));
+            for (name, knee) in &knees {
+                let bound = |bound: Option<f64>| {
+                    bound.map_or("not known".to_owned(), |rate| MessagesPerSecond(rate).to_string())
+                };
+                let (lower, upper) = (bound(knee.lower), bound(knee.upper));
+                appendix.push_str(&format!("- {name}: {lower} (misses it at: {upper})\n"));
+            }
         }
         appendix.push_str(&format!("\n## Host\n\n```text\n{}```\n", self.host()));
         let scenarios = self.plan.scenarios.iter().zip(contenders);
@@ -413,6 +432,8 @@ struct Results {
     products: Vec<Option<String>>,
     /// By scenario, what a null echo carries.
     null_throughputs: Vec<Option<MessagesPerSecond>>,
+    /// By server and shape of the load.
+    knees: BTreeMap<String, Found>,
 }
 
 impl Results {
@@ -427,6 +448,7 @@ impl Results {
             about: vec![String::new(); servers.len()],
             products: vec![None; servers.len()],
             null_throughputs: vec![None; plan.scenarios.len()],
+            knees: BTreeMap::new(),
             contenders: vec![servers; plan.scenarios.len()],
         }
     }
@@ -489,7 +511,7 @@ fn load(scenario: &SuiteScenario) -> String {
         Some(in_flight) => format!("{in_flight} in flight"),
         None => "unbounded in flight".to_owned(),
     };
-    let rate = scenario.rate.map_or(String::new(), |rate| {
+    let rate = scenario.rate.as_ref().map_or(String::new(), |rate| {
         let arrivals = scenario.arrivals.unwrap_or(Arrivals::Uniform);
         format!(", {rate} offered ({} arrivals)", name_of(arrivals))
     });

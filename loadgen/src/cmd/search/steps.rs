@@ -5,6 +5,8 @@
 //! *relevant* ones, highest lower below lowest upper, are as close as the *goal width*. Then the lower bound
 //! is confirmed by longer trials, of which the *exceed ratio* may miss.
 
+use serde::{Deserialize, Serialize};
+
 /// What a search is asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bounds {
@@ -37,12 +39,12 @@ pub(super) enum Step {
 }
 
 /// What a search ends with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Found {
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(in crate::cmd) struct Found {
     /// Highest load that keeps the goal, confirmed; `None` if there is none.
-    pub(super) lower: Option<f64>,
+    pub(in crate::cmd) lower: Option<f64>,
     /// Lowest load above it that misses; `None` if none was tried that could be judged.
-    pub(super) upper: Option<f64>,
+    pub(in crate::cmd) upper: Option<f64>,
 }
 
 /// A search that goes on.

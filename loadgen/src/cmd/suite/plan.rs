@@ -1,6 +1,8 @@
 //! What a suite file says: [`Plan`], checked, and the order of its runs. Pure.
 
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use bidi_echo::config::{Placement, Transport};
 use bytesize::ByteSize;
@@ -10,7 +12,8 @@ use serde::Deserialize;
 use super::vary::expanded;
 use crate::report::Figure;
 use crate::scenario::{Arrivals, ClientName, UsageError, name_of};
-use crate::units::{MessagesPerSecond, Nanos};
+use crate::slo::Slo;
+use crate::units::{MessagesPerSecond, Nanos, NoRate};
 
 /// A suite, checked; every time and number can be run.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +29,8 @@ pub(super) struct Plan {
     pub(super) subject: Option<String>,
     /// `--client` of each run, if the file names one.
     pub(super) client: Option<ClientName>,
+    /// What a knee keeps, if a scenario has a rate of one.
+    pub(super) slo: Option<Slo>,
     /// peers.toml, if a server needs it.
     pub(super) peers: Option<PathBuf>,
     pub(super) scenarios: Vec<SuiteScenario>,
@@ -53,13 +58,55 @@ pub(super) struct SuiteScenario {
     pub(super) in_flight: Option<usize>,
     /// Offered load over all streams: an open loop.
     #[serde(default, deserialize_with = "parsed_if_any")]
-    pub(super) rate: Option<MessagesPerSecond>,
+    pub(super) rate: Option<Rate>,
     /// Gaps between a stream's messages, with a rate.
     pub(super) arrivals: Option<Arrivals>,
     #[serde(deserialize_with = "parsed")]
     pub(super) payload: ByteSize,
     /// What is compared per server CPU-second.
     pub(super) figure: Figure,
+}
+
+/// An offered load as a suite has it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Rate {
+    /// `50k`: the same for all.
+    Fixed(MessagesPerSecond),
+    /// `50 %` or `50 % of NAME`: of the highest load that keeps the suite's goals, each server's own or that
+    /// of the server with this name.
+    OfKnee { share: f64, of: Option<String> },
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((percent, rest)) = text.split_once('%') else {
+            return text.parse().map(Rate::Fixed).map_err(|error: NoRate| error.to_string());
+        };
+        let cure = "need a rate such as 50k, or a share such as 50 % or 50 % of NAME";
+        let percent: f64 = percent.trim().parse().map_err(|_| cure.to_owned())?;
+        let of = match rest.trim() {
+            "" => None,
+            rest => Some(rest.strip_prefix("of ").ok_or(cure)?.trim().to_owned()),
+        };
+        let is_share = percent > 0.0 && percent <= 1_000.0;
+        is_share.then_some(Rate::OfKnee { share: percent / 100.0, of }).ok_or(cure.to_owned())
+    }
+}
+
+impl Display for Rate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rate::Fixed(rate) => write!(out, "{rate}"),
+            Rate::OfKnee { share, of: None } => {
+                write!(out, "{:.0} % of its own knee", 100.0 * share)
+            }
+            Rate::OfKnee { share, of: Some(of) } => {
+                write!(out, "{:.0} % of {of}'s knee", 100.0 * share)
+            }
+        }
+    }
 }
 
 /// One server under comparison.
@@ -113,6 +160,9 @@ impl Plan {
                 return Err(wrong(key, name, "no [[server]] has this name; write one's"));
             }
         }
+        for scenario in &file.scenario {
+            check_knee(scenario, &file)?;
+        }
         let servers: Result<Vec<_>, _> =
             file.server.into_iter().map(|server| resolve(server, warmup)).collect();
         let servers = servers?;
@@ -131,6 +181,7 @@ impl Plan {
             baseline,
             subject: file.suite.subject,
             client: file.suite.client,
+            slo: file.suite.slo,
             peers,
             scenarios: file.scenario,
             servers,
@@ -207,6 +258,8 @@ struct Suite {
     baseline: String,
     subject: Option<String>,
     client: Option<ClientName>,
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    slo: Option<Slo>,
     peers: Option<PathBuf>,
 }
 
@@ -333,6 +386,23 @@ fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
         return Err(wrong("connections", value, cure));
     }
     Ok(())
+}
+
+/// A share of a knee needs goals, and a server whose knee it is.
+fn check_knee(scenario: &SuiteScenario, file: &File) -> Result<(), UsageError> {
+    let Some(Rate::OfKnee { of, .. }) = &scenario.rate else { return Ok(()) };
+    let value = |rate: &Rate| format!("{rate} (scenario {})", scenario.name);
+    let value = scenario.rate.as_ref().map(value).unwrap_or_default();
+    if file.suite.slo.is_none() {
+        let cure = "a knee keeps goals; write slo = \"p99<10ms,errors=0\" in [suite]";
+        return Err(wrong("rate", value, cure));
+    }
+    match of {
+        Some(name) if !file.server.iter().any(|server| server.name == *name) => {
+            Err(wrong("rate", value, format!("no [[server]] is named {name}; write one's name")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_known(flag: &'static str, names: &[String], known: &[&str]) -> Result<(), UsageError> {

@@ -62,8 +62,12 @@ fn in_a_name(value: &Value) -> String {
         // Whatever else stands there is refused by its key.
         other => other.type_str().to_owned(),
     };
-    let plain = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '_' };
-    text.chars().filter(|letter| !letter.is_whitespace()).map(plain).collect()
+    let text = text.replace('%', " pct ");
+    let words: Vec<_> = text.split_whitespace().collect();
+    let plain = |letter: char| {
+        if letter.is_ascii_alphanumeric() || letter == '-' { letter } else { '_' }
+    };
+    words.join("-").chars().map(plain).collect()
 }
 
 #[cfg(test)]
@@ -82,12 +86,14 @@ mod tests {
                     [[scenario]]\nname = \"b\"\nin_flight = 4\n";
         let expected = [
             "a-in_flight-1-payload-8B",
-            "a-in_flight-1-payload-1_5KB",
+            "a-in_flight-1-payload-1_5-KB",
             "a-in_flight-16-payload-8B",
-            "a-in_flight-16-payload-1_5KB",
+            "a-in_flight-16-payload-1_5-KB",
             "b",
         ];
         assert_eq!(names(text), expected);
+        let shares = "[[scenario]]\nname = \"a\"\nrate = [\"50 %\", \"90% of tonic\"]\n";
+        assert_eq!(names(shares), ["a-rate-50-pct", "a-rate-90-pct-of-tonic"]);
     }
 
     #[test]

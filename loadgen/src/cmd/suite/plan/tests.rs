@@ -120,8 +120,9 @@ fn a_scenario_may_vary_an_input_and_have_a_rate() {
     let varied = SUITE.replace("in_flight = 1", "rate = [\"1k\", \"20k\"]\narrivals = \"poisson\"");
     let plan = parse(&varied).unwrap();
     let read: Vec<_> =
-        plan.scenarios.iter().map(|it| (it.name.as_str(), it.rate.map(|rate| rate.0))).collect();
-    assert_eq!(read, [("one-rate-1k", Some(1e3)), ("one-rate-20k", Some(2e4)), ("large", None)]);
+        plan.scenarios.iter().map(|it| (it.name.as_str(), it.rate.clone())).collect();
+    let fixed = |rate| Some(Rate::Fixed(MessagesPerSecond(rate)));
+    assert_eq!(read, [("one-rate-1k", fixed(1e3)), ("one-rate-20k", fixed(2e4)), ("large", None)]);
     assert_eq!(plan.scenarios[0].in_flight, None);
     let check = |to: &str, expected: &str| {
         let error = parse(&SUITE.replacen("in_flight = 1", to, 1)).unwrap_err().to_string();
@@ -131,6 +132,24 @@ fn a_scenario_may_vary_an_input_and_have_a_rate() {
     check("in_flight = []", "in_flight = []: nothing would be run");
     check("in_flight = [1, 1]", "scenario one-in_flight-1: stands there twice");
     check("in_flight = 1\narrivals = \"poisson\"", "arrivals poisson (scenario one): only a rate");
+}
+
+#[test]
+fn a_rate_may_be_a_share_of_a_knee() {
+    let knee = |rate: &str| {
+        let text = SUITE.replace("in_flight = 1", &format!("rate = \"{rate}\""));
+        let text = text.replacen("baseline", "slo = \"p99<10ms\"\nbaseline", 1);
+        parse(&text).map(|plan| plan.scenarios[0].rate.clone()).map_err(|error| error.to_string())
+    };
+    let share =
+        |share, of: Option<&str>| Ok(Some(Rate::OfKnee { share, of: of.map(str::to_owned) }));
+    assert_eq!(knee("50 %"), share(0.5, None));
+    assert_eq!(knee("90% of tonic"), share(0.9, Some("tonic")));
+    assert!(knee("90% of stock").unwrap_err().contains("no [[server]] is named stock"));
+    assert!(knee("0 %").unwrap_err().contains("need a rate such as 50k, or a share"));
+    assert!(knee("5 % off tonic").unwrap_err().contains("need a rate such as 50k, or a share"));
+    let without = SUITE.replace("in_flight = 1", "rate = \"50 %\"");
+    assert!(parse(&without).unwrap_err().to_string().contains("a knee keeps goals; write slo"));
 }
 
 #[test]

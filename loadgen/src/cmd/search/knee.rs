@@ -1,0 +1,257 @@
+//! A search that goes on: trials against a server until its knee is known.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context;
+use clap::Args;
+
+use super::steps::{Bounds, Found, Step, Steps};
+use crate::cmd::headroom::{self, null_throughput};
+use crate::cmd::records::Records;
+use crate::cmd::servers::Supply;
+use crate::cmd::trial::{Trial, Tried};
+use crate::record::{GateName, RunRecord};
+use crate::scenario::LoadArgs;
+use crate::slo::Slo;
+use crate::units::{MessagesPerSecond, Nanos};
+
+/// Trials of one search at most; bisection needs far fewer.
+const TRIALS_MAX: usize = 100;
+
+/// How often a trial is repeated that was not valid.
+const INVALID_MAX: usize = 3;
+
+/// Messages that a trial has to hold, or it tells nothing.
+const MESSAGES_MIN: f64 = 100.0;
+
+/// The first load, as a share of what a closed loop reaches.
+const BEGIN_SHARE: f64 = 0.1;
+
+/// A line to stderr, which may be gone: a search does not end for that.
+macro_rules! tell {
+    ($($line:tt)*) => {
+        _ = writeln!(io::stderr(), $($line)*)
+    };
+}
+
+/// How a search goes about it.
+#[derive(Clone, Debug, Args)]
+pub(in crate::cmd) struct HowArgs {
+    /// First load [default: a tenth of what a closed loop reaches]
+    #[arg(long, value_name = "RATE")]
+    pub(in crate::cmd) min_rate: Option<MessagesPerSecond>,
+
+    /// Highest load to try
+    #[arg(long, value_name = "RATE", default_value = "1000M")]
+    pub(in crate::cmd) max_rate: MessagesPerSecond,
+
+    /// Distance of the two rates at which the search ends, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
+    pub(in crate::cmd) width: f64,
+
+    /// Load before each trial, never recorded
+    #[arg(long, value_name = "TIME", default_value = "1s")]
+    pub(in crate::cmd) warmup: Nanos,
+
+    /// Length of a trial
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    pub(in crate::cmd) duration: Nanos,
+
+    /// Pause before each trial
+    #[arg(long, value_name = "TIME", default_value = "500ms")]
+    pub(in crate::cmd) cool_down: Nanos,
+
+    /// Longer trials at the rate that was found
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(in crate::cmd) confirmations: usize,
+
+    /// Length of those
+    #[arg(long, value_name = "TIME", default_value = "10s")]
+    pub(in crate::cmd) confirmation_duration: Nanos,
+
+    /// Share of those that may miss, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 50.0)]
+    pub(in crate::cmd) exceed_ratio: f64,
+}
+
+/// What is searched for, where.
+pub(in crate::cmd) struct Ask {
+    /// The server's name.
+    pub(in crate::cmd) name: String,
+    pub(in crate::cmd) supply: Supply,
+    pub(in crate::cmd) slo: Slo,
+    pub(in crate::cmd) load: LoadArgs,
+    pub(in crate::cmd) how: HowArgs,
+    pub(in crate::cmd) server_cpus: Vec<usize>,
+    pub(in crate::cmd) loadgen_cpus: Vec<usize>,
+    pub(in crate::cmd) records: Records,
+}
+
+/// What a search found, and by which trials.
+#[derive(Debug)]
+pub(in crate::cmd) struct Searched {
+    pub(in crate::cmd) found: Found,
+    pub(super) trials: Vec<Row>,
+}
+
+/// Searches.
+pub(in crate::cmd) async fn find(ask: &Ask) -> anyhow::Result<Searched> {
+    let Ask { load, how, server_cpus, loadgen_cpus, .. } = ask;
+    let open = LoadArgs { rate: Some(how.max_rate), ..load.clone() };
+    let null_throughput =
+        null_throughput(headroom::closed(&open), server_cpus, loadgen_cpus).await?;
+    tell!("search: against a null echo loadgen carries {null_throughput}");
+    let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
+    let begin = match how.min_rate {
+        Some(rate) => rate.0,
+        None => BEGIN_SHARE * searching.closed_loop().await?,
+    };
+    let bounds = Bounds {
+        begin,
+        least: begin.min(MESSAGES_MIN / how.duration.as_secs_f64()),
+        max: how.max_rate.0,
+        width: how.width / 100.0,
+        confirmations: how.confirmations,
+        exceed_ratio: how.exceed_ratio / 100.0,
+    };
+    let found = searching.steps(Steps::new(bounds)).await?;
+    Ok(Searched { found, trials: searching.trials })
+}
+
+/// How a trial ended.
+#[derive(Debug)]
+pub(super) enum Judged {
+    Kept,
+    /// Why the goals were missed.
+    Missed(String),
+    /// Why the trial says nothing.
+    Invalid(String),
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) rate: f64,
+    pub(super) longer: bool,
+    pub(super) judged: Judged,
+    pub(super) record: Option<Box<RunRecord>>,
+}
+
+/// A search that goes on.
+struct Searching<'a> {
+    ask: &'a Ask,
+    null_throughput: MessagesPerSecond,
+    trials: Vec<Row>,
+}
+
+impl Searching<'_> {
+    async fn steps(&mut self, mut steps: Steps) -> anyhow::Result<Found> {
+        while self.trials.len() < TRIALS_MAX {
+            let (rate, longer) = match steps.next() {
+                Step::Try(rate) => (rate, false),
+                Step::Confirm(rate) => (rate, true),
+                Step::Done(found) => return Ok(found),
+            };
+            match self.judge(rate, longer).await? {
+                None => steps.cannot_judge(rate),
+                Some(kept) if longer => steps.confirmed(kept),
+                Some(kept) => steps.tried(rate, kept),
+            }
+        }
+        anyhow::bail!(
+            "no end after {TRIALS_MAX} trials; pass a larger --width or a longer --duration"
+        )
+    }
+
+    /// Whether the goals are kept at this rate; `None` if no trial there was valid.
+    async fn judge(&mut self, rate: f64, longer: bool) -> anyhow::Result<Option<bool>> {
+        for _ in 0..INVALID_MAX {
+            let (judged, record) = self.trial(Some(rate), longer).await?;
+            let kind = if longer { "confirmation" } else { "trial" };
+            let said = match &judged {
+                Judged::Kept => "kept".to_owned(),
+                Judged::Missed(why) => format!("missed: {why}"),
+                Judged::Invalid(why) => format!("invalid, not counted: {why}"),
+            };
+            tell!("search: {kind} at {}: {said}", MessagesPerSecond(rate));
+            let kept = match judged {
+                Judged::Kept => Some(true),
+                Judged::Missed(_) => Some(false),
+                Judged::Invalid(_) => None,
+            };
+            self.trials.push(Row { rate, longer, judged, record });
+            if kept.is_some() {
+                return Ok(kept);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What a closed loop reaches, whether it is valid or not: only where to begin.
+    async fn closed_loop(&mut self) -> anyhow::Result<f64> {
+        let (_, record) = self.trial(None, false).await?;
+        let record = record.context("the closed loop to begin with gave no record")?;
+        let throughput = record.measured.throughput_messages_per_s;
+        tell!("search: a closed loop reaches {}", MessagesPerSecond(throughput));
+        anyhow::ensure!(throughput > 0.0, "a closed loop reaches nothing; pass --min-rate");
+        Ok(throughput)
+    }
+
+    async fn trial(
+        &mut self,
+        rate: Option<f64>,
+        longer: bool,
+    ) -> anyhow::Result<(Judged, Option<Box<RunRecord>>)> {
+        let Ask { supply, load, how, server_cpus, loadgen_cpus, records, .. } = self.ask;
+        let HowArgs { warmup, duration, confirmation_duration, cool_down, .. } = *how;
+        tokio::time::sleep(cool_down.as_duration()).await;
+        let duration = if longer { confirmation_duration } else { duration };
+        let load = LoadArgs { rate: rate.map(MessagesPerSecond), ..load.clone() };
+        let mut flags = load.flags();
+        flags.extend(["--warmup".to_owned(), format!("{}ns", warmup.0)]);
+        flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);
+        let number = self.trials.len() + 1;
+        flags.extend(["--seed".to_owned(), number.to_string()]);
+        let trial = Trial {
+            flags: &flags,
+            server_cpus,
+            loadgen_cpus,
+            time: warmup + duration,
+            null_throughput: rate.map(|_| self.null_throughput),
+        };
+        let name = rate.map_or("closed-loop.json".to_owned(), |_| format!("trial-{number}.json"));
+        let json = records.file(&name);
+        let tried = match supply {
+            Supply::Fresh(command) => trial.on(command, &json).await?,
+            Supply::Running(target) => trial.at(target, None, &json).await?,
+        };
+        Ok(match tried {
+            Tried::Valid(record) | Tried::Invalid(record, _) => {
+                (self.judged(&record), Some(record))
+            }
+            Tried::Failed(Some(record), why) if is_overload(&record) => {
+                (Judged::Missed(why), Some(record))
+            }
+            Tried::Failed(_, why) => anyhow::bail!("{}: {why}", self.ask.name),
+        })
+    }
+
+    /// A backlog that grows, or a schedule that was not achieved, is the server's loss; any other gate
+    /// that failed is the generator's, and says nothing of the server.
+    fn judged(&self, record: &RunRecord) -> Judged {
+        let is_loss = |name| matches!(name, GateName::Backlog | GateName::Achieved);
+        if let Some(gate) = record.failed_gates().find(|gate| !is_loss(gate.name)) {
+            return Judged::Invalid(gate.message.clone());
+        }
+        let missed = record.measured.missed(&self.ask.slo);
+        let losses = record.failed_gates().map(|gate| gate.message.clone());
+        let why: Vec<_> = missed.into_iter().chain(losses).collect();
+        if why.is_empty() { Judged::Kept } else { Judged::Missed(why.join("; ")) }
+    }
+}
+
+/// Whether a run failed because the server could not carry the load.
+fn is_overload(record: &RunRecord) -> bool {
+    let measured = &record.measured;
+    measured.unstable.is_some() || measured.messages_lost > 0 || measured.streams_unfinished > 0
+}
