@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Holds loadgen's figures against two witnesses that know nothing of it.
+
+The server's own counters must agree exactly. A packet capture on loopback (tshark) tells when each message left
+and when its echo came: loadgen's service time must agree with that within 50 us at the median, at a low rate; the
+difference at p99 is printed. Needs tshark and the right to capture on lo.
+
+usage: witness.py FOLDER_OF_BINARIES
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+RATE = 200
+SECONDS = 10
+P50_DIFFERENCE_MAX_US = 50
+# A prefix of 5, tag and length, a payload of 8.
+MESSAGE_BYTES = 15
+
+
+def percentile(values, percent):
+    """As HdrHistogram has it: the smallest value that so many percent do not exceed."""
+    rank = -(-len(values) * percent // 100)
+    return sorted(values)[int(rank) - 1]
+
+
+def capture(port, seconds, folder):
+    """A tshark that writes a file until `seconds` have passed."""
+    file = folder / "lo.pcapng"
+    command = ["tshark", "-q", "-i", "lo", "-f", f"tcp port {port}", "-a", f"duration:{seconds}", "-w", str(file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "Capturing on" in line:
+            # It says so some time before it does, and nothing when it does.
+            time.sleep(1)
+            return process, file
+    sys.exit(f"tshark does not capture: exit code {process.wait()}")
+
+
+def round_trips(file, port):
+    """From each message's DATA frame to its echo's, in us, in the order of the stream."""
+    fields = ["frame.time_epoch", "tcp.dstport", "http2.type", "http2.length"]
+    command = ["tshark", "-r", str(file), "-d", f"tcp.port=={port},http2", "-Y", "http2.type == 0", "-T", "fields"]
+    command += [argument for field in fields for argument in ("-e", field)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    left, came = [], []
+    for line in out.splitlines():
+        time, destination, types, lengths = line.split("\t")
+        frames = zip(types.split(","), lengths.split(","))
+        # A frame holds whole messages, or none and ends the stream.
+        messages = sum(int(length) for kind, length in frames if kind == "0") // MESSAGE_BYTES
+        (left if destination == port else came).extend([float(time)] * messages)
+    if not left or len(left) != len(came):
+        sys.exit(f"the capture has {len(left)} messages and {len(came)} echoes: packets were lost")
+    return [1e6 * (echo - message) for message, echo in zip(left, came)]
+
+
+def main():
+    folder = Path(sys.argv[1])
+    server = subprocess.Popen(
+        [folder / "bidi-echo", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        port = None
+        for line in server.stderr:
+            found = re.search(r"listen=127\.0\.0\.1:(\d+)", line)
+            if found:
+                port = found[1]
+                break
+        if port is None:
+            sys.exit("the server does not say where it listens")
+        with tempfile.TemporaryDirectory() as temporary:
+            tshark, file = capture(port, SECONDS + 5, Path(temporary))
+            loadgen = subprocess.run(
+                [folder / "loadgen", "--target", f"http://127.0.0.1:{port}", "--streams", "1", "--rate", str(RATE)]
+                + ["--duration", f"{SECONDS}s", "--warmup", "0s", "--json", "-"],
+                check=True, capture_output=True, text=True, timeout=120,
+            )
+            tshark.wait(timeout=60)
+            packets = round_trips(file, port)
+        measured = json.loads(loadgen.stdout)["measured"]
+    finally:
+        server.terminate()
+        said, _ = server.communicate(timeout=60)
+    print(said.strip())
+    counted = [int(number) for number in re.findall(r"messages_(?:in|out)=(\d+)", said)]
+    sent = measured["messages_sent"]
+    assert len(counted) == 2 and all(count == sent for count in counted), f"loadgen sent {sent}, the server counted {counted}"
+    assert len(packets) == sent, f"loadgen sent {sent}, the capture has {len(packets)}"
+    print(f"messages: {sent} by loadgen, by the server's counters, and on the wire")
+    service = measured["service_time"]
+    for percent, key in ((50, "p50_ns"), (99, "p99_ns")):
+        ours, wire = service[key] / 1e3, percentile(packets, percent)
+        print(f"p{percent}: S {ours:.1f} us, on the wire {wire:.1f} us, difference {ours - wire:+.1f} us")
+        if percent == 50:
+            assert abs(ours - wire) <= P50_DIFFERENCE_MAX_US, "S is not what the wire says"
+            # S is taken outside the packets: it cannot be shorter.
+            assert ours >= wire, "S is shorter than the way on the wire"
+
+
+if __name__ == "__main__":
+    main()
