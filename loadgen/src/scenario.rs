@@ -96,6 +96,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
 
+    /// Open loop: one more stream, on a connection and a thread of its own, sends so many messages per second
+    /// beside the load, and must see what the load sees
+    #[arg(long, value_name = "RATE", requires = "rate")]
+    pub probe_rate: Option<MessagesPerSecond>,
+
     /// Goals to be met, such as 'p99<5ms,errors=0,throughput>100k'; exit code 4 if one is not
     #[arg(long, value_name = "GOALS")]
     pub slo: Option<Slo>,
@@ -356,6 +361,9 @@ pub struct Scenario {
     pub seed: u64,
     /// Metadata sent with each stream.
     pub headers: BTreeMap<String, String>,
+    /// Messages per second of the probe stream beside the load; null if there is none.
+    #[serde(default)]
+    pub probe_rate_messages_per_s: Option<MessagesPerSecond>,
     /// What a closed loop of this shape reaches on this machine against a server that does nothing; null
     /// if that was not calibrated.
     #[serde(default)]
@@ -437,6 +445,7 @@ impl Scenario {
             drain_limit_ns: args.drain_limit,
             seed: args.seed.unwrap_or(surroundings.fresh_seed),
             headers,
+            probe_rate_messages_per_s: args.probe_rate,
             null_throughput_messages_per_s: args.null_throughput,
         })
     }

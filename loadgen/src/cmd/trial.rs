@@ -17,6 +17,9 @@ use crate::units::{MessagesPerSecond, Nanos};
 /// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
 const RUN_OVERTIME_MAX: Duration = Duration::from_secs(30);
 
+/// Of the stream beside an open loop: too few to load anything, enough for a median.
+const PROBE_RATE: &str = "100";
+
 /// How a run is done.
 #[derive(Clone, Debug)]
 pub(super) struct Trial<'a> {
@@ -76,6 +79,9 @@ impl Trial<'_> {
         }
         if let Some(pid) = pid {
             command.args(["--server-pid", pid]);
+        }
+        if self.flags.iter().any(|flag| flag == "--rate") {
+            command.args(["--probe-rate", PROBE_RATE]);
         }
         if let Some(null) = self.null_throughput {
             command.args(["--null-throughput", &null.0.to_string()]);

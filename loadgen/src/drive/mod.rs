@@ -30,7 +30,7 @@ use self::flight::Lost;
 use self::recorder::{Interval, Seen};
 use self::shard::{Command, Event, Figures, Plan};
 use self::timeline::Timeline;
-use crate::record::{Hdr, Measured, Second, WrittenHdr};
+use crate::record::{Hdr, Measured, Probe, Second, WrittenHdr};
 use crate::scenario::{ContractName, Load, Scenario};
 use crate::units::Nanos;
 
@@ -151,7 +151,10 @@ pub async fn run(
     }
     tell(Progress::Phase(Phase::Drain));
     shards.drained(tell).await?;
-    Ok(shards.measured(stopped))
+    let probe = shards.probed().await?;
+    let (mut measured, product) = shards.measured(stopped);
+    measured.probe = probe;
+    Ok((measured, product))
 }
 
 /// All shards of a run, as the coordinator sees them.
@@ -161,6 +164,8 @@ struct Shards {
     clock: Clock,
     commands: watch::Sender<Command>,
     events: mpsc::UnboundedReceiver<Event>,
+    /// Those of the probe's thread, if there is one.
+    probe: Option<mpsc::UnboundedReceiver<Event>>,
     done: Vec<Figures>,
     seconds: Seconds,
 }
@@ -176,18 +181,28 @@ impl Shards {
             ContractName::Echo => shard::spawn::<Echo>,
             ContractName::Chat => shard::spawn::<Chat>,
         };
+        let plan = |name: String, shard, scenario: &Arc<Scenario>| Plan {
+            name,
+            shard,
+            scenario: scenario.clone(),
+            target: target.clone(),
+            timeline: timeline.clone(),
+            clock,
+        };
         for shard in 0..scenario.shards {
-            let plan = Plan {
-                shard,
-                scenario: scenario.clone(),
-                target: target.clone(),
-                timeline: timeline.clone(),
-                clock,
-            };
+            let plan = plan(format!("shard-{shard}"), shard, &scenario);
             spawn(plan, receiver.clone(), sender.clone()).map_err(DriveError::Runtime)?;
         }
+        let mut probe = None;
+        if let Some(beside) = scenario.probe() {
+            let (sender, events) = mpsc::unbounded_channel();
+            let plan = plan("probe".to_owned(), 0, &Arc::new(beside));
+            spawn(plan, receiver, sender).map_err(DriveError::Runtime)?;
+            probe = Some(events);
+        }
         let seconds = Seconds { shards: scenario.shards, ..Seconds::default() };
-        Ok(Shards { scenario, timeline, clock, commands, events, done: Vec::new(), seconds })
+        let done = Vec::new();
+        Ok(Shards { scenario, timeline, clock, commands, events, probe, done, seconds })
     }
 
     /// Waits until every shard has opened its streams. Out: streams without response headers.
@@ -203,6 +218,11 @@ impl Shards {
                     unreachable!("nothing has begun")
                 }
             }
+        }
+        if let Some(probe) = &mut self.probe
+            && let Event::Failed(error) = probe.recv().await.ok_or(DriveError::ShardLost)?
+        {
+            return Err(error);
         }
         Ok(without_headers)
     }
@@ -278,6 +298,25 @@ impl Shards {
             self.handle(event, tell)?;
         }
         Ok(())
+    }
+
+    /// What the probe saw, once it is done.
+    async fn probed(&mut self) -> Result<Option<Probe>, DriveError> {
+        let Some(events) = &mut self.probe else { return Ok(None) };
+        loop {
+            match events.recv().await.ok_or(DriveError::ShardLost)? {
+                Event::Done(figures) => {
+                    let Figures { seen, lost, .. } = *figures;
+                    return Ok(Some(Probe {
+                        messages_lost: lost.unsent + lost.unanswered,
+                        response_time: seen.response_time,
+                        service_time: seen.service_time,
+                    }));
+                }
+                Event::Failed(error) => return Err(error),
+                Event::Opened { .. } | Event::OpenedIdle | Event::Intervals(_) => {}
+            }
+        }
     }
 
     fn handle(
@@ -363,6 +402,7 @@ impl Shards {
             in_flight_mean_ns: (!open_loop && seen.received > 0)
                 .then(|| seen.in_flight.0 as f64 / seen.received as f64),
             service_time: seen.service_time,
+            probe: None,
             connect: seen.connect,
             response_headers: seen.response_headers,
             first_message: seen.first_message,

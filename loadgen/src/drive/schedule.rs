@@ -7,7 +7,7 @@
 use rand_core::{Rng, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 
-use crate::scenario::{Arrivals, Load, Scenario};
+use crate::scenario::{Arrivals, Blocked, Load, Scenario};
 use crate::units::Nanos;
 
 /// The intended send times of one stream, without end.
@@ -47,6 +47,32 @@ impl Scenario {
         let Load::OpenLoop { rate_messages_per_s, arrivals, .. } = self.load else { return None };
         let rate = rate_messages_per_s.0 / self.streams as f64;
         Some(Schedule::new(arrivals, rate, self.seed, stream))
+    }
+
+    /// The probe beside this scenario, as a scenario of its own, if one was asked for and the window has an
+    /// end that does not hang on the load.
+    pub(crate) fn probe(&self) -> Option<Scenario> {
+        let rate_messages_per_s =
+            self.probe_rate_messages_per_s.filter(|_| self.duration_ns.is_some())?;
+        Some(Scenario {
+            streams: 1,
+            connections: 1,
+            idle_streams: 0,
+            idle_connections: 0,
+            shards: 1,
+            // Wherever there is room.
+            cpus: Vec::new(),
+            load: Load::OpenLoop {
+                rate_messages_per_s,
+                // It meets whatever there is to be met: Poisson arrivals see time averages (Wolff, 1982).
+                arrivals: Arrivals::Poisson,
+                in_flight_max: None,
+                blocked: Blocked::Queue,
+                backlog_max: u64::MAX,
+            },
+            messages_max: None,
+            ..self.clone()
+        })
     }
 
     /// Messages of the measurement that stream number `stream` may send: its part of `--messages`.

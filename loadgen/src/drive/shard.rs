@@ -56,6 +56,8 @@ const IDLE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// What one shard has to do.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
+    /// Of the thread.
+    pub(crate) name: String,
     pub(crate) shard: usize,
     pub(crate) scenario: Arc<Scenario>,
     pub(crate) target: http::Uri,
@@ -114,8 +116,7 @@ pub(crate) fn spawn<C: Contract>(
     commands: watch::Receiver<Command>,
     events: mpsc::UnboundedSender<Event>,
 ) -> std::io::Result<()> {
-    let name = format!("shard-{}", plan.shard);
-    thread::Builder::new().name(name).spawn(move || {
+    thread::Builder::new().name(plan.name.clone()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let (events_of_run, mut end) = (events.clone(), commands.clone());
         let ended = pin_to_core(&plan).and_then(|()| {

@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Disturbance, Measured, RunRecord, Second, Unstable};
+use super::{Disturbance, Measured, Probe, RunRecord, Second, Unstable};
 use crate::scenario::{Load, Scenario};
 use crate::units::Nanos;
 
@@ -42,6 +42,9 @@ const BACKLOG_ERRORS_MIN: f64 = 3.0;
 
 /// A trend needs so many whole seconds.
 const BACKLOG_SECONDS_MIN: usize = 5;
+
+/// The load may be further from the probe than [`LAG_HARMLESS`] by this share of the probe's median.
+const PROBE_DIFFERENCE_MAX: f64 = 1.0;
 
 /// Loadgen can carry so many times the load, or it may be what was measured.
 const HEADROOM_MIN: f64 = 1.5;
@@ -196,6 +199,7 @@ pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
         0.0,
         "time that a control group's quota stopped this process",
     ));
+    gates.extend(measured.probe.as_ref().map(|seen| probe(seen, measured)));
     gates.extend(
         scenario.null_throughput_messages_per_s.map(|null| headroom(scenario, measured, null.0)),
     );
@@ -326,6 +330,20 @@ fn backlog_growth(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
     let slope = points().map(|(x, y)| x * y).sum::<f64>() / spread;
     let rest: f64 = points().map(|(x, y)| (y - slope * x).powi(2)).sum();
     Some((slope, (rest / (count - 2.0) / spread).sqrt()))
+}
+
+/// What waits inside loadgen makes the load's time longer than that of a stream which shares nothing with it.
+fn probe(seen: &Probe, measured: &Measured) -> Gate {
+    let is_known = seen.service_time.count() > 0 && measured.service_time.count() > 0;
+    let [of_probe, of_load] =
+        [&seen.service_time, &measured.service_time].map(|hdr| hdr.percentile(50.0));
+    let threshold = (PROBE_DIFFERENCE_MAX * of_probe.0 as f64).max(LAG_HARMLESS.0 as f64);
+    let difference = of_load.0.abs_diff(of_probe.0) as f64;
+    let message = format!(
+        "an independent probe: S p50 {of_probe}, of the load {of_load}, at most {} apart",
+        nanos(threshold)
+    );
+    Gate::of(GateName::Probe, is_known.then_some(difference), threshold, "ns", message)
 }
 
 fn littles_law(in_flight: usize, measured: &Measured) -> Gate {

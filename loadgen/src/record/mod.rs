@@ -167,6 +167,9 @@ pub struct Measured {
     /// lasts. Closed loop only.
     #[serde(default)]
     pub in_flight_mean_ns: Option<f64>,
+    /// What the probe stream saw beside the load; null if there was none.
+    #[serde(default)]
+    pub probe: Option<Probe>,
     /// Each connection's TCP and HTTP/2 handshake. All of the run, as the three that follow.
     pub connect: Hdr,
     /// Each stream's way from the call to its response headers.
@@ -211,6 +214,17 @@ impl Measured {
         )]
         usage.filter(|_| echoes >= 1.0).map(|used| Nanos((used.cpu().0 as f64 / echoes) as u64))
     }
+}
+
+/// What one low-rate stream saw, on a connection and a thread of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Probe {
+    /// Its messages in the window that were not echoed.
+    pub messages_lost: u64,
+    /// Its R.
+    pub response_time: Hdr,
+    /// Its S.
+    pub service_time: Hdr,
 }
 
 /// How a backlog came to its bound. Times count from the load's begin, warm-up included.

@@ -88,6 +88,19 @@ fn each_load_has_its_gates_with_figure_and_bound() {
 }
 
 #[test]
+fn a_probe_beside_the_load_has_a_stream_and_figures_of_its_own() {
+    let load = ["--rate", "1000", "--streams", "4", "--duration", "1s", "--warmup", "100ms"];
+    let (exit, record) = record(&[&load[..], &["--probe-rate", "200"]].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    assert_eq!(record["measured"]["statuses"]["OK"], 4, "the probe is not the load");
+    assert_eq!(record["measured"]["probe"]["messages_lost"], 0);
+    let probed = number(&record, "/measured/probe/service_time/count");
+    assert!((100..400).contains(&probed), "{probed} of about 200");
+    assert_eq!(number(&record, "/measured/messages_received"), 1_000);
+    assert!(gate(&record, "probe")["figure"].is_number());
+}
+
+#[test]
 fn a_missed_goal_has_an_exit_code_and_a_line_of_its_own() {
     let run = |slo: &str| {
         let load = ["--streams", "2", "--duration", "300ms", "--warmup", "100ms"];
