@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use bidi_echo::build_info;
@@ -19,7 +19,7 @@ use crate::harness::server::EmbeddedServer;
 use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
-    self, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server, Warning,
+    self, Gate, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server, Warning,
     WarningKind,
 };
 use crate::report;
@@ -117,7 +117,11 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             }
             _ => {}
         }
-        screen.show(&progress);
+        let gates = match progress {
+            Progress::Second { .. } => watched.gates_so_far(),
+            _ => Vec::new(),
+        };
+        screen.show(&progress, &gates);
     })
     .await;
     screen.clear();
@@ -338,6 +342,8 @@ struct Processes {
     used: Option<[Option<record::Usage>; 2]>,
     resident: Option<Resident>,
     disturbances: Disturbances,
+    /// When the window was opened.
+    began: Option<Instant>,
 }
 
 impl Processes {
@@ -357,7 +363,7 @@ impl Processes {
         let resident = server.as_ref().map(|_| Resident::default());
         let loadgen = Watched::of(std::process::id());
         let disturbances = Disturbances::default();
-        Ok(Processes { loadgen, server, used: None, resident, disturbances })
+        Ok(Processes { loadgen, server, used: None, resident, disturbances, began: None })
     }
 
     /// Notes the server's memory now, as the one that `moment` names.
@@ -377,8 +383,16 @@ impl Processes {
     }
 
     fn begin(&mut self) {
+        self.began = Some(Instant::now());
         self.disturbances.begin();
         [&mut self.loadgen, &mut self.server].into_iter().flatten().for_each(Watched::begin);
+    }
+
+    /// The gates that can be told while the window is open.
+    fn gates_so_far(&self) -> Vec<Gate> {
+        let window = self.began.map_or(Nanos(0), |began| began.elapsed().into());
+        let so_far = self.disturbances.so_far();
+        record::machine_gates(window, &so_far.shard_threads(), so_far.of_machine())
     }
 
     fn end(&mut self) {
@@ -457,7 +471,7 @@ impl<'a> Screen<'a> {
         }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    fn show(&mut self, progress: &Progress, gates: &[Gate]) {
         let text = match progress {
             Progress::Phase(Phase::Connect) => {
                 format!("connecting: {}", report::spread(self.scenario))
@@ -476,7 +490,8 @@ impl<'a> Screen<'a> {
             Progress::Second { .. } if self.draining => return,
             Progress::Second { second, .. } if self.is_past_the_end(second.second) => return,
             Progress::Second { second, failed } => {
-                self.live.line(self.scenario, second, *failed).to_string()
+                let line = self.live.line(self.scenario, second, *failed, gates);
+                if self.is_terminal { line.with_sparkline() } else { line.to_string() }
             }
         };
         self.say(&text);

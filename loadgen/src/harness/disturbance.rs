@@ -12,7 +12,7 @@ use crate::record::{Disturbance, ThreadUsage};
 use crate::units::Nanos;
 
 /// Shard threads by their name, and the machine's counters, at one moment.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Counters {
     /// By thread id: the kernel's names are not unique.
     shards: BTreeMap<i32, ThreadUsage>,
@@ -38,6 +38,12 @@ impl Disturbances {
     /// Counts until now; the shard threads are still there.
     pub fn end(&mut self) {
         self.end = Counters::now();
+    }
+
+    /// The same counted until now, while it goes on.
+    #[must_use]
+    pub fn so_far(&self) -> Disturbances {
+        Disturbances { begin: self.begin.clone(), end: Counters::now() }
     }
 
     /// Each shard's thread, over the time between.

@@ -4,10 +4,12 @@
 //! figures say something about loadgen instead of the server. Pure: every figure that a gate needs is
 //! in the record, so a verdict can be repeated by whoever doubts it.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Disturbance, Measured, Probe, RunRecord, Second, Unstable};
+use super::{Disturbance, Measured, Probe, RunRecord, Second, ThreadUsage, Unstable};
 use crate::scenario::{Load, Scenario};
 use crate::units::Nanos;
 
@@ -102,6 +104,14 @@ pub enum GateName {
     Throttling,
 }
 
+impl fmt::Display for GateName {
+    /// As records spell it.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_value(self).map_err(|_| fmt::Error)?;
+        out.pad(json.as_str().unwrap_or_default())
+    }
+}
+
 /// How a gate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -167,43 +177,53 @@ pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
             backlog(rate_messages_per_s.0, measured),
         ],
     };
-    let window_s = measured.window_ns.as_secs_f64();
-    let share_of_window = |time: Option<Nanos>| {
-        time.map(|time| time.as_secs_f64()).filter(|_| window_s > 0.0).map(|time| time / window_s)
-    };
-    let threads = &measured.shard_threads;
-    let busiest = threads.iter().map(|thread| thread.cpu_ns).max();
-    gates.push(Gate::of_share(
-        GateName::ShardCpu,
-        share_of_window(busiest),
-        BUSY_SHARE_MAX,
-        "busiest shard thread (pass more --shards if there are cores)",
-    ));
-    let most_delayed = threads.iter().map(|thread| thread.run_delay_ns).max();
-    gates.push(Gate::of_share(
-        GateName::ShardRunDelay,
-        share_of_window(most_delayed),
-        RUN_DELAY_SHARE_MAX,
-        "a shard thread ready but without a core (pin with --cpus, away from others)",
-    ));
-    gates.push(Gate::of_share(
-        GateName::Steal,
-        measured.disturbance.map(|it| it.steal_share),
-        STEAL_SHARE_MAX,
-        "time that the host took from this machine's cores",
-    ));
-    let throttled = |it: Disturbance| it.throttled_ns;
-    gates.push(Gate::of_share(
-        GateName::Throttling,
-        share_of_window(measured.disturbance.and_then(throttled)),
-        0.0,
-        "time that a control group's quota stopped this process",
-    ));
+    gates.extend(machine_gates(measured.window_ns, &measured.shard_threads, measured.disturbance));
     gates.extend(measured.probe.as_ref().map(|seen| probe(seen, measured)));
     gates.extend(
         scenario.null_throughput_messages_per_s.map(|null| headroom(scenario, measured, null.0)),
     );
     gates
+}
+
+/// The gates about shard threads and the machine, over a window that may still be open.
+pub fn machine_gates(
+    window: Nanos,
+    threads: &[ThreadUsage],
+    disturbance: Option<Disturbance>,
+) -> Vec<Gate> {
+    let window_s = window.as_secs_f64();
+    let share_of_window = |time: Option<Nanos>| {
+        time.map(|time| time.as_secs_f64()).filter(|_| window_s > 0.0).map(|time| time / window_s)
+    };
+    let busiest = threads.iter().map(|thread| thread.cpu_ns).max();
+    let most_delayed = threads.iter().map(|thread| thread.run_delay_ns).max();
+    let throttled = |it: Disturbance| it.throttled_ns;
+    vec![
+        Gate::of_share(
+            GateName::ShardCpu,
+            share_of_window(busiest),
+            BUSY_SHARE_MAX,
+            "busiest shard thread (pass more --shards if there are cores)",
+        ),
+        Gate::of_share(
+            GateName::ShardRunDelay,
+            share_of_window(most_delayed),
+            RUN_DELAY_SHARE_MAX,
+            "a shard thread ready but without a core (pin with --cpus, away from others)",
+        ),
+        Gate::of_share(
+            GateName::Steal,
+            disturbance.map(|it| it.steal_share),
+            STEAL_SHARE_MAX,
+            "time that the host took from this machine's cores",
+        ),
+        Gate::of_share(
+            GateName::Throttling,
+            share_of_window(disturbance.and_then(throttled)),
+            0.0,
+            "time that a control group's quota stopped this process",
+        ),
+    ]
 }
 
 /// What is carried, beside what loadgen carries against a server that does nothing.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::gates::{Gate, GateName, Verdict, gates};
+pub use self::gates::{Gate, GateName, Verdict, gates, machine_gates};
 pub use self::hdr::{Hdr, WrittenHdr};
 pub use self::store::{check_writable, read, write};
 use crate::scenario::Scenario;

@@ -1,16 +1,27 @@
 //! The lines while a run goes on: one a second.
 
+use std::collections::VecDeque;
 use std::fmt;
 
-use crate::record::Second;
-use crate::scenario::Scenario;
+use crate::record::{Gate, GateName, Second, Verdict};
+use crate::scenario::{Load, Scenario};
 use crate::units::{Count, Nanos};
 
+/// Seconds that the sparkline shows.
+const SPARKS: usize = 30;
+
+/// From low to high.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
 /// What the lines of a run add up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Live {
     received: u64,
     failed: u64,
+    /// Due and not echoed since the window began.
+    backlog: i128,
+    /// Of the last seconds.
+    p99: VecDeque<Nanos>,
 }
 
 /// One line.
@@ -21,19 +32,40 @@ pub struct LiveLine {
     p50: Nanos,
     p99: Nanos,
     failed: u64,
+    /// Of an open loop.
+    backlog: Option<i128>,
+    /// Gates that fail so far.
+    failing: Vec<GateName>,
+    sparkline: String,
 }
 
 impl Live {
-    /// The line of a second that is over.
-    pub fn line(&mut self, scenario: &Scenario, second: &Second, failed: u64) -> LiveLine {
+    /// The line of a second that is over. `gates`: as they stand so far.
+    pub fn line(
+        &mut self,
+        scenario: &Scenario,
+        second: &Second,
+        failed: u64,
+        gates: &[Gate],
+    ) -> LiveLine {
         self.received += second.messages_received;
         self.failed += failed;
+        self.backlog += i128::from(second.messages_due) - i128::from(second.messages_received);
+        self.p99.push_back(second.latency.p99_ns);
+        if self.p99.len() > SPARKS {
+            self.p99.pop_front();
+        }
+        let is_open = matches!(scenario.load, Load::OpenLoop { .. });
+        let failing = gates.iter().filter(|gate| gate.verdict == Verdict::Failed);
         LiveLine {
             progress: self.progress(scenario, second.second + 1),
             received: second.messages_received,
             p50: second.latency.p50_ns,
             p99: second.latency.p99_ns,
             failed: self.failed,
+            backlog: is_open.then_some(self.backlog),
+            failing: failing.map(|gate| gate.name).collect(),
+            sparkline: sparkline(self.p99.iter().copied()),
         }
     }
 
@@ -45,10 +77,60 @@ impl Live {
     }
 }
 
+impl LiveLine {
+    /// With the course of p99 behind it, for a screen that shows one line at a time.
+    pub fn with_sparkline(&self) -> String {
+        format!("{self}  p99 {}", self.sparkline)
+    }
+}
+
+/// A bar for each value: the lowest is the least of them, the highest the largest, in between by their
+/// logarithm.
+fn sparkline(values: impl Iterator<Item = Nanos> + Clone) -> String {
+    let log = |value: Nanos| (value.0.max(1) as f64).ln();
+    let low = values.clone().map(log).fold(f64::INFINITY, f64::min);
+    let high = values.clone().map(log).fold(f64::NEG_INFINITY, f64::max);
+    let bar = |value: Nanos| {
+        let share = if high > low { (log(value) - low) / (high - low) } else { 0.0 };
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a few bars"
+        )]
+        let bar = (share * (BARS.len() - 1) as f64).round() as usize;
+        BARS[bar.min(BARS.len() - 1)]
+    };
+    values.map(bar).collect()
+}
+
 impl fmt::Display for LiveLine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let LiveLine { progress, received, p50, p99, failed } = self;
+        let LiveLine { progress, received, p50, p99, failed, .. } = self;
         let rate = Count(*received as f64);
-        write!(out, "{progress}  {rate:>7} messages/s  p50 {p50:>8}  p99 {p99:>8}  errors {failed}")
+        write!(
+            out,
+            "{progress}  {rate:>7} messages/s  p50 {p50:>8}  p99 {p99:>8}  errors {failed}"
+        )?;
+        if let Some(backlog) = self.backlog {
+            write!(out, "  backlog {backlog}")?;
+        }
+        for gate in &self.failing {
+            write!(out, "  gate {gate} fails")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sparkline_goes_from_the_least_to_the_largest() {
+        let line = |values: &[u64]| sparkline(values.iter().map(|value| Nanos(*value)));
+        assert_eq!(line(&[1_000, 1_000_000, 31_623]), "▁█▅");
+        assert_eq!(line(&[7, 7]), "▁▁");
+        assert_eq!(line(&[0]), "▁");
+        assert_eq!(line(&[]), "");
     }
 }
