@@ -2,6 +2,8 @@
 
 mod compare;
 mod headroom;
+mod merge;
+mod output;
 mod records;
 mod report;
 mod run;
@@ -10,13 +12,14 @@ mod servers;
 mod suite;
 mod trial;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use bidi_echo::config::{Config, Placement, Transport};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use crate::harness;
-use crate::scenario::RunArgs;
+use crate::scenario::{RunArgs, UsageError};
 
 /// Load generator for gRPC bidirectional streams: per-message latency, honestly
 #[derive(Debug, Parser)]
@@ -42,8 +45,10 @@ enum Verb {
     Compare(compare::CompareArgs),
     /// Find the highest offered load at which a server keeps its goals
     Search(Box<search::SearchArgs>),
-    /// Print records as a Markdown table
+    /// Draw records: a Markdown table, CSV, a page, a figure, or for the tools of HdrHistogram
     Report(report::ReportArgs),
+    /// Add the histograms of several generators' logs and records
+    Merge(merge::MergeArgs),
     /// Be the server that does nothing, for another loadgen
     #[command(name = harness::null::VERB, hide = true)]
     NullEcho,
@@ -109,10 +114,23 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
         Some(Verb::Suite(args)) => return suite::run(&args),
         Some(Verb::Compare(args)) => return compare::run(&args),
         Some(Verb::Search(args)) => return search::run(&args),
-        Some(Verb::Report(args)) => return report::run(&args),
+        Some(Verb::Report(args)) => return told(report::run(&args)),
+        Some(Verb::Merge(args)) => return told(merge::run(&args)),
         Some(Verb::Run(args)) => *args,
         None => cli.run,
     };
     args.duration_was_typed = duration_was_typed;
     run::run(&args)
+}
+
+/// Bad usage is told here, and has an exit code of its own.
+fn told(done: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
+    done.or_else(|error| match error.downcast_ref::<UsageError>() {
+        Some(usage) => {
+            // A stderr that is gone changes nothing about the exit code.
+            _ = writeln!(std::io::stderr(), "loadgen: {usage}");
+            Ok(Exit::Usage.into())
+        }
+        None => Err(error),
+    })
 }

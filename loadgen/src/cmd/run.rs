@@ -99,9 +99,13 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     let started_at = provenance::now();
     let mut screen = Screen::new(&scenario);
     let mut late_headers = 0;
+    let mut window_began_at = None;
     let ran = drive::run(&scenario, target.uri.clone(), interrupted(), &mut |progress| {
         match progress {
-            Progress::Phase(Phase::Measure) => watched.begin(),
+            Progress::Phase(Phase::Measure) => {
+                watched.begin();
+                window_began_at = Some(provenance::now_in_millis());
+            }
             Progress::Phase(Phase::Drain) => watched.end(),
             Progress::Open(Opened::Streams) => {
                 watched.resident(|resident| &mut resident.streams_open_bytes);
@@ -142,6 +146,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
         schema_version: SCHEMA_VERSION,
         provenance: Provenance {
             started_at,
+            window_began_at,
             loadgen: provenance::build(),
             server,
             host: provenance::host(),

@@ -28,6 +28,11 @@ pub fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
+/// UTC now, as RFC 3339 with milliseconds.
+pub fn now_in_millis() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
 /// Cores that this process may use, by their numbers; none if the system does not say.
 pub fn cpus() -> Vec<usize> {
     let allowed = rustix::thread::sched_getaffinity(None);

@@ -25,6 +25,12 @@ const VALUE_NS_MAX: u64 = 3_600 * 1_000_000_000;
 /// A percentile is believed only with so many samples beyond it.
 const SAMPLES_BEYOND_MIN: f64 = 10.0;
 
+/// A distribution is in finer steps than 64-bit counts can tell apart long before this.
+const HALVINGS_MAX: u32 = 60;
+
+/// Cookie, length and the other fields of V2 before its counts, in bytes.
+const V2_HEAD_BYTES: usize = 40;
+
 /// A latency histogram in nanoseconds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hdr(Histogram<u64>);
@@ -87,6 +93,69 @@ impl Hdr {
         (Nanos(self.0.value_at_quantile((rank as f64 - 0.5) / self.count() as f64)), false)
     }
 
+    /// How far values lie from their mean, in ns; zero if there is none.
+    pub fn standard_deviation_ns(&self) -> f64 {
+        self.0.stdev()
+    }
+
+    /// The values that were recorded, ascending, each as the largest that is not told apart from it, with
+    /// how often.
+    pub fn values(&self) -> impl Iterator<Item = (Nanos, u64)> {
+        self.0.iter_recorded().map(|it| (Nanos(it.value_iterated_to()), it.count_at_value()))
+    }
+
+    /// The distribution in steps that halve the distance to 100 % every `per_half`, as the percentile
+    /// iterators of HdrHistogram do (Java, `PercentileIterator`); the last step is 1 with the largest value.
+    /// None if nothing was recorded.
+    ///
+    /// Steps and ranks are whole numbers: hdrhistogram's `iter_quantiles` adds floats up, and at 70 % of
+    /// 1,000 values names the 701st.
+    pub fn steps(&self, per_half: u32) -> Vec<Step> {
+        let (total, per_half) = (u128::from(self.count()), u128::from(per_half));
+        let mut values = self.values();
+        let (mut value, mut count) = (Nanos(0), 0);
+        let mut steps = Vec::new();
+        for halvings in 0..HALVINGS_MAX {
+            let whole = per_half << (halvings + 1);
+            for step in whole - 2 * per_half..whole - per_half {
+                let rank = (total * step).div_ceil(whole).max(1);
+                while u128::from(count) < rank {
+                    let Some((next, more)) = values.next() else { return steps };
+                    (value, count) = (next, count + more);
+                }
+                steps.push(Step { value, quantile: step as f64 / whole as f64, count });
+                if u128::from(count) == total {
+                    steps.push(Step { value, quantile: 1.0, count });
+                    return steps;
+                }
+            }
+        }
+        steps
+    }
+
+    /// Buckets, and sub-buckets in each, that values are sorted into.
+    pub fn buckets(&self) -> (u64, u64) {
+        let sub_buckets = 2 * 10_u64.pow(u32::from(self.0.sigfig()));
+        (u64::from(self.0.buckets()), sub_buckets.next_power_of_two())
+    }
+
+    pub(super) fn histogram(&self) -> &Histogram<u64> {
+        &self.0
+    }
+
+    /// Reads HdrHistogram V2, uncompressed. Err: it is none, or holds what our bounds do not.
+    pub(super) fn from_v2(bytes: &[u8]) -> Result<Self, Damaged> {
+        if !is_whole_v2(bytes) {
+            return Err(Damaged::new(&"its length is not what it says"));
+        }
+        let read = hdrhistogram::serialization::Deserializer::new()
+            .deserialize::<u64, _>(&mut &*bytes)
+            .map_err(|error| Damaged::new(&error))?;
+        let mut hdr = Hdr::default();
+        hdr.0.add(&read).map_err(|error| Damaged::new(&error))?;
+        Ok(hdr)
+    }
+
     /// The quantile whose rank is exactly that of `percent`, to a thousandth of a percent.
     ///
     /// 99.9 / 100 is a little more than 0.999 in a float, which would name the next sample.
@@ -98,9 +167,7 @@ impl Hdr {
 
     /// The percentile, if enough samples lie beyond it to mean something.
     pub fn percentile_if_supported(&self, percent: f64) -> Option<Nanos> {
-        let beyond = self.count() as f64 * (100.0 - percent) / 100.0;
-        // The product of an exact count and a decimal is off by less than this.
-        (beyond >= SAMPLES_BEYOND_MIN - 1e-6).then(|| self.percentile(percent))
+        is_supported(self.count(), percent).then(|| self.percentile(percent))
     }
 }
 
@@ -113,6 +180,24 @@ fn rank(percent: f64, count: u64) -> u128 {
     )]
     let thousandths = (percent * 1_000.0).round() as u128;
     (u128::from(count) * thousandths).div_ceil(100_000).max(1)
+}
+
+/// Whether enough of `count` samples lie beyond a percentile for it to mean something.
+pub fn is_supported(count: u64, percent: f64) -> bool {
+    let beyond = count as f64 * (100.0 - percent) / 100.0;
+    // The product of an exact count and a decimal is off by less than this.
+    beyond >= SAMPLES_BEYOND_MIN - 1e-6
+}
+
+/// A step of a distribution: so many values are at most this one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// The value.
+    pub value: Nanos,
+    /// The share of all values that the step is for, 0 to 1.
+    pub quantile: f64,
+    /// How many values are at most [`Step::value`].
+    pub count: u64,
 }
 
 /// A histogram as it stands in JSON: some kilobytes, where [`Hdr`] takes a quarter of a megabyte.
@@ -166,22 +251,42 @@ impl From<&Hdr> for WrittenHdr {
 #[error("damaged histogram: {0}")]
 pub struct Damaged(String);
 
+impl Damaged {
+    pub(super) fn new(reason: &dyn std::fmt::Display) -> Self {
+        Damaged(reason.to_string())
+    }
+}
+
 impl TryFrom<&WrittenHdr> for Hdr {
     type Error = Damaged;
 
     fn try_from(written: &WrittenHdr) -> Result<Self, Damaged> {
-        let damaged = |error: &dyn std::fmt::Display| Damaged(error.to_string());
-        let bytes = STANDARD.decode(&written.hdr_v2_base64).map_err(|error| damaged(&error))?;
-        let read = hdrhistogram::serialization::Deserializer::new()
-            .deserialize::<u64, _>(&mut bytes.as_slice())
-            .map_err(|error| damaged(&error))?;
-        let mut hdr = Hdr::default();
-        hdr.0.add(&read).map_err(|error| damaged(&error))?;
-        if hdr.count() != written.count {
-            return Err(damaged(&format!("count {} of {}", hdr.count(), written.count)));
+        let bytes =
+            STANDARD.decode(&written.hdr_v2_base64).map_err(|error| Damaged::new(&error))?;
+        let hdr = Hdr::from_v2(&bytes)?;
+        let figures = [
+            ("count", written.count, hdr.count()),
+            ("min_ns", written.min_ns.0, hdr.min().0),
+            ("p50_ns", written.p50_ns.0, hdr.percentile(50.0).0),
+            ("p90_ns", written.p90_ns.0, hdr.percentile(90.0).0),
+            ("p99_ns", written.p99_ns.0, hdr.percentile(99.0).0),
+            ("p99_9_ns", written.p99_9_ns.0, hdr.percentile(99.9).0),
+            ("p99_99_ns", written.p99_99_ns.0, hdr.percentile(99.99).0),
+            ("max_ns", written.max_ns.0, hdr.max().0),
+        ];
+        if let Some((name, told, is)) = figures.iter().find(|(_, told, is)| told != is) {
+            return Err(Damaged::new(&format!("its {name} is {told}, and its values say {is}")));
         }
         Ok(hdr)
     }
+}
+
+/// Whether a V2 histogram is as long as its head says: a damaged length must not be believed, because
+/// the deserializer makes room for it first.
+fn is_whole_v2(bytes: &[u8]) -> bool {
+    let told = bytes.get(4..8).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok());
+    let told = told.and_then(|bytes| usize::try_from(u32::from_be_bytes(bytes)).ok());
+    told.is_some() && told == bytes.len().checked_sub(V2_HEAD_BYTES)
 }
 
 impl Serialize for Hdr {
@@ -274,9 +379,36 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_record_is_refused() {
+    fn figures_that_the_histogram_does_not_hold_are_refused() {
+        let good = serde_json::to_value(of(1..=10)).unwrap();
+        for key in ["count", "min_ns", "p50_ns", "p99_99_ns", "max_ns"] {
+            let mut json = good.clone();
+            json[key] = 777.into();
+            let error = serde_json::from_value::<Hdr>(json).unwrap_err().to_string();
+            assert!(error.contains(&format!("its {key} is 777")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_length_that_is_not_there_is_refused_before_room_is_made_for_it() {
         let mut json = serde_json::to_value(of(1..=10)).unwrap();
-        json["count"] = 11.into();
-        assert!(serde_json::from_value::<Hdr>(json).is_err());
+        let mut bytes = STANDARD.decode(json["hdr_v2_base64"].as_str().unwrap()).unwrap();
+        bytes[4] = 0xff;
+        json["hdr_v2_base64"] = STANDARD.encode(bytes).into();
+        let error = serde_json::from_value::<Hdr>(json).unwrap_err().to_string();
+        assert!(error.contains("its length is not what it says"), "{error}");
+    }
+
+    #[test]
+    fn steps_go_up_to_the_largest_value_and_count_all() {
+        let steps = of(1..=1_000).steps(5);
+        assert_eq!((steps[0].quantile, steps[0].value, steps[0].count), (0.0, Nanos(1), 1));
+        let last = steps.last().unwrap();
+        assert_eq!((last.quantile, last.value, last.count), (1.0, Nanos(1_000), 1_000));
+        assert!(steps.is_sorted_by(|a, b| a.quantile <= b.quantile && a.count <= b.count));
+        let at_70 = steps.iter().find(|step| step.quantile == 0.7).unwrap();
+        assert_eq!((at_70.value, at_70.count), (Nanos(700), 700), "not the 701st");
+        assert!(Hdr::default().steps(5).is_empty());
+        assert_eq!(of([9]).steps(5).len(), 2);
     }
 }

@@ -6,16 +6,21 @@
 mod gates;
 mod goals;
 mod hdr;
+mod hlog;
 mod store;
+mod timing;
 
 use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::gates::{Gate, GateName, Verdict, gates, machine_gates};
-pub use self::hdr::{Hdr, WrittenHdr};
-pub use self::store::{check_writable, read, write};
+pub use self::hdr::{Damaged, Hdr, Step, WrittenHdr, is_supported};
+pub use self::hlog::{Hlog, HlogError, Interval, SECONDS_TAG};
+pub use self::store::{check_writable, read, write, write_bytes};
+pub use self::timing::Timing;
 use crate::scenario::Scenario;
 use crate::units::Nanos;
 
@@ -40,11 +45,29 @@ pub struct RunRecord {
     pub warnings: Vec<Warning>,
 }
 
+impl RunRecord {
+    /// When the window began, since the Unix epoch. Records that do not say are taken to have connected in
+    /// no time; zero if there is no time in them at all.
+    pub fn window_began(&self) -> Nanos {
+        let since_epoch = |at: &str| {
+            let at = humantime::parse_rfc3339(at).ok()?;
+            at.duration_since(UNIX_EPOCH).ok().map(Nanos::from)
+        };
+        let began = self.provenance.window_began_at.as_deref().and_then(since_epoch);
+        let planned = || Some(since_epoch(&self.provenance.started_at)? + self.scenario.warmup_ns);
+        began.or_else(planned).unwrap_or_default()
+    }
+}
+
 /// Which builds ran where; no host name, user or path.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Provenance {
     /// UTC time at which the run began, RFC 3339.
     pub started_at: String,
+    /// UTC time at which the window of the measurement began, RFC 3339 with milliseconds; null in records
+    /// of before it was kept, and if nothing was measured.
+    #[serde(default)]
+    pub window_began_at: Option<String>,
     /// The generator.
     pub loadgen: Build,
     /// The server.

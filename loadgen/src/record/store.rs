@@ -4,44 +4,77 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::{RunRecord, SCHEMA_VERSION};
+use super::{Hdr, RunRecord, SCHEMA_VERSION};
 
-/// Whether a record could be written to `path`, asked before a run is spent on it. Leaves no trace.
+/// Whether something could be written to `path`, asked before work is spent on it. Leaves no trace.
 pub fn check_writable(path: &Path) -> io::Result<()> {
     if is_under_results(path) && path.exists() {
         return Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            "records under results/ are never overwritten; choose another name",
+            "files under results/ are never overwritten; choose another name",
         ));
     }
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    // The kind only: the rest of the error names the temporary file.
-    tempfile::NamedTempFile::new_in(folder_of(path)).map(drop).map_err(|error| error.kind().into())
+    if is_device(path) {
+        return fs::OpenOptions::new().write(true).open(path).map(drop);
+    }
+    new_file_beside(path).map(drop)
 }
 
 /// Writes `record` to `path` as indented JSON; a crash or a full disk leaves the older file whole.
 pub fn write(record: &RunRecord, path: &Path) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(folder_of(path))?;
-    serde_json::to_writer_pretty(&mut file, record)?;
-    file.write_all(b"\n")?;
+    let mut json = serde_json::to_vec_pretty(record)?;
+    json.push(b'\n');
+    write_bytes(&json, path)
+}
+
+/// Writes `bytes` to `path`, whole or not at all: a crash or a full disk leaves the older file as it was,
+/// and one under `results/` is never replaced. Into a device or a pipe they go as they are.
+///
+/// Err: why not, without the path.
+pub fn write_bytes(bytes: &[u8], path: &Path) -> io::Result<()> {
+    if is_device(path) {
+        return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
+    let mut file = new_file_beside(path)?;
+    file.write_all(bytes).map_err(without_path)?;
     set_usual_permissions(file.as_file())?;
     file.as_file().sync_all()?;
     if is_under_results(path) {
-        file.persist_noclobber(path)?;
+        file.persist_noclobber(path).map_err(|error| without_path(error.error))?;
     } else {
-        file.persist(path)?;
+        file.persist(path).map_err(|error| without_path(error.error))?;
     }
     Ok(())
 }
 
-/// Reads a record that [`write()`] wrote.
+fn new_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+    tempfile::NamedTempFile::new_in(folder_of(path)).map_err(without_path)
+}
+
+/// The kind only: the rest of the error names the temporary file.
+fn without_path(error: io::Error) -> io::Error {
+    error.kind().into()
+}
+
+/// Something that is there and is neither file nor folder. A file that took its place would put the device
+/// out of the world, `/dev/full` for instance.
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir())
+}
+
+/// Reads a record that [`write()`] wrote. Err: it is none, or a histogram of it is damaged; without the path.
 pub fn read(path: &Path) -> io::Result<RunRecord> {
     let record: RunRecord = serde_json::from_slice(&fs::read(path)?)?;
     if record.schema_version != SCHEMA_VERSION {
         let version = record.schema_version;
         return Err(io::Error::other(format!("schema {version}, and this is {SCHEMA_VERSION}")));
+    }
+    for second in &record.measured.seconds {
+        let damaged = |error| io::Error::other(format!("second {}: {error}", second.second));
+        Hdr::try_from(&second.latency).map_err(damaged)?;
     }
     Ok(record)
 }
@@ -59,8 +92,11 @@ fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// Whether a folder of the path is named so, as it is typed or as it really lies.
 fn is_under_results(path: &Path) -> bool {
-    path.components().any(|part| part.as_os_str() == "results")
+    let folder = folder_of(path);
+    let real = fs::canonicalize(folder).unwrap_or_default();
+    [folder, &real].iter().any(|path| path.components().any(|part| part.as_os_str() == "results"))
 }
 
 #[cfg(test)]
@@ -78,6 +114,39 @@ mod tests {
         assert_eq!(check_writable(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         check_writable(&folder.path().join("run.json")).unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a trace was left");
+    }
+
+    #[test]
+    fn a_link_to_results_protects_as_results_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = folder.path().join("results");
+        fs::create_dir(&results).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&results, &link).unwrap();
+        let path = link.join("run.csv");
+        write_bytes(b"old", &path).unwrap();
+        assert_eq!(write_bytes(b"new", &path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(check_writable(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(&results).unwrap().count(), 1, "a trace was left");
+    }
+
+    #[test]
+    fn elsewhere_a_file_is_replaced_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.csv");
+        write_bytes(b"old and long", &path).unwrap();
+        write_bytes(b"new", &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a trace was left");
+    }
+
+    #[test]
+    fn a_full_device_is_an_error_and_stays_a_device() {
+        let full = Path::new("/dev/full");
+        check_writable(full).unwrap();
+        assert_eq!(write_bytes(b"x", full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert!(is_device(full));
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn cell(hdr: Option<&Hdr>, percent: f64) -> String {
     value.as_ref().map_or(DASH.to_owned(), Nanos::to_string)
 }
 
-fn load(load: &Load) -> String {
+pub(super) fn load(load: &Load) -> String {
     match load {
         Load::ClosedLoop { in_flight_max } => format!("closed, {in_flight_max} in flight"),
         Load::OpenLoop { rate_messages_per_s, arrivals, in_flight_max, .. } => {

@@ -7,6 +7,7 @@ mod counts;
 mod misbehaving;
 mod readme;
 mod record;
+mod report;
 mod suite;
 mod support;
 mod usage;

@@ -19,9 +19,13 @@ fn flags(help: &str) -> Vec<&str> {
 fn every_flag_of_loadgen_stands_in_a_table_of_the_readme() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
     let readme = std::fs::read_to_string(path).unwrap();
-    let help = String::from_utf8(loadgen(&["--help"]).stdout).unwrap();
-    let flags = flags(&help);
-    assert!(flags.contains(&"--streams") && flags.contains(&"--help"), "{flags:?} of:\n{help}");
+    let help =
+        |verb: &[&str]| String::from_utf8(loadgen(&[verb, &["--help"]].concat()).stdout).unwrap();
+    let helps = [help(&[]), help(&["report"]), help(&["merge"])].concat();
+    let flags = flags(&helps);
+    for expected in ["--streams", "--help", "--format", "--timing"] {
+        assert!(flags.contains(&expected), "{flags:?} of:\n{helps}");
+    }
     for flag in flags {
         // Open at its end: a value's name may follow inside the backquotes.
         let cell = format!("`{flag}");

@@ -1,0 +1,86 @@
+//! The times of a record by name: one list for logs, tables, charts and flags.
+
+use clap::ValueEnum;
+
+use super::{Hdr, Measured};
+
+/// A time that [`Measured`] holds a histogram of; its name is the record's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Timing {
+    /// R, received - intended. Open loop only.
+    ResponseTime,
+    /// L, queued - intended. Open loop only.
+    SendLag,
+    /// W, pulled - queued. Open loop only.
+    FlowWait,
+    /// S, received - pulled.
+    ServiceTime,
+    /// How far gaps between a stream's departures were from the plan's. Open loop only.
+    GapError,
+    /// A connection's TCP and HTTP/2 handshake.
+    Connect,
+    /// From a stream's call to its response headers.
+    ResponseHeaders,
+    /// A stream's first message, pulled to received.
+    FirstMessage,
+    /// From a stream's half-close to its status.
+    HalfClose,
+}
+
+impl Timing {
+    /// All of them, in the record's order.
+    pub const ALL: [Timing; 9] = [
+        Timing::ResponseTime,
+        Timing::SendLag,
+        Timing::FlowWait,
+        Timing::ServiceTime,
+        Timing::GapError,
+        Timing::Connect,
+        Timing::ResponseHeaders,
+        Timing::FirstMessage,
+        Timing::HalfClose,
+    ];
+
+    /// The four that a message's way is made of, in the record's order.
+    pub const OF_MESSAGES: [Timing; 4] =
+        [Timing::ResponseTime, Timing::SendLag, Timing::FlowWait, Timing::ServiceTime];
+
+    /// Its key in the record and its tag in a log.
+    pub fn key(self) -> &'static str {
+        match self {
+            Timing::ResponseTime => "response_time",
+            Timing::SendLag => "send_lag",
+            Timing::FlowWait => "flow_wait",
+            Timing::ServiceTime => "service_time",
+            Timing::GapError => "gap_error",
+            Timing::Connect => "connect",
+            Timing::ResponseHeaders => "response_headers",
+            Timing::FirstMessage => "first_message",
+            Timing::HalfClose => "half_close",
+        }
+    }
+
+    /// What a message is judged by: R in open loop; S in closed loop, which has no plan to be late for.
+    pub fn headline(measured: &Measured) -> Timing {
+        match measured.response_time {
+            Some(_) => Timing::ResponseTime,
+            None => Timing::ServiceTime,
+        }
+    }
+
+    /// Its histogram; `None` in closed loop for what only an open loop has.
+    pub fn of(self, measured: &Measured) -> Option<&Hdr> {
+        match self {
+            Timing::ResponseTime => measured.response_time.as_ref(),
+            Timing::SendLag => measured.send_lag.as_ref(),
+            Timing::FlowWait => measured.flow_wait.as_ref(),
+            Timing::ServiceTime => Some(&measured.service_time),
+            Timing::GapError => measured.gap_error.as_ref(),
+            Timing::Connect => Some(&measured.connect),
+            Timing::ResponseHeaders => Some(&measured.response_headers),
+            Timing::FirstMessage => Some(&measured.first_message),
+            Timing::HalfClose => Some(&measured.half_close),
+        }
+    }
+}

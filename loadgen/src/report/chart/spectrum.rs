@@ -1,0 +1,115 @@
+//! The percentile spectrum: the time that a share of all messages does not exceed, with the nines of that
+//! share on an axis of their own (as HdrHistogram's plots have it), so that the tail is not squeezed.
+
+use maud::{Markup, html};
+
+use super::{Axis, Look, Panel, Plot, Scale};
+use crate::record::{Hdr, is_supported};
+use crate::units::Nanos;
+
+/// Steps of a curve for each half of the way to 100 %: finer than any screen shows.
+const STEPS_PER_HALF: u32 = 10;
+
+/// The percentiles that have a mark of their own.
+const MARKED: [f64; 8] = [50.0, 90.0, 99.0, 99.9, 99.99, 99.999, 99.9999, 99.99999];
+
+/// A histogram with its name.
+#[derive(Clone, Debug)]
+pub(in crate::report) struct Curve<'a> {
+    /// As the legend says it.
+    pub(in crate::report) name: String,
+    /// Its values; a curve without any is left out.
+    pub(in crate::report) hdr: &'a Hdr,
+}
+
+/// All curves on one pair of axes: percentile to the right, time upwards, both logarithmic.
+pub(in crate::report) fn spectrum(curves: &[Curve<'_>], width: f64, height: f64) -> Panel {
+    let curves: Vec<_> = curves.iter().filter(|curve| curve.hdr.count() > 0).collect();
+    let count = curves.iter().map(|curve| curve.hdr.count()).max().unwrap_or_default();
+    let ends = curves.iter().flat_map(|curve| [curve.hdr.min().0 as f64, curve.hdr.max().0 as f64]);
+    let x = Axis { title: "percentile (%)", scale: Scale::nines(count), label: percent };
+    let y = Axis { title: "time", scale: Scale::log_around(ends), label: time };
+    let plot = Plot::new(x, y, width, height);
+    // The rule by which a percentile is shown elsewhere, as a place on this axis.
+    let supported_to = 1.0 - 10.0 / count.max(1) as f64;
+    let layers = html! {
+        @if count > 0 {
+            (plot.shade_from(supported_to.max(0.0), "fewer than 10 values lie beyond"))
+        }
+        @for (index, curve) in curves.iter().enumerate() { (drawn(&plot, curve, Look(index))) }
+    };
+    let names: Vec<_> =
+        curves.iter().enumerate().map(|(index, it)| (it.name.clone(), Look(index))).collect();
+    plot.panel(layers, &names)
+}
+
+fn drawn(plot: &Plot, curve: &Curve<'_>, look: Look) -> Markup {
+    let hdr = curve.hdr;
+    // The largest value lies infinitely far on this axis: it is drawn where all but one lie below.
+    let last = 1.0 - 1.0 / hdr.count().max(1) as f64;
+    let steps = hdr.steps(STEPS_PER_HALF).into_iter();
+    let points = steps.map(|step| (step.quantile.min(last), step.value.0 as f64));
+    let marked = MARKED.iter().filter(|percent| is_supported(hdr.count(), **percent));
+    html! {
+        (plot.line(look, points))
+        @for percent in marked {
+            @let value = hdr.percentile(*percent);
+            @let says = format!("{}, {percent} %: {value}", curve.name);
+            (plot.mark(look, (percent / 100.0, value.0 as f64), &says))
+        }
+        @let says = format!("{}, largest of {}: {}", curve.name, hdr.count(), hdr.max());
+        (plot.mark(look, (last, hdr.max().0 as f64), &says))
+    }
+}
+
+/// A quantile as a percentage with as many nines as it has.
+fn percent(quantile: f64) -> String {
+    // Rounded to a digit more than the axis ever shows.
+    let text = format!("{:.12}", quantile * 100.0);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a time on an axis is not negative, and a cast of a float saturates"
+)]
+pub(super) fn time(nanos: f64) -> String {
+    Nanos(nanos.round() as u64).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawing(counts: &[u64]) -> String {
+        let hdrs: Vec<_> = counts
+            .iter()
+            .map(|count| {
+                let mut hdr = Hdr::default();
+                (0..*count).for_each(|value| hdr.record(Nanos(1_000 + value)));
+                hdr
+            })
+            .collect();
+        let curves: Vec<_> =
+            hdrs.iter().map(|hdr| Curve { name: "R <1>".to_owned(), hdr }).collect();
+        spectrum(&curves, 600.0, 300.0).body.into_string()
+    }
+
+    #[test]
+    fn marks_say_the_percentiles_that_the_samples_hold_up() {
+        let text = drawing(&[100_000]);
+        assert!(text.contains("R &lt;1&gt;, 99.9 %: 101 µs"), "{text}");
+        assert!(text.contains("99.99 %"));
+        assert!(!text.contains("R &lt;1&gt;, 99.999 %"), "one sample lies beyond that");
+        assert!(text.contains("largest of 100000: 101 µs"));
+        assert!(text.contains(">99.999</text>"), "the axis goes as far as the largest");
+    }
+
+    #[test]
+    fn nothing_recorded_is_an_empty_plot() {
+        let text = drawing(&[0]);
+        assert!(!text.contains("class=\"line") && text.contains("percentile (%)"), "{text}");
+        assert!(!drawing(&[1]).contains("NaN"));
+    }
+}

@@ -1,0 +1,159 @@
+//! A run second by second: messages, and percentiles.
+
+use maud::{Markup, html};
+
+use super::spectrum::time;
+use super::{Axis, Look, Panel, Plot, Scale};
+use crate::record::{Measured, RunRecord, Second, is_supported};
+use crate::scenario::Load;
+use crate::units::Count;
+
+/// Seconds beyond which not each has a mark of its own.
+const MARKS_MAX: usize = 120;
+
+/// Echoes that arrived in each second of these runs, and what was offered.
+pub(in crate::report) fn throughput(
+    runs: &[(String, &RunRecord)],
+    width: f64,
+    height: f64,
+) -> Panel {
+    let seconds = |run: &RunRecord| run.measured.seconds.len();
+    let longest = runs.iter().map(|(_, run)| seconds(run)).max().unwrap_or_default();
+    let most = runs
+        .iter()
+        .flat_map(|(_, run)| {
+            let received = run.measured.seconds.iter().map(|it| it.messages_received as f64);
+            received.chain(offered(run))
+        })
+        .fold(0.0, f64::max);
+    let y = Axis { title: "messages/s", scale: Scale::from_zero(most), label: count };
+    let plot = Plot::new(seconds_axis(longest), y, width, height);
+    let layers = html! {
+        @if let [(_, run)] = runs { (window_end(&plot, &run.measured)) }
+        @for (index, (name, run)) in runs.iter().enumerate() {
+            @if let Some(rate) = offered(run) {
+                (plot.level(rate, &format!("{name}: {} messages/s offered", Count(rate))))
+            }
+            @let points = points(&run.measured.seconds, |it| Some(it.messages_received as f64));
+            (series(&plot, name, Look(index), &run.measured, &points, |value| {
+                format!("{} messages", Count(value))
+            }))
+        }
+    };
+    // A line alone needs no name.
+    let named = if runs.len() > 1 { runs } else { &[] };
+    plot.panel(layers, &names(named.iter().map(|(name, _)| name.as_str())))
+}
+
+/// p50, p99 and the largest time of each second.
+pub(in crate::report) fn percentiles(measured: &Measured, width: f64, height: f64) -> Panel {
+    type Pick = fn(&Second) -> Option<f64>;
+    let lines: [(&str, Pick); 3] = [
+        ("p50", |it| is_supported(it.latency.count, 50.0).then_some(it.latency.p50_ns.0 as f64)),
+        ("p99", |it| is_supported(it.latency.count, 99.0).then_some(it.latency.p99_ns.0 as f64)),
+        ("largest", |it| (it.latency.count > 0).then_some(it.latency.max_ns.0 as f64)),
+    ];
+    let drawn: Vec<_> =
+        lines.iter().map(|(name, pick)| (*name, points(&measured.seconds, pick))).collect();
+    let values = drawn.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
+    let y = Axis { title: "time", scale: Scale::log_around(values), label: time };
+    let plot = Plot::new(seconds_axis(measured.seconds.len()), y, width, height);
+    let layers = html! {
+        (window_end(&plot, measured))
+        @for (index, (name, points)) in drawn.iter().enumerate() {
+            (series(&plot, name, Look(index), measured, points, time))
+        }
+    };
+    plot.panel(layers, &names(lines.iter().map(|(name, _)| *name)))
+}
+
+/// The axis of both: seconds since the window began.
+pub(super) fn seconds_axis(seconds: usize) -> Axis {
+    let scale = Scale::Linear { from: 0.0, to: seconds.max(1) as f64 };
+    Axis { title: "seconds since the measurement began", scale, label: whole }
+}
+
+/// Where the window ended; what is later came in the drain.
+pub(super) fn window_end(plot: &Plot, measured: &Measured) -> Markup {
+    let end = measured.window_ns.as_secs_f64();
+    html! {
+        @if measured.seconds.len() as f64 > end + 1e-3 {
+            (plot.upright(end, "drain", "the window of the measurement ended here"))
+        }
+    }
+}
+
+/// A point in the middle of each second.
+fn points(seconds: &[Second], pick: impl Fn(&Second) -> Option<f64>) -> Vec<(f64, f64)> {
+    let point = |second: &Second| Some((second.second as f64 + 0.5, pick(second)?));
+    seconds.iter().filter_map(point).collect()
+}
+
+/// A line through the seconds of the window, and a mark at each; those of the drain have a mark alone, because
+/// what is missing between them and the others was not offered.
+fn series(
+    plot: &Plot,
+    name: &str,
+    look: Look,
+    measured: &Measured,
+    points: &[(f64, f64)],
+    told: impl Fn(f64) -> String,
+) -> Markup {
+    let window_s = measured.window_ns.as_secs_f64();
+    let says = |point: &(f64, f64)| {
+        format!("{name}, second {}: {}", whole(point.0.floor()), told(point.1))
+    };
+    html! {
+        (plot.line(look, points.iter().copied().filter(|point| point.0 < window_s)))
+        @if points.len() <= MARKS_MAX {
+            @for point in points { (plot.mark(look, *point, &says(point))) }
+        }
+    }
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<(String, Look)> {
+    names.enumerate().map(|(index, name)| (name.to_owned(), Look(index))).collect()
+}
+
+/// What an open loop offers, in messages per second.
+pub(super) fn offered(run: &RunRecord) -> Option<f64> {
+    match run.scenario.load {
+        Load::OpenLoop { rate_messages_per_s, .. } => Some(rate_messages_per_s.0),
+        Load::ClosedLoop { .. } => None,
+    }
+}
+
+pub(super) fn count(value: f64) -> String {
+    Count(value).to_string()
+}
+
+fn whole(seconds: f64) -> String {
+    format!("{seconds:.0}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::example;
+
+    #[test]
+    fn each_second_is_a_point_that_says_its_figure_and_the_offered_load_a_level() {
+        let record = example::open_loop(4_000.0, 1);
+        let text = throughput(&[("a & b".to_owned(), &record)], 600.0, 300.0).body.into_string();
+        assert_eq!(text.matches("class=\"mark").count(), record.measured.seconds.len());
+        assert!(text.contains("a &amp; b, second 4: 4000 messages"), "{text}");
+        assert!(text.contains("4000 messages/s offered"));
+    }
+
+    #[test]
+    fn percentiles_that_a_second_does_not_hold_up_are_left_out() {
+        let mut record = example::closed_loop();
+        let text =
+            |record: &RunRecord| percentiles(&record.measured, 600.0, 300.0).body.into_string();
+        assert!(text(&record).contains("p99, second 0"));
+        record.measured.seconds.iter_mut().for_each(|second| second.latency.count = 999);
+        assert!(
+            !text(&record).contains("p99, second 0") && text(&record).contains("p50, second 0")
+        );
+    }
+}
