@@ -95,7 +95,8 @@ fn a_log_holds_the_records_histograms() {
     let log = Hlog::parse(text(&report("hlog", &[&open_loop()], &[])).as_bytes()).unwrap();
     for timing in Timing::ALL {
         let sum = log.sum(Some(timing.key()));
-        assert_eq!(Some(&sum), timing.of(&record.measured), "{timing:?}");
+        // Not assert_eq: a histogram that differs would fill the screen.
+        assert!(sum == timing.of(&record.measured).cloned().unwrap_or_default(), "{timing:?}");
     }
     assert_eq!(log.sum(Some("latency")).count(), record.measured.messages_received);
 }
@@ -229,8 +230,8 @@ fn merged_logs_and_records_hold_each_value_once() {
         .into();
     let mut service = parts[0].measured.service_time.clone();
     service.merge(&parts[1].measured.service_time);
-    assert_eq!(sum.sum(Some("service_time")), service);
-    assert_eq!(Some(sum.sum(Some("response_time"))), parts[0].measured.response_time);
+    assert!(sum.sum(Some("service_time")) == service);
+    assert!(Some(sum.sum(Some("response_time"))) == parts[0].measured.response_time);
     let seconds = parts.iter().map(|part| part.measured.messages_received).sum::<u64>();
     assert_eq!(sum.sum(Some("latency")).count(), seconds);
     let hgrm = text(&self::merge(

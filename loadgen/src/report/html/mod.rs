@@ -173,10 +173,10 @@ fn overview_row(index: usize, name: &str, record: &RunRecord) -> Markup {
         cell::row(&format!("measured.{}", timing.key()), timing.of(measured), missing, &OF_A_RUN)
     };
     html! {
-        tr data-run=(index) class=[bad.then_some("bad")] {
+        tr data-run=(index) {
             th scope="row" { a href=(format!("#run-{index}")) { (name) } }
             td.text.short { (markdown::load(&scenario.load)) }
-            td.text.short { (valid) }
+            td.text.short.bad[bad] { (valid) }
             td { (offered(record)) }
             td { (cell::count("measured.throughput_messages_per_s", measured.throughput_messages_per_s)) }
             (times(Timing::ResponseTime))

@@ -41,16 +41,20 @@ pub(super) fn section(index: usize, name: &str, record: &RunRecord) -> Result<Ma
             h3 { "Fairness over streams" }
             (fairness_and_table(&measured.echoes_per_stream))
             h3 { "Messages, streams, errors" }
-            div.pair { (messages(measured)) (streams(measured)) }
+            div.pair { div.wide { (messages(measured)) } div.wide { (streams(measured)) } }
             h3 { "Connections and streams, once each" }
             (lifecycle(measured))
             @if !gates.is_empty() { h3 { "Gates" } (gates_table(gates)) }
             h3 { "CPU time and memory" }
-            (usages(measured))
+            div.wide { (usages(measured)) }
             h3 { "Manifest" }
             div.pair {
-                (manifest("Scenario: every input, defaults resolved", "scenario", scenario))
-                (manifest("Provenance: builds and machine", "provenance", &record.provenance))
+                div.wide {
+                    (manifest("Scenario: every input, defaults resolved", "scenario", scenario))
+                }
+                div.wide {
+                    (manifest("Provenance: builds and machine", "provenance", &record.provenance))
+                }
             }
         }
     })
@@ -106,13 +110,13 @@ fn gate_row(index: usize, gate: &Gate) -> Markup {
     html! {
         tr class=[(gate.verdict == Verdict::Failed).then_some("bad")] {
             th scope="row" { (figure(&key("name"), name(gate.name), &name(gate.name))) }
-            td.text { (mark) " " (figure(&key("verdict"), verdict, verdict)) }
+            td.text.short { (mark) " " (figure(&key("verdict"), verdict, verdict)) }
             td { @match gate.figure {
                 Some(value) => (figure(&key("figure"), value, &cell::in_unit(value, &gate.unit))),
                 None => (DASH),
             } }
             td { (figure(&key("threshold"), gate.threshold, &bound)) }
-            td.text { (gate.message) }
+            td.text.long { (gate.message) }
         }
     }
 }
