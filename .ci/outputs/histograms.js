@@ -65,10 +65,7 @@ function checkLog(stem) {
   console.log(`${stem}.hlog: ${present.length} tags and ${seconds.length} seconds are the record's`);
 }
 
-/**
- * The rows of a distribution are those that the library prints of the same histogram. Its steps are sums of
- * floats, as Java's are; ours are not, so a step may differ in its last digits.
- */
+/** The rows of a distribution are those that the library prints of the same histogram. */
 function checkDistribution(stem, timing) {
   const file = `${stem}.${timing}.hgrm`;
   const histogram = intervals(`${stem}.hlog`).find((it) => it.tag === timing);

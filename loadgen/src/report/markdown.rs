@@ -22,7 +22,8 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
     writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
     for (name, record) in records {
         let RunRecord { scenario, measured, warnings, .. } = record;
-        let mark = if warnings.is_empty() { "" } else { " [!]" };
+        let is_suspect = !warnings.is_empty() || record.is_valid() == Some(false);
+        let mark = if is_suspect { " [!]" } else { "" };
         let response = |percent| cell(measured.response_time.as_ref(), percent);
         let service = |percent| cell(Some(&measured.service_time), percent);
         writeln!(
@@ -54,6 +55,9 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
     }
     writeln!(out)?;
     for (name, record) in records {
+        for gate in record.failed_gates() {
+            writeln!(out, "[!] {name}: INVALID: {}", gate.message)?;
+        }
         for warning in &record.warnings {
             writeln!(out, "[!] {name}: {}", warning.message)?;
         }
@@ -99,4 +103,22 @@ fn origin(record: &RunRecord) -> String {
         provenance.loadgen.rustc,
         provenance.server.product.as_deref().unwrap_or("unknown"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{GateName, Verdict};
+    use crate::report::example;
+
+    #[test]
+    fn a_failed_gate_marks_its_row_and_is_told_below() {
+        let mut record = example::closed_loop();
+        record.warnings.clear();
+        let text = |record: &RunRecord| markdown(&[("run".to_owned(), record.clone())]);
+        assert!(!text(&record).contains("[!]"));
+        record.gates.push(example::gate(GateName::Steal, Verdict::Failed, Some(1.0), "share"));
+        assert!(text(&record).contains("| run [!] |"));
+        assert!(text(&record).contains("[!] run: INVALID: Steal: Some(1.0)"));
+    }
 }

@@ -57,12 +57,14 @@ impl LoadModel {
     }
 }
 
-/// The records by their load models; within a model in their order.
+/// The records by their load models; within a model in their order. An invalid run says so in its name: a figure
+/// is looked at without its page.
 fn loads(records: &[(String, RunRecord)]) -> Vec<(LoadModel, Vec<(String, &RunRecord)>)> {
     let mut models = std::collections::BTreeMap::<LoadModel, Vec<_>>::new();
     for (name, record) in records {
         let model = LoadModel::of(&record.scenario.load);
-        models.entry(model).or_default().push((name.clone(), record));
+        let mark = if record.is_valid() == Some(false) { " (INVALID)" } else { "" };
+        models.entry(model).or_default().push((format!("{name}{mark}"), record));
     }
     models.into_iter().collect()
 }

@@ -51,6 +51,7 @@ fn row(load: &str, runs: &[(String, &RunRecord)]) -> Panel {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{GateName, Verdict};
     use crate::report::example;
 
     #[test]
@@ -65,6 +66,13 @@ mod tests {
         assert_eq!(text.matches("<path class=\"line s0 d0\"").count(), 4);
         assert_eq!(text.matches("<path class=\"line s1 d0\"").count(), 2);
         assert!(text.contains("closed loop: service time S"), "{text}");
+    }
+
+    #[test]
+    fn an_invalid_run_says_so_beside_its_line() {
+        let mut record = example::closed_loop();
+        record.gates.push(example::gate(GateName::Steal, Verdict::Failed, Some(1.0), "share"));
+        assert!(svg(&[("run".to_owned(), record)]).contains(">run (INVALID)</text>"));
     }
 
     #[test]

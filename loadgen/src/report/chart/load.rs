@@ -1,4 +1,4 @@
-//! Latency against offered load, over runs that differ in their rate alone, and where its knee lies.
+//! Latency against offered load, over runs that differ in their rate alone, and where its knee by power lies.
 
 use std::collections::BTreeMap;
 
@@ -39,10 +39,11 @@ pub(in crate::report) struct LoadPoint<'a> {
 }
 
 impl LoadCurve<'_> {
-    /// The run at the knee: the one of greatest power, throughput / mean response time (Kleinrock, *Power
+    /// The knee by power: the run of greatest power, throughput / mean response time (Kleinrock, *Power
     /// and deterministic rules of thumb for probabilistic problems in computer communications*, ICC 1979).
-    /// Below it load is to be had for little waiting, above it waiting grows faster than what it buys.
-    pub(in crate::report) fn knee(&self) -> Option<&RunRecord> {
+    /// Below it load is to be had for little waiting, above it waiting grows faster than what it buys. (The
+    /// knee that `loadgen search` finds is another: the highest load that keeps goals.)
+    pub(in crate::report) fn knee_by_power(&self) -> Option<&RunRecord> {
         let power = |run: &RunRecord| {
             let mean = run.measured.response_time.as_ref()?.mean_ns();
             (mean > 0.0).then(|| run.measured.throughput_messages_per_s / mean)
@@ -104,9 +105,9 @@ pub(in crate::report) fn load_curve(curve: &LoadCurve<'_>, width: f64, height: f
         Some((offered(run)?, hdr.percentile_if_supported(percent)?.0 as f64))
     };
     let layers = html! {
-        @if let Some(rate) = curve.knee().and_then(offered) {
-            @let says = format!("knee: greatest throughput / mean R at {} messages/s", Count(rate));
-            (plot.upright(rate, "knee", &says))
+        @if let Some(rate) = curve.knee_by_power().and_then(offered) {
+            @let says = format!("greatest throughput / mean R at {} messages/s", Count(rate));
+            (plot.upright(rate, "knee by power", &says))
         }
         @for (index, percent) in PERCENTILES.into_iter().enumerate() {
             (plot.line(Look(index), curve.runs.iter().filter_map(|it| point(it.run, percent))))
@@ -139,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn the_knee_is_where_throughput_by_mean_response_time_is_greatest() {
+    fn the_knee_by_power_is_where_throughput_by_mean_response_time_is_greatest() {
         let records = runs(&[(3_000.0, 10), (1_000.0, 1), (2_000.0, 1)]);
         let curves = load_curves(&records);
         assert_eq!(curves.len(), 1);
         let rates: Vec<_> = curves[0].runs.iter().filter_map(|it| offered(it.run)).collect();
         assert_eq!(rates, [1_000.0, 2_000.0, 3_000.0]);
-        assert_eq!(curves[0].knee().and_then(offered), Some(2_000.0));
+        assert_eq!(curves[0].knee_by_power().and_then(offered), Some(2_000.0));
     }
 
     #[test]

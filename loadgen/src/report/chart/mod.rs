@@ -117,7 +117,7 @@ pub(super) struct Plot {
 impl Plot {
     const LEFT: f64 = 72.0;
     const TOP: f64 = 14.0;
-    const RIGHT: f64 = 18.0;
+    const RIGHT: f64 = 26.0;
     const BOTTOM: f64 = 46.0;
 
     /// A plot of this size in pixels, axes included.

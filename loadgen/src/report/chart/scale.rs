@@ -88,7 +88,7 @@ impl Scale {
         match *self {
             Scale::Linear { from, to } => {
                 let step = step(to - from);
-                let count = ((to - from) / step).round();
+                let count = ((to - from) / step + NEARLY).floor();
                 let values = (0..).map(f64::from).take_while(|index| *index <= count);
                 values.map(|index| Tick { value: from + index * step, is_labelled: true }).collect()
             }
@@ -162,6 +162,8 @@ mod tests {
         let scale = Scale::from_zero(14_200.0);
         assert_eq!(labels(scale), [0.0, 5_000.0, 10_000.0, 15_000.0]);
         assert_eq!(labels(Scale::from_zero(0.0)).first(), Some(&0.0));
+        let eleven = Scale::Linear { from: 0.0, to: 11.0 };
+        assert_eq!(labels(eleven).last(), Some(&10.0), "no tick lies beyond the axis");
         for max in [0.003, 1.0, 7.0, 99.0, 1e9] {
             let Scale::Linear { to, .. } = Scale::from_zero(max) else { panic!("not linear") };
             assert!(to >= max && to < 2.1 * max, "{max} to {to}");

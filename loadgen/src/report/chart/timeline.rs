@@ -11,37 +11,37 @@ use crate::units::Count;
 /// Seconds beyond which not each has a mark of its own.
 const MARKS_MAX: usize = 120;
 
-/// Echoes that arrived in each second of these runs, and what was offered.
+/// Echoes that arrived in each second of these runs, and what was offered. Of several runs, which have drains of
+/// their own, the seconds of their windows only.
 pub(in crate::report) fn throughput(
     runs: &[(String, &RunRecord)],
     width: f64,
     height: f64,
 ) -> Panel {
-    let seconds = |run: &RunRecord| run.measured.seconds.len();
-    let longest = runs.iter().map(|(_, run)| seconds(run)).max().unwrap_or_default();
-    let most = runs
-        .iter()
-        .flat_map(|(_, run)| {
-            let received = run.measured.seconds.iter().map(|it| it.messages_received as f64);
-            received.chain(offered(run))
-        })
-        .fold(0.0, f64::max);
+    let is_alone = runs.len() == 1;
+    let shown = |run: &RunRecord| {
+        let window_s = run.measured.window_ns.as_secs_f64();
+        let received = points(&run.measured.seconds, |it| Some(it.messages_received as f64));
+        received.into_iter().filter(|point| is_alone || point.0 < window_s).collect::<Vec<_>>()
+    };
+    let drawn: Vec<_> = runs.iter().map(|(_, run)| shown(run)).collect();
+    let longest = drawn.iter().map(Vec::len).max().unwrap_or_default();
+    let offers = runs.iter().filter_map(|(_, run)| offered(run));
+    let most = drawn.iter().flatten().map(|point| point.1).chain(offers).fold(0.0, f64::max);
     let y = Axis { title: "messages/s", scale: Scale::from_zero(most), label: count };
     let plot = Plot::new(seconds_axis(longest), y, width, height);
+    let told = |value| format!("{} messages", Count(value));
     let layers = html! {
         @if let [(_, run)] = runs { (window_end(&plot, &run.measured)) }
-        @for (index, (name, run)) in runs.iter().enumerate() {
+        @for (index, ((name, run), points)) in runs.iter().zip(&drawn).enumerate() {
             @if let Some(rate) = offered(run) {
                 (plot.level(rate, &format!("{name}: {} messages/s offered", Count(rate))))
             }
-            @let points = points(&run.measured.seconds, |it| Some(it.messages_received as f64));
-            (series(&plot, name, Look(index), &run.measured, &points, |value| {
-                format!("{} messages", Count(value))
-            }))
+            (series(&plot, name, Look(index), &run.measured, points, told))
         }
     };
     // A line alone needs no name.
-    let named = if runs.len() > 1 { runs } else { &[] };
+    let named = if is_alone { &[] } else { runs };
     plot.panel(layers, &names(named.iter().map(|(name, _)| name.as_str())))
 }
 
@@ -135,6 +135,7 @@ fn whole(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::report::example;
+    use crate::units::Nanos;
 
     #[test]
     fn each_second_is_a_point_that_says_its_figure_and_the_offered_load_a_level() {
@@ -143,6 +144,18 @@ mod tests {
         assert_eq!(text.matches("class=\"mark").count(), record.measured.seconds.len());
         assert!(text.contains("a &amp; b, second 4: 4000 messages"), "{text}");
         assert!(text.contains("4000 messages/s offered"));
+    }
+
+    #[test]
+    fn beside_each_other_runs_are_shown_without_their_drains() {
+        let mut record = example::closed_loop();
+        record.measured.window_ns = Nanos(2 * Nanos::SECOND.0);
+        let marks = |runs: &[(String, &RunRecord)]| {
+            let text = throughput(runs, 600.0, 300.0).body.into_string();
+            text.matches("class=\"mark").count()
+        };
+        let run = || ("a".to_owned(), &record);
+        assert_eq!((marks(&[run()]), marks(&[run(), run()])), (5, 4));
     }
 
     #[test]

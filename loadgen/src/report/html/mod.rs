@@ -228,8 +228,8 @@ fn against_load(curve: &LoadCurve<'_>) -> Markup {
     html! {
         section.all {
             h2 { "Response time against offered load" }
-            p.soft { "Runs that differ in their rate alone. The knee is the run of greatest power: throughput "
-                "by mean response time (Kleinrock 1979). Hollow: less than 99.9 % of the offered load was served, "
+            p.soft { "Runs that differ in their rate alone. The knee by power is the run of the greatest "
+                "throughput by mean response time (Kleinrock 1979). Hollow: less than 99.9 % of the offered load was served, "
                 "or messages were lost." }
             div.pair {
                 figure { (load_curve(curve, WIDTH, HEIGHT).image("Response time against offered load")) }
@@ -250,7 +250,7 @@ fn against_load(curve: &LoadCurve<'_>) -> Markup {
 fn load_row(curve: &LoadCurve<'_>, point: &LoadPoint<'_>) -> Markup {
     let LoadPoint { index, name, run } = *point;
     let measured = &run.measured;
-    let is_knee = curve.knee().is_some_and(|knee| std::ptr::eq(knee, run));
+    let is_knee = curve.knee_by_power().is_some_and(|knee| std::ptr::eq(knee, run));
     let (served, rate) = (is_served(run), measured.throughput_messages_per_s);
     let (key, missing) = ("measured.response_time", run::missing(Timing::ResponseTime, measured));
     html! {
@@ -259,7 +259,7 @@ fn load_row(curve: &LoadCurve<'_>, point: &LoadPoint<'_>) -> Markup {
             td { (offered(run)) }
             td { (cell::count("measured.throughput_messages_per_s", rate)) }
             (cell::row(key, measured.response_time.as_ref(), missing, &OF_A_RUN))
-            td.text { @if is_knee { "knee" } @else if !served { "not served" } }
+            td.text { @if is_knee { "knee by power" } @else if !served { "not served" } }
         }
     }
 }

@@ -84,7 +84,7 @@ fn open_and_closed_loops_share_no_axis_and_three_rates_make_a_curve() {
     );
     assert!(page.contains("Side by side, open loop, uniform arrivals"));
     assert!(page.contains("Response time against offered load"));
-    assert!(page.contains(">knee</td>"));
+    assert!(page.contains(">knee by power</td>"));
 }
 
 #[test]
