@@ -11,6 +11,7 @@ const { HistogramLogReader, build } = require("hdr-histogram-js");
 
 const TIMINGS = [
   "response_time", "send_lag", "flow_wait", "service_time", "gap_error",
+  "probe_response_time", "probe_service_time",
   "connect", "response_headers", "first_message", "half_close",
 ];
 const PERCENTS = { p50_ns: 50, p90_ns: 90, p99_ns: 99, p99_9_ns: 99.9, p99_99_ns: 99.99 };
@@ -45,15 +46,20 @@ function assertSame(histogram, written, what) {
   assert.equal(histogram.minNonZeroValue, written.min_ns, `${what}: min_ns`);
 }
 
+/** A record's histogram by its tag in the log. */
+function written(measured, tag) {
+  return tag.startsWith("probe_") ? measured.probe?.[tag.slice("probe_".length)] : measured[tag];
+}
+
 /** Each timing of a record is a tag of its log, and each second an interval. */
 function checkLog(stem) {
   const { measured, provenance } = JSON.parse(fs.readFileSync(`${stem}.json`, "utf8"));
   const read = intervals(`${stem}.hlog`);
-  const present = TIMINGS.filter((timing) => measured[timing] && measured[timing].count > 0);
+  const present = TIMINGS.filter((timing) => written(measured, timing)?.count > 0);
   assert.ok(present.includes("service_time"));
   const whole = read.filter((histogram) => histogram.tag !== "latency");
   assert.deepEqual(whole.map((histogram) => histogram.tag), present);
-  for (const histogram of whole) assertSame(histogram, measured[histogram.tag], histogram.tag);
+  for (const histogram of whole) assertSame(histogram, written(measured, histogram.tag), histogram.tag);
   const seconds = read.filter((histogram) => histogram.tag === "latency");
   assert.equal(seconds.length, measured.seconds.length);
   const began = Date.parse(provenance.window_began_at);

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use super::{Hdr, Measured};
 
-/// A time that [`Measured`] holds a histogram of; its name is the record's key.
+/// A time that [`Measured`] holds a histogram of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Timing {
@@ -18,6 +18,10 @@ pub enum Timing {
     ServiceTime,
     /// How far gaps between a stream's departures were from the plan's. Open loop only.
     GapError,
+    /// R of the probe stream. Open loop with a probe only.
+    ProbeResponseTime,
+    /// S of the probe stream. Open loop with a probe only.
+    ProbeServiceTime,
     /// A connection's TCP and HTTP/2 handshake.
     Connect,
     /// From a stream's call to its response headers.
@@ -30,12 +34,14 @@ pub enum Timing {
 
 impl Timing {
     /// All of them, in the record's order.
-    pub const ALL: [Timing; 9] = [
+    pub const ALL: [Timing; 11] = [
         Timing::ResponseTime,
         Timing::SendLag,
         Timing::FlowWait,
         Timing::ServiceTime,
         Timing::GapError,
+        Timing::ProbeResponseTime,
+        Timing::ProbeServiceTime,
         Timing::Connect,
         Timing::ResponseHeaders,
         Timing::FirstMessage,
@@ -46,7 +52,16 @@ impl Timing {
     pub const OF_MESSAGES: [Timing; 4] =
         [Timing::ResponseTime, Timing::SendLag, Timing::FlowWait, Timing::ServiceTime];
 
-    /// Its key in the record and its tag in a log.
+    /// Where it stands in the record, below `measured`.
+    pub fn path(self) -> &'static str {
+        match self {
+            Timing::ProbeResponseTime => "probe.response_time",
+            Timing::ProbeServiceTime => "probe.service_time",
+            other => other.key(),
+        }
+    }
+
+    /// Its name: a tag in a log, and what is typed.
     pub fn key(self) -> &'static str {
         match self {
             Timing::ResponseTime => "response_time",
@@ -54,6 +69,8 @@ impl Timing {
             Timing::FlowWait => "flow_wait",
             Timing::ServiceTime => "service_time",
             Timing::GapError => "gap_error",
+            Timing::ProbeResponseTime => "probe_response_time",
+            Timing::ProbeServiceTime => "probe_service_time",
             Timing::Connect => "connect",
             Timing::ResponseHeaders => "response_headers",
             Timing::FirstMessage => "first_message",
@@ -77,6 +94,8 @@ impl Timing {
             Timing::FlowWait => measured.flow_wait.as_ref(),
             Timing::ServiceTime => Some(&measured.service_time),
             Timing::GapError => measured.gap_error.as_ref(),
+            Timing::ProbeResponseTime => measured.probe.as_ref().map(|probe| &probe.response_time),
+            Timing::ProbeServiceTime => measured.probe.as_ref().map(|probe| &probe.service_time),
             Timing::Connect => Some(&measured.connect),
             Timing::ResponseHeaders => Some(&measured.response_headers),
             Timing::FirstMessage => Some(&measured.first_message),

@@ -74,6 +74,7 @@ fn of(load: Load, factor: u64) -> RunRecord {
             seed: 7,
             headers: BTreeMap::from([("x-run".to_owned(), "<script>alert(1)</script>".to_owned())]),
             null_throughput_messages_per_s: None,
+            probe_rate_messages_per_s: None,
         },
         provenance: Provenance {
             started_at: "2026-11-27T20:16:17Z".to_owned(),
@@ -138,6 +139,7 @@ fn measured(received: u64, factor: u64, seconds: Vec<Second>) -> Measured {
         flow_wait: None,
         service_time: times(received, factor),
         gap_error: None,
+        probe: None,
         in_flight_mean_ns: None,
         connect: times(1, 1),
         response_headers: times(4, 1),

@@ -91,6 +91,12 @@ fn the_keys_that_others_rely_on_are_there(
         number(&record, &format!("/measured/{key}"));
     }
     assert!(record["measured"]["throughput_messages_per_s"].as_f64().unwrap() > 1_500.0);
+    let began = record["provenance"]["window_began_at"].as_str().unwrap();
+    let began = humantime::parse_rfc3339(began).unwrap();
+    let started = record["provenance"]["started_at"].as_str().unwrap();
+    // The run began, connected and warmed up for 100 ms before; the former is told in whole seconds.
+    let before = began.duration_since(humantime::parse_rfc3339(started).unwrap()).unwrap();
+    assert!((0.1..60.0).contains(&before.as_secs_f64()), "{before:?}");
     assert_eq!(number(&record, "/scenario/seed"), 42);
     assert_eq!(record["scenario"]["headers"]["x-run"], "test");
     assert_eq!(number(&record, "/schema_version"), 1);

@@ -42,7 +42,7 @@ pub(super) fn section(index: usize, name: &str, record: &RunRecord) -> Result<Ma
             (fairness_and_table(&measured.echoes_per_stream))
             h3 { "Messages, streams, errors" }
             div.pair { div.wide { (messages(measured)) } div.wide { (streams(measured)) } }
-            h3 { "Connections and streams, once each" }
+            h3 { "Connections, streams, probe" }
             (lifecycle(measured))
             @if !gates.is_empty() { h3 { "Gates" } (gates_table(gates)) }
             h3 { "CPU time and memory" }
@@ -151,12 +151,17 @@ fn spectrum_and_table(measured: &Measured) -> Markup {
     let letters = ["response time R", "send lag L", "flow wait W", "service time S"];
     let timings = || Timing::OF_MESSAGES.into_iter().zip(letters);
     // R and S first, in the colours that stand out most.
-    let order = [Timing::ResponseTime, Timing::ServiceTime, Timing::SendLag, Timing::FlowWait];
-    let named = |timing| timings().find(|(it, _)| *it == timing).map_or("", |(_, letter)| letter);
+    let order = [
+        (Timing::ResponseTime, "response time R"),
+        (Timing::ServiceTime, "service time S"),
+        (Timing::SendLag, "send lag L"),
+        (Timing::FlowWait, "flow wait W"),
+        (Timing::ProbeResponseTime, "probe R"),
+    ];
     let curves: Vec<_> = order
         .into_iter()
-        .filter_map(|timing| {
-            Some(Curve { name: named(timing).to_owned(), hdr: timing.of(measured)? })
+        .filter_map(|(timing, name)| {
+            Some(Curve { name: name.to_owned(), hdr: timing.of(measured)? })
         })
         .collect();
     html! {
@@ -220,14 +225,17 @@ pub(super) fn missing(timing: Timing, measured: &Measured) -> u64 {
     }
 }
 
-/// What happens once for a connection or a stream.
+/// What happens once for a connection or a stream, and what the probe saw beside the load.
 fn lifecycle(measured: &Measured) -> Markup {
     let rows = [
         ("connect", Timing::Connect),
         ("headers", Timing::ResponseHeaders),
         ("first echo", Timing::FirstMessage),
         ("half-close", Timing::HalfClose),
+        ("probe R", Timing::ProbeResponseTime),
+        ("probe S", Timing::ProbeServiceTime),
     ];
+    let rows = rows.into_iter().filter(|(_, timing)| timing.of(measured).is_some());
     let fields = cell::PERCENTILES.map(|(_, field, _)| field);
     html! {
         div.scroll tabindex="0" role="region" aria-label="Connections and streams" {
@@ -236,7 +244,7 @@ fn lifecycle(measured: &Measured) -> Markup {
                     th scope="col" { "" } th scope="col" { "count" } (heads(&fields))
                 } }
                 tbody { @for (name, timing) in rows {
-                    @let key = format!("measured.{}", timing.key());
+                    @let key = format!("measured.{}", timing.path());
                     tr {
                         th scope="row" { (name) }
                         td { @if let Some(hdr) = timing.of(measured) {
