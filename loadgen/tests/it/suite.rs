@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::support::{Running, loadgen, two_cpus};
+use crate::support::{Running, loadgen, quiet, two_cpus};
 
 /// Two servers of one kind, so that the test needs no other program.
 fn suite(cpus: [usize; 2]) -> String {
@@ -42,6 +42,7 @@ placement = "task"
 #[test]
 fn a_suite_leaves_a_record_per_run_and_a_report() {
     let Some(cpus) = two_cpus() else { return };
+    let _quiet = quiet();
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
     std::fs::write(&file, suite(cpus)).unwrap();
@@ -91,6 +92,7 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
 #[test]
 fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
     let Some(cpus) = two_cpus() else { return };
+    let _quiet = quiet();
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
     std::fs::write(&file, suite(cpus)).unwrap();
@@ -131,6 +133,7 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
 #[test]
 fn a_server_that_is_not_to_be_had_is_skipped_and_the_others_go_on() {
     let Some(cpus) = two_cpus() else { return };
+    let _quiet = quiet();
     let folder = tempfile::tempdir().unwrap();
     let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
     let peers = r#"

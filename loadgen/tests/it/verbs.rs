@@ -1,6 +1,6 @@
 //! compare and search, from their command line to what they say.
 
-use crate::support::{loadgen, two_cpus};
+use crate::support::{loadgen, quiet, two_cpus};
 
 const QUICK: [&str; 4] = ["--warmup", "100ms", "--duration", "200ms"];
 
@@ -9,6 +9,7 @@ fn a_server_is_compared_with_itself_metric_by_metric() {
     if two_cpus().is_none() {
         return;
     }
+    let _quiet = quiet();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let flags = ["--streams", "20", "--max-pairs", "8", "--out", out.to_str().unwrap()];
@@ -55,6 +56,7 @@ fn a_search_ends_at_the_highest_rate_that_it_may_try() {
     if two_cpus().is_none() {
         return;
     }
+    let _quiet = quiet();
     let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<10s"];
     let confirm = ["--confirmations", "1", "--confirmation-duration", "200ms"];
     let server = ["search", "inline", "--streams", "4"];
@@ -76,6 +78,7 @@ fn a_goal_that_no_rate_keeps_is_missed() {
     if two_cpus().is_none() {
         return;
     }
+    let _quiet = quiet();
     let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<1ns"];
     let output = loadgen(&[&["search", "inline", "--streams", "4"][..], &rates, &QUICK].concat());
     let said = String::from_utf8(output.stdout).unwrap();
