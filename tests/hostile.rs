@@ -1026,6 +1026,42 @@ mod honest {
         carried(host).await;
     }
 
+    /// As gRPC C++ 1.51 does: each message that is read opens the windows again, however many came in one
+    /// frame.
+    #[rstest]
+    #[tokio::test(start_paused = true)]
+    async fn each_of_many_messages_in_a_frame_may_be_granted_by_itself(
+        #[values(Placement::Inline, Placement::Task)] placement: Placement,
+    ) {
+        const BATCH: usize = 1_000;
+        let limits = Limits {
+            stream_flow_window_bytes: 1 << 20,
+            stream_flow_window_bytes_max: 1 << 20,
+            ..Limits::default()
+        };
+        let host = Host::new(placement, limits).await;
+        let (mut peer, _serving) = host.connect(1 << 20);
+        peer.greet(&[(INITIAL_WINDOW_SIZE, 1 << 30)]).await;
+        peer.send(&[window_update(0, 1 << 30), post(1, 0)].concat()).await;
+        let granted = [window_update(0, 8), window_update(1, 8)].concat();
+        // Read at once, and read late.
+        for batches in [[1; 50].as_slice(), &[50]].concat() {
+            let mut got = 0;
+            for _ in 0..batches {
+                peer.send(&data(1, 0, &b"12345678".repeat(BATCH))).await;
+            }
+            while got < 8 * BATCH * batches {
+                match peer.frame().await {
+                    Frame::Headers { .. } | Frame::WindowUpdate { .. } => {}
+                    Frame::Data { payload, .. } => got += payload.len(),
+                    other => panic!("{other:?}"),
+                }
+            }
+            peer.send(&granted.repeat(BATCH * batches)).await;
+        }
+        carried(host).await;
+    }
+
     #[rstest]
     #[tokio::test(start_paused = true)]
     async fn three_thousand_streams_may_open_before_the_settings_were_seen(

@@ -786,7 +786,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             Turn::Again => self.wire.run(core),
             Turn::Later => self.wire.defer(core),
             Turn::Over => {
-                self.wire.floods.useful();
+                self.wire.floods.ended();
                 self.finish(key.slot);
             }
         }

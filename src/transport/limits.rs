@@ -235,8 +235,10 @@ pub struct Flood {
     /// So many are forgiven each second.
     pub per_second: u32,
     /// So many are forgiven for each frame of DATA that we sent and each stream that ended in order; of
-    /// [`FloodKind::EmptyData`] for each frame of DATA that came, too. What came forgives nothing else:
-    /// one byte costs a peer less than what it would excuse.
+    /// [`FloodKind::EmptyData`] for each frame of DATA that came, too; of [`FloodKind::WindowUpdate`] for each
+    /// 5 bytes of DATA that we sent, the shortest message of gRPC, because many messages may share a frame and
+    /// each may be granted by itself. What came forgives nothing else: one byte costs a peer less than what it
+    /// would excuse.
     pub per_useful_frame: u32,
 }
 
@@ -321,7 +323,8 @@ impl Default for Floods {
             Flood::new(200, 20, 1),
             // A block of full frames needs none of this.
             Flood::new(32, 10, 0),
-            // Two for each frame of ours, stream and connection, plus one for each stream's begin.
+            // Two for each message of ours, stream and connection, plus one for each stream's begin: gRPC C++
+            // 1.51 grants each message that it reads.
             Flood::new(10_000, 1_000, 2),
             // Old browsers send a handful at the beginning.
             Flood::new(200, 20, 0),
@@ -361,14 +364,34 @@ struct Bucket {
 pub(crate) struct FloodGuard {
     buckets: Option<Box<[Bucket; FLOODS]>>,
     useful: u64,
+    /// Messages that the DATA which was sent may have held, and streams that ended in order, as far as
+    /// updates of windows have not been put down to them.
+    unread: u64,
+    /// Updates that the last of those still explains.
+    excused: u32,
     /// Frames of DATA that came with something in them.
     received: u64,
 }
 
+/// The shortest message of gRPC is its prefix.
+const MESSAGE_BYTES_MIN: u64 = 5;
+
+/// More than a wide window holds is not remembered: whoever reads late grants what he reads at once, and
+/// whoever has read much for long earns no flood by it.
+const UNREAD_MAX: u64 = (16 << 20) / MESSAGE_BYTES_MIN;
+
 impl FloodGuard {
-    /// A frame of DATA was sent, or a stream ended in order.
-    pub(crate) fn useful(&mut self) {
+    /// A stream ended in order.
+    pub(crate) fn ended(&mut self) {
         self.useful += 1;
+        self.unread = (self.unread + 1).min(UNREAD_MAX);
+    }
+
+    /// A frame with so many bytes of DATA was sent.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.useful += 1;
+        let messages = (bytes as u64 / MESSAGE_BYTES_MIN).max(1);
+        self.unread = (self.unread + messages).min(UNREAD_MAX);
     }
 
     /// A frame came that carried data.
@@ -386,6 +409,9 @@ impl FloodGuard {
         let flood = floods.get(kind);
         let useful = match kind {
             FloodKind::EmptyData => self.useful + self.received,
+            FloodKind::WindowUpdate if self.explains(flood) => return Ok(()),
+            // What was sent has explained all that it can.
+            FloodKind::WindowUpdate => 0,
             _ => self.useful,
         };
         let bucket = &mut self.buckets.get_or_insert_default()[kind as usize];
@@ -402,6 +428,19 @@ impl FloodGuard {
         }
         bucket.level = flood.burst;
         Err(Fault { code: ErrorCode::ENHANCE_YOUR_CALM, reason: kind.reason() })
+    }
+}
+
+impl FloodGuard {
+    /// Whether what was sent explains one more update of a window.
+    fn explains(&mut self, flood: Flood) -> bool {
+        if self.excused == 0 && self.unread > 0 {
+            self.unread -= 1;
+            self.excused = flood.per_useful_frame;
+        }
+        let explains = self.excused > 0;
+        self.excused -= u32::from(explains);
+        explains
     }
 }
 
@@ -477,11 +516,29 @@ mod tests {
         let now = Instant::now();
         while charge(&mut guard, now).is_ok() {}
         for _ in 0..1_000 {
-            guard.useful();
+            // However much is in it.
+            guard.sent(1 << 14);
             assert_eq!(charge(&mut guard, now), Ok(()));
             assert_eq!(charge(&mut guard, now), Ok(()));
         }
         assert_eq!(charge(&mut guard, now), Err("too_many_pings"));
+    }
+
+    #[test]
+    fn each_message_that_was_sent_may_be_granted_twice_however_late() {
+        let mut floods = Floods::default();
+        floods.set(FloodKind::WindowUpdate, Flood::new(3, 0, 2));
+        let now = Instant::now();
+        let carried = |sent: usize, bytes: usize| {
+            let mut guard = FloodGuard::default();
+            (0..sent).for_each(|_| guard.sent(bytes));
+            let mut update = || guard.charge(&floods, FloodKind::WindowUpdate, now).is_ok();
+            (0..100_000_000).take_while(|_| update()).count()
+        };
+        assert_eq!([0, 1, 5, 10, 1_000].map(|bytes| carried(1, bytes)), [5, 5, 5, 7, 403]);
+        assert_eq!(carried(100, 10), 403);
+        let most = 2 * usize::try_from(UNREAD_MAX).unwrap() + 3;
+        assert_eq!(carried(2_000, 16_384), most, "what was read long ago is forgotten");
     }
 
     #[test]

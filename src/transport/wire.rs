@@ -579,7 +579,7 @@ impl Wire {
         core.last_frame = self.now;
         core.is_waiting = false;
         core.stalled_since = None;
-        self.floods.useful();
+        self.floods.sent(length);
     }
 
     /// Sends what `write` appends to the output as one DATA frame; what is above the room waits.
