@@ -70,7 +70,7 @@ pub(in crate::report) fn percentiles(measured: &Measured, width: f64, height: f6
 /// The axis of both: seconds since the window began.
 pub(super) fn seconds_axis(seconds: usize) -> Axis {
     let scale = Scale::Linear { from: 0.0, to: seconds.max(1) as f64 };
-    Axis { title: "seconds since the measurement began", scale, label: whole }
+    Axis { title: "seconds since the measurement began", scale, label: in_seconds }
 }
 
 /// Where the window ended; what is later came in the drain.
@@ -101,7 +101,7 @@ fn series(
 ) -> Markup {
     let window_s = measured.window_ns.as_secs_f64();
     let says = |point: &(f64, f64)| {
-        format!("{name}, second {}: {}", whole(point.0.floor()), told(point.1))
+        format!("{name}, second {}: {}", in_seconds(point.0.floor()), told(point.1))
     };
     html! {
         (plot.line(look, points.iter().copied().filter(|point| point.0 < window_s)))
@@ -127,8 +127,10 @@ pub(super) fn count(value: f64) -> String {
     Count(value).to_string()
 }
 
-fn whole(seconds: f64) -> String {
-    format!("{seconds:.0}")
+/// Seconds, to a tenth where there is one.
+fn in_seconds(seconds: f64) -> String {
+    let text = format!("{seconds:.1}");
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
 }
 
 #[cfg(test)]
@@ -144,6 +146,11 @@ mod tests {
         assert_eq!(text.matches("class=\"mark").count(), record.measured.seconds.len());
         assert!(text.contains("a &amp; b, second 4: 4000 messages"), "{text}");
         assert!(text.contains("4000 messages/s offered"));
+    }
+
+    #[test]
+    fn a_short_run_has_ticks_between_its_seconds() {
+        assert_eq!([0.0, 0.5, 2.0].map(in_seconds), ["0", "0.5", "2"]);
     }
 
     #[test]
