@@ -42,14 +42,18 @@ impl LoadCurve<'_> {
     /// The knee by power: the run of greatest power, throughput / mean response time (Kleinrock, *Power
     /// and deterministic rules of thumb for probabilistic problems in computer communications*, ICC 1979).
     /// Below it load is to be had for little waiting, above it waiting grows faster than what it buys. (The
-    /// knee that `loadgen search` finds is another: the highest load that keeps goals.)
+    /// knee that `loadgen search` finds is another: the highest load that keeps goals.) Of valid runs only;
+    /// `None` if it is that of the highest rate, because then it may lie beyond.
     pub(in crate::report) fn knee_by_power(&self) -> Option<&RunRecord> {
         let power = |run: &RunRecord| {
             let mean = run.measured.response_time.as_ref()?.mean_ns();
             (mean > 0.0).then(|| run.measured.throughput_messages_per_s / mean)
         };
-        let powers = self.runs.iter().filter_map(|it| Some((power(it.run)?, it.run)));
-        powers.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, run)| run)
+        let valid = || self.runs.iter().filter(|it| it.run.is_valid() != Some(false));
+        let powers = valid().filter_map(|it| Some((power(it.run)?, it.run)));
+        let (_, best) = powers.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        let highest = valid().filter_map(|it| offered(it.run)).fold(0.0, f64::max);
+        offered(best).filter(|rate| *rate < highest).map(|_| best)
     }
 }
 
@@ -130,6 +134,7 @@ pub(in crate::report) fn load_curve(curve: &LoadCurve<'_>, width: f64, height: f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{GateName, Verdict};
     use crate::report::example;
 
     fn runs(rates_and_factors: &[(f64, u64)]) -> Vec<(String, RunRecord)> {
@@ -147,6 +152,14 @@ mod tests {
         let rates: Vec<_> = curves[0].runs.iter().filter_map(|it| offered(it.run)).collect();
         assert_eq!(rates, [1_000.0, 2_000.0, 3_000.0]);
         assert_eq!(curves[0].knee_by_power().and_then(offered), Some(2_000.0));
+    }
+
+    #[test]
+    fn a_knee_that_no_higher_rate_shows_may_lie_beyond() {
+        let mut records = runs(&[(3_000.0, 1), (1_000.0, 1), (2_000.0, 1)]);
+        assert!(load_curves(&records)[0].knee_by_power().is_none());
+        records[0].1.gates.push(example::gate(GateName::Steal, Verdict::Failed, None, "share"));
+        assert!(load_curves(&records)[0].knee_by_power().is_none(), "an invalid run shows nothing");
     }
 
     #[test]

@@ -229,8 +229,8 @@ fn against_load(curve: &LoadCurve<'_>) -> Markup {
         section.all {
             h2 { "Response time against offered load" }
             p.soft { "Runs that differ in their rate alone. The knee by power is the run of the greatest "
-                "throughput by mean response time (Kleinrock 1979). Hollow: less than 99.9 % of the offered load was served, "
-                "or messages were lost." }
+                "throughput by mean response time (Kleinrock 1979), if a higher rate shows that it is one. Hollow: "
+                "less than 99.9 % of the offered load was served, or messages were lost." }
             div.pair {
                 figure { (load_curve(curve, WIDTH, HEIGHT).image("Response time against offered load")) }
                 div.scroll tabindex="0" role="region" aria-label="Runs by offered load" {
@@ -259,7 +259,7 @@ fn load_row(curve: &LoadCurve<'_>, point: &LoadPoint<'_>) -> Markup {
             td { (offered(run)) }
             td { (cell::count("measured.throughput_messages_per_s", rate)) }
             (cell::row(key, measured.response_time.as_ref(), missing, &OF_A_RUN))
-            td.text { @if is_knee { "knee by power" } @else if !served { "not served" } }
+            td.text.short { @if is_knee { "knee by power" } @else if !served { "not served" } }
         }
     }
 }
