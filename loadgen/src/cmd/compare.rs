@@ -6,7 +6,6 @@
 //! repeated, not counted.
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -15,7 +14,7 @@ use clap::Args;
 use super::Exit;
 use super::headroom::{self, null_throughput};
 use super::records::Records;
-use super::servers::{ServerName, Supply, cores};
+use super::servers::{ServerName, Supply, WhereArgs, cores};
 use super::trial::{Trial, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
@@ -66,21 +65,8 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = 60)]
     max_pairs: usize,
 
-    /// Cores of the servers, such as 0,1 [default: the first half]
-    #[arg(long, value_name = "CPU", value_delimiter = ',')]
-    server_cpus: Vec<usize>,
-
-    /// Cores of loadgen, a shard on each [default: the rest]
-    #[arg(long, value_name = "CPU", value_delimiter = ',')]
-    cpus: Vec<usize>,
-
-    /// Where peers are described
-    #[arg(long, value_name = "PATH", default_value = "loadgen/peers/peers.toml")]
-    peers: PathBuf,
-
-    /// New folder to keep the records of all runs in [default: they are not kept]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    places: WhereArgs,
 }
 
 /// Compares. The exit code is as [`super::main`] tells; valid runs are required.
@@ -125,9 +111,11 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     let metrics = Metric::of_load(args.load.rate.is_some(), args.knows_cpu());
     let question = question(args, metrics.len())?;
-    let (server_cpus, loadgen_cpus) = cores(&args.server_cpus, &args.cpus, &provenance::cpus())?;
-    let supplies = [args.a.supply(&args.peers).await?, args.b.supply(&args.peers).await?];
-    let records = Records::new(args.out.as_deref())?;
+    let (server_cpus, loadgen_cpus) =
+        cores(&args.places.server_cpus, &args.places.cpus, &provenance::cpus())?;
+    let supplies =
+        [args.a.supply(&args.places.peers).await?, args.b.supply(&args.places.peers).await?];
+    let records = Records::new(args.places.out.as_deref())?;
     let null_throughput =
         null_throughput(headroom::closed(&args.load), &server_cpus, &loadgen_cpus).await?;
     tell!("compare: against a null echo loadgen carries {null_throughput}");

@@ -8,7 +8,6 @@ pub(super) mod knee;
 pub(super) mod steps;
 
 use std::io::{self, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -17,7 +16,7 @@ use clap::Args;
 use self::knee::{Ask, HowArgs, Judged, Row, Searched, find};
 use super::Exit;
 use super::records::Records;
-use super::servers::{ServerName, cores};
+use super::servers::{ServerName, WhereArgs, cores};
 use crate::harness::provenance;
 use crate::scenario::{LoadArgs, UsageError};
 use crate::slo::Slo;
@@ -46,21 +45,8 @@ pub(super) struct SearchArgs {
     #[command(flatten)]
     how: HowArgs,
 
-    /// Cores of the server, such as 0,1 [default: the first half]
-    #[arg(long, value_name = "CPU", value_delimiter = ',')]
-    server_cpus: Vec<usize>,
-
-    /// Cores of loadgen, a shard on each [default: the rest]
-    #[arg(long, value_name = "CPU", value_delimiter = ',')]
-    cpus: Vec<usize>,
-
-    /// Where peers are described
-    #[arg(long, value_name = "PATH", default_value = "loadgen/peers/peers.toml")]
-    peers: PathBuf,
-
-    /// New folder to keep the records of all trials in [default: they are not kept]
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    places: WhereArgs,
 }
 
 /// Searches. The exit code is as [`super::main`] tells; valid runs are required.
@@ -78,16 +64,17 @@ pub(super) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
 
 async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
     check(args)?;
-    let (server_cpus, loadgen_cpus) = cores(&args.server_cpus, &args.cpus, &provenance::cpus())?;
+    let (server_cpus, loadgen_cpus) =
+        cores(&args.places.server_cpus, &args.places.cpus, &provenance::cpus())?;
     let ask = Ask {
         name: args.server.to_string(),
-        supply: args.server.supply(&args.peers).await?,
+        supply: args.server.supply(&args.places.peers).await?,
         slo: args.slo.clone(),
         load: args.load.clone(),
         how: args.how.clone(),
         server_cpus,
         loadgen_cpus,
-        records: Records::new(args.out.as_deref())?,
+        records: Records::new(args.places.out.as_deref())?,
     };
     show(args, &find(&ask).await?)
 }

@@ -1,10 +1,11 @@
 //! Servers as they are typed: ours by transport, a peer by name, a command, or what listens somewhere.
 
 use std::fmt::{self, Display};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use bidi_echo::config::{Placement, Transport};
+use clap::Args;
 
 use crate::harness::peers::{Peers, ServerCommand};
 use crate::scenario::UsageError;
@@ -20,6 +21,26 @@ pub(super) enum ServerName {
     Command(Vec<String>),
     /// `http://HOST:PORT`: it runs already, wherever.
     Running(String),
+}
+
+/// Where runs take place, and where their records go.
+#[derive(Clone, Debug, Args)]
+pub(super) struct WhereArgs {
+    /// Cores of the servers, such as 0,1 [default: the first half]
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub(super) server_cpus: Vec<usize>,
+
+    /// Cores of loadgen, a shard on each [default: the rest]
+    #[arg(long, value_name = "CPU", value_delimiter = ',')]
+    pub(super) cpus: Vec<usize>,
+
+    /// Where peers are described
+    #[arg(long, value_name = "PATH", default_value = "loadgen/peers/peers.toml")]
+    pub(super) peers: PathBuf,
+
+    /// New folder to keep the records of all runs in [default: they are not kept]
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
 }
 
 /// How a server is had for a run.
