@@ -72,14 +72,7 @@ pub(super) struct CompareArgs {
 /// Compares. The exit code is as [`super::main`] tells; valid runs are required.
 pub(super) fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(compare(args)) {
-        Ok(exit) => Ok(exit.into()),
-        Err(error) if error.is::<UsageError>() => {
-            tell!("loadgen: {error:#}");
-            Ok(Exit::Usage.into())
-        }
-        Err(error) => Err(error),
-    }
+    Ok(runtime.block_on(compare(args))?.into())
 }
 
 fn share(flag: &'static str, percent: f64, max: f64) -> Result<f64, UsageError> {

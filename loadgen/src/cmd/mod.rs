@@ -111,9 +111,9 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
             harness::null::serve_until_stdin_ends()?;
             return Ok(ExitCode::SUCCESS);
         }
-        Some(Verb::Suite(args)) => return suite::run(&args),
-        Some(Verb::Compare(args)) => return compare::run(&args),
-        Some(Verb::Search(args)) => return search::run(&args),
+        Some(Verb::Suite(args)) => return told(suite::run(&args)),
+        Some(Verb::Compare(args)) => return told(compare::run(&args)),
+        Some(Verb::Search(args)) => return told(search::run(&args)),
         Some(Verb::Report(args)) => return told(report::run(&args)),
         Some(Verb::Merge(args)) => return told(merge::run(&args)),
         Some(Verb::Run(args)) => *args,
@@ -125,12 +125,12 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
 
 /// Bad usage is told here, and has an exit code of its own.
 fn told(done: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
-    done.or_else(|error| match error.downcast_ref::<UsageError>() {
-        Some(usage) => {
-            // A stderr that is gone changes nothing about the exit code.
-            _ = writeln!(std::io::stderr(), "loadgen: {usage}");
-            Ok(Exit::Usage.into())
+    done.or_else(|error| {
+        if !error.is::<UsageError>() {
+            return Err(error);
         }
-        None => Err(error),
+        // A stderr that is gone changes nothing about the exit code.
+        _ = writeln!(std::io::stderr(), "loadgen: {error:#}");
+        Ok(Exit::Usage.into())
     })
 }

@@ -22,13 +22,6 @@ use crate::scenario::{LoadArgs, UsageError};
 use crate::slo::Slo;
 use crate::units::MessagesPerSecond;
 
-/// A line to stderr, which may be gone: a search does not end for that.
-macro_rules! tell {
-    ($($line:tt)*) => {
-        _ = writeln!(io::stderr(), $($line)*)
-    };
-}
-
 /// Finds the highest offered load at which a server keeps its goals (RFC 9971).
 #[derive(Clone, Debug, Args)]
 pub(super) struct SearchArgs {
@@ -52,14 +45,7 @@ pub(super) struct SearchArgs {
 /// Searches. The exit code is as [`super::main`] tells; valid runs are required.
 pub(super) fn run(args: &SearchArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match runtime.block_on(search(args)) {
-        Ok(exit) => Ok(exit.into()),
-        Err(error) if error.is::<UsageError>() => {
-            tell!("loadgen: {error:#}");
-            Ok(Exit::Usage.into())
-        }
-        Err(error) => Err(error),
-    }
+    Ok(runtime.block_on(search(args))?.into())
 }
 
 async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
@@ -103,22 +89,17 @@ fn show(args: &SearchArgs, searched: &Searched) -> anyhow::Result<Exit> {
     let mut text = String::from("| trial | offered | achieved | p50 | p99 | judged |\n");
     text.push_str("|---|---|---|---|---|---|\n");
     for (number, row) in (1..).zip(&searched.trials) {
-        let Row { rate, longer, judged, record } = row;
+        let Row { rate, longer, judged, achieved, p50, p99 } = row;
         let kind = if *longer { " (confirmation)" } else { "" };
         let judged = match judged {
             Judged::Kept => "kept".to_owned(),
             Judged::Missed(why) => format!("missed: {why}"),
             Judged::Invalid(why) => format!("invalid: {why}"),
         };
-        let cells =
-            record.as_ref().map_or(["-".to_owned(), "-".to_owned(), "-".to_owned()], |record| {
-                let measured = &record.measured;
-                let achieved = MessagesPerSecond(measured.throughput_messages_per_s).to_string();
-                let percentile = |percent| measured.latency().percentile(percent).to_string();
-                [achieved, percentile(50.0), percentile(99.0)]
-            });
         let rate = MessagesPerSecond(*rate);
-        text.push_str(&format!("| {number}{kind} | {rate} | {} | {judged} |\n", cells.join(" | ")));
+        text.push_str(&format!(
+            "| {number}{kind} | {rate} | {achieved} | {p50} | {p99} | {judged} |\n"
+        ));
     }
     let SearchArgs { slo, server, how: HowArgs { width, confirmations, .. }, .. } = args;
     let found = searched.found;

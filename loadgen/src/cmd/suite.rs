@@ -66,14 +66,7 @@ pub(super) struct SuiteArgs {
 /// Runs a suite. The exit code is as [`super::main`] tells; valid runs are required.
 pub(super) fn run(args: &SuiteArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    match Suite::read(args).and_then(|suite| runtime.block_on(suite.run())) {
-        Ok(exit) => Ok(exit.into()),
-        Err(error) if error.is::<UsageError>() => {
-            tell!("loadgen: {error:#}");
-            Ok(Exit::Usage.into())
-        }
-        Err(error) => Err(error),
-    }
+    Ok(runtime.block_on(Suite::read(args)?.run())?.into())
 }
 
 /// A suite that can be run, and the folder for what it gives.

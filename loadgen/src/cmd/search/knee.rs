@@ -2,7 +2,6 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Context;
 use clap::Args;
 
 use super::steps::{Bounds, Found, Step, Steps};
@@ -134,7 +133,12 @@ pub(super) struct Row {
     pub(super) rate: f64,
     pub(super) longer: bool,
     pub(super) judged: Judged,
-    pub(super) record: Option<Box<RunRecord>>,
+    /// Echoes per second.
+    pub(super) achieved: MessagesPerSecond,
+    /// Of R.
+    pub(super) p50: Nanos,
+    /// Of R.
+    pub(super) p99: Nanos,
 }
 
 /// A search that goes on.
@@ -179,7 +183,9 @@ impl Searching<'_> {
                 Judged::Missed(_) => Some(false),
                 Judged::Invalid(_) => None,
             };
-            self.trials.push(Row { rate, longer, judged, record });
+            let [p50, p99] = [50.0, 99.0].map(|it| record.measured.latency().percentile(it));
+            let achieved = MessagesPerSecond(record.measured.throughput_messages_per_s);
+            self.trials.push(Row { rate, longer, judged, achieved, p50, p99 });
             if kept.is_some() {
                 return Ok(kept);
             }
@@ -190,7 +196,6 @@ impl Searching<'_> {
     /// What a closed loop reaches, whether it is valid or not: only where to begin.
     async fn closed_loop(&mut self) -> anyhow::Result<f64> {
         let (_, record) = self.trial(None, false).await?;
-        let record = record.context("the closed loop to begin with gave no record")?;
         let throughput = record.measured.throughput_messages_per_s;
         tell!("search: a closed loop reaches {}", MessagesPerSecond(throughput));
         anyhow::ensure!(throughput > 0.0, "a closed loop reaches nothing; pass --min-rate");
@@ -201,7 +206,7 @@ impl Searching<'_> {
         &mut self,
         rate: Option<f64>,
         longer: bool,
-    ) -> anyhow::Result<(Judged, Option<Box<RunRecord>>)> {
+    ) -> anyhow::Result<(Judged, Box<RunRecord>)> {
         let Ask { supply, load, how, server_cpus, loadgen_cpus, records, .. } = self.ask;
         let HowArgs { warmup, duration, confirmation_duration, cool_down, .. } = *how;
         tokio::time::sleep(cool_down.as_duration()).await;
@@ -226,11 +231,9 @@ impl Searching<'_> {
             Supply::Running(target) => trial.at(target, None, &json).await?,
         };
         Ok(match tried {
-            Tried::Valid(record) | Tried::Invalid(record, _) => {
-                (self.judged(&record), Some(record))
-            }
+            Tried::Valid(record) | Tried::Invalid(record, _) => (self.judged(&record), record),
             Tried::Failed(Some(record), why) if is_overload(&record) => {
-                (Judged::Missed(why), Some(record))
+                (Judged::Missed(why), record)
             }
             Tried::Failed(_, why) => anyhow::bail!("{}: {why}", self.ask.name),
         })

@@ -1,3 +1,5 @@
+//! Logs: what is written is read back, sums hold every value once, and damage is told by its line.
+
 use super::*;
 
 fn of(values: impl IntoIterator<Item = u64>) -> Hdr {

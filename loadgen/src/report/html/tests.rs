@@ -1,3 +1,5 @@
+//! The page: it needs nothing else, its figures are the records', and what is invalid says so.
+
 use super::*;
 use crate::record::{GateName, Verdict};
 use crate::report::example;
