@@ -150,6 +150,7 @@ impl Page<'_> {
             streams_refused,
             streams_expired,
             panics,
+            reads_kept,
             buffered_bytes,
             goaways,
         } = counters;
@@ -169,6 +170,8 @@ impl Page<'_> {
         metric.encode(self.0.encode_descriptor(name, help, unit, metric.metric_type())?)?;
         let panics_help = "Panics of handlers, each of which cost one stream";
         self.counter("transport_panics", panics_help, *panics)?;
+        let kept = "Read buffers that a service held on to; since the first, payloads are copied";
+        self.counter("transport_reads_kept", kept, *reads_kept)?;
         let expired = "Streams whose time was over, by the timer that said so";
         let counts = streams_expired.iter().map(|(reason, count)| (*reason, *count));
         self.family("transport_streams_expired", expired, "reason", counts)?;
@@ -246,6 +249,7 @@ mod tests {
             streams_refused: 8,
             streams_expired: BTreeMap::from([("deadline", 4), ("stalled", 1)]),
             panics: 9,
+            reads_kept: 10,
             buffered_bytes: 77,
             goaways: BTreeMap::from([("handshake_timeout", 1), ("too_many_pings", 2)]),
         };
@@ -270,6 +274,7 @@ mod tests {
             "bidi_echo_transport_streams_expired_total{reason=\"deadline\"} 4",
             "bidi_echo_transport_streams_expired_total{reason=\"stalled\"} 1",
             "bidi_echo_transport_panics_total 9",
+            "bidi_echo_transport_reads_kept_total 10",
             "bidi_echo_transport_buffered_bytes 77",
             "bidi_echo_transport_goaways_total{reason=\"handshake_timeout\"} 1",
             "bidi_echo_transport_goaways_total{reason=\"too_many_pings\"} 2",

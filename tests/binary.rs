@@ -123,6 +123,7 @@ async fn the_metrics_page_equals_what_was_sent(
         ("transport_streams_refused_total", 0),
         ("transport_buffered_bytes", 0),
         ("transport_panics_total", 0),
+        ("transport_reads_kept_total", 0),
     ];
     let of_server = [
         ("connections_accepted_total", 1),

@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::policy::shutting_down;
-use crate::transport::{BodyError, Held};
+use crate::transport::{BodyError, Held, IN_PLACE_BYTES};
 
 /// What tonic takes as the error of a body.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -126,7 +126,7 @@ where
             let messages =
                 this.waiting.get_or_insert_with(|| Box::new(Messages::new(max, held.clone())));
             match frame.into_data() {
-                Ok(data) => messages.push(data),
+                Ok(data) => messages.push(own(data)),
                 Err(frame) => {
                     messages.release_all();
                     messages.trailers = frame.into_trailers().ok();
@@ -142,6 +142,11 @@ where
     fn size_hint(&self) -> SizeHint {
         SizeHint::default()
     }
+}
+
+/// What waits must not keep the connection's read buffer, in which it may lie.
+fn own(chunk: Bytes) -> Bytes {
+    if IN_PLACE_BYTES.contains(&chunk.len()) { Bytes::copy_from_slice(&chunk) } else { chunk }
 }
 
 /// The error of a body, with the status that a handler on another thread answers it with if it sees it
@@ -444,6 +449,41 @@ mod tests {
                 got.extend_from_slice(&frame);
             }
             assert_eq!(got, stream, "in pieces of {piece}");
+        }
+    }
+
+    /// A body that gives these chunks, and waits for more.
+    struct Waits(VecDeque<Bytes>);
+
+    impl Body for Waits {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            self.0
+                .pop_front()
+                .map_or(Poll::Pending, |chunk| Poll::Ready(Some(Ok(Frame::data(chunk)))))
+        }
+    }
+
+    #[test]
+    fn a_part_that_waits_does_not_keep_the_read_buffer() {
+        let read = Bytes::from([message(b"whole"), message(&[7; 3_000])].concat());
+        // From within the message before, from its own prefix on, and what follows.
+        for cuts in [vec![0, 1_500], vec![10, 1_500], vec![0, 700, 1_500]] {
+            let ends = cuts[1..].iter().copied();
+            let parts = cuts.iter().zip(ends).map(|(from, to)| read.slice(*from..to)).collect();
+            let body = Waits(parts);
+            let mut guarded = Guarded { body, message_bytes_max: 3_000, held: None, waiting: None };
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            while let Poll::Ready(frame) = Pin::new(&mut guarded).poll_frame(&mut cx) {
+                assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), message(b"whole"));
+            }
+            assert!(guarded.waiting.is_some());
+            assert!(read.is_unique(), "{cuts:?}");
         }
     }
 

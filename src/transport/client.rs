@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use super::counters::Counters;
 use super::fields::{self, Fields};
 use super::frame::ErrorCode;
 use super::limits::Limits;
-use super::stream::{BodyError, Key, Shared, Wakes};
+use super::stream::{BodyError, Kept, Key, Shared, Wakes};
 use super::wire::{Core, Ending, Flushed, Wire};
 
 /// What one stream may put into the output in one turn before its siblings get theirs.
@@ -246,12 +247,20 @@ impl<X: Exchange> Role for Calling<X> {
         if app.has_head { Ok(()) } else { Err("data_before_headers") }
     }
 
-    fn data(&mut self, core: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize {
+    fn data(
+        &mut self,
+        core: &mut Core,
+        app: &mut Self::App,
+        payload: &[u8],
+        _: Option<&Bytes>,
+    ) -> Kept {
         if !app.is_over {
             app.exchange.data(payload, core.last_frame);
         }
-        0
+        Kept::default()
     }
+
+    fn keep(_: &mut Self::App) {}
 
     fn end(&mut self, core: &mut Core, app: &mut Self::App) {
         app.end(Ok(&HeaderMap::new()), core.last_frame);

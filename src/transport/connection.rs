@@ -12,6 +12,7 @@
 #[cfg(test)]
 pub(crate) mod audit;
 mod frames;
+mod reading;
 mod timing;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -23,9 +24,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::Request;
 use slab::Slab;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use super::counters::Counters;
@@ -35,9 +37,10 @@ use super::frame::{self, Fault, PREFACE, setting};
 use super::guard::catch_unwind;
 use super::limits::Limits;
 use super::memory::{Held, Scarcity, Share};
-use super::stream::{BodyError, Key, Wakes};
+use super::stream::{BodyError, Kept, Key, Wakes};
 use super::wire::{Core, Wire};
 use crate::drain::Watcher;
+use reading::ReadBuffer;
 
 /// Most bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
 pub(crate) const READ_BYTES: usize = 256 << 10;
@@ -128,8 +131,18 @@ pub(crate) trait Role {
     /// Whether DATA may come yet. Err: why the message is malformed if it does (RFC 9113, 8.1).
     fn expects_data(app: &Self::App) -> Result<(), &'static str>;
 
-    /// DATA came. Out: how much of it is kept; the rest is done with.
-    fn data(&mut self, core: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize;
+    /// DATA came, in `read` if that may be held until [`keep`](Role::keep). Out: how much of it is kept; the
+    /// rest is done with.
+    fn data(
+        &mut self,
+        core: &mut Core,
+        app: &mut Self::App,
+        payload: &[u8],
+        read: Option<&Bytes>,
+    ) -> Kept;
+
+    /// What was kept in place is copied now.
+    fn keep(app: &mut Self::App);
 
     /// The peer ended its half without trailers.
     fn end(&mut self, core: &mut Core, app: &mut Self::App);
@@ -267,6 +280,8 @@ pub(crate) struct Connection<IO, R: Role> {
     is_abandoned: bool,
     /// A frame that is not complete yet.
     tail: Vec<u8>,
+    /// The thread's read buffer, while payloads wait in it: from a read to the end of its lap.
+    reading: Option<ReadBuffer>,
     /// A header block that is not complete yet.
     block: Option<Box<Block>>,
     phase: Phase,
@@ -432,6 +447,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             linger_bytes,
             is_abandoned: false,
             tail: Vec::new(),
+            reading: None,
             block: None,
             phase: Phase::Open,
             handshake: if R::IS_SERVER { Handshake::Preface } else { Handshake::Settings },
@@ -576,6 +592,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 return Lap::Over(Err(error));
             }
         }
+        // Behind the write: a body may give back what it got.
+        self.settle_reads();
         if self.wire.out.is_empty() && !self.needs_flush && self.is_finished() {
             // Shutting down may take the peer, too; it does not get longer than it gets to close.
             self.clocks.close_by.get_or_insert(self.wire.now + LINGER);
@@ -608,13 +626,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if self.is_abandoned || self.linger_bytes == 0 {
             return Lap::Over(Ok(()));
         }
-        let mut buffer = ReadBuffer::take();
         let bytes = self.linger_bytes.min(LINGER_READ_BYTES);
-        let mut unread = ReadBuf::new(&mut buffer.0[..bytes]);
-        match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
+        match ReadBuffer::take().poll_read(&mut self.io, cx, bytes) {
             Poll::Pending => Lap::Idle,
-            Poll::Ready(Ok(())) if !unread.filled().is_empty() => {
-                self.linger_bytes -= unread.filled().len();
+            Poll::Ready(Ok(came @ 1..)) => {
+                self.linger_bytes -= came;
                 Lap::Busy
             }
             Poll::Ready(_) => Lap::Over(Ok(())),
@@ -935,25 +951,6 @@ impl<IO, R: Role> Drop for Connection<IO, R> {
                 self.counters.panicked();
             }
         }
-    }
-}
-
-/// The thread's read buffer, for the length of a read: connections keep only what is incomplete.
-struct ReadBuffer(Box<[u8]>);
-
-thread_local! {
-    static READ: std::cell::Cell<Option<Box<[u8]>>> = const { std::cell::Cell::new(None) };
-}
-
-impl ReadBuffer {
-    fn take() -> Self {
-        ReadBuffer(READ.take().unwrap_or_else(|| vec![0; READ_BYTES].into()))
-    }
-}
-
-impl Drop for ReadBuffer {
-    fn drop(&mut self) {
-        READ.set(Some(std::mem::take(&mut self.0)));
     }
 }
 

@@ -16,6 +16,7 @@ pub struct Counters {
     streams_refused: AtomicU64,
     streams_expired: Mutex<Reasons>,
     panics: AtomicU64,
+    reads_kept: AtomicU64,
     /// What all connections keep, as each last told.
     pub(crate) buffered_bytes: AtomicUsize,
     goaways: Mutex<Reasons>,
@@ -41,6 +42,9 @@ pub struct CountersSnapshot {
     pub streams_expired: BTreeMap<&'static str, u64>,
     /// Panics of handlers, bodies and their drops; each cost one stream.
     pub panics: u64,
+    /// Read buffers that were still held by a service when all its streams had been polled; since the first,
+    /// every payload is copied. More than one only if threads lent theirs at the same time.
+    pub reads_kept: u64,
     /// Bytes that all connections keep now, as each last told.
     pub buffered_bytes: usize,
     /// Connections that we ended, by reason.
@@ -58,6 +62,7 @@ impl Counters {
             streams_refused: self.streams_refused.load(Relaxed),
             streams_expired: lock(&self.streams_expired).clone(),
             panics: self.panics.load(Relaxed),
+            reads_kept: self.reads_kept.load(Relaxed),
             buffered_bytes: self.buffered_bytes.load(Relaxed),
             goaways: lock(&self.goaways).clone(),
         }
@@ -89,6 +94,15 @@ impl Counters {
 
     pub(crate) fn panicked(&self) {
         self.panics.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn read_kept(&self) {
+        self.reads_kept.fetch_add(1, Relaxed);
+    }
+
+    /// Whether payloads may wait in the read buffer: no service has kept one.
+    pub(crate) fn lends_reads(&self) -> bool {
+        self.reads_kept.load(Relaxed) == 0
     }
 
     pub(crate) fn goaway(&self, reason: &'static str) {

@@ -22,7 +22,7 @@ use super::fields::{self, Fields};
 use super::frame::ErrorCode;
 use super::guard::{Panicked, catch_unwind};
 use super::placement::Tasks;
-use super::stream::{BodyError, End, Inbox, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
+use super::stream::{BodyError, End, Inbox, Kept, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
 use super::wire::{Core, Ending, Flushed, Wire};
 
 /// What one stream may put into the output in one turn before its siblings get theirs.
@@ -294,19 +294,30 @@ where
         Ok(())
     }
 
-    fn data(&mut self, _: &mut Core, app: &mut Self::App, payload: &[u8]) -> usize {
+    fn data(
+        &mut self,
+        _: &mut Core,
+        app: &mut Self::App,
+        payload: &[u8],
+        read: Option<&Bytes>,
+    ) -> Kept {
         let kept = if app.is_remote {
-            app.deliver(|inbox| push(inbox, payload))
+            // Another task takes it, whenever that comes to it.
+            app.deliver(|inbox| inbox.push(payload, None))
         } else {
             let inbox = app.inbox();
-            let kept = push(inbox, payload);
+            let kept = inbox.push(payload, read);
             if let Some(waiting) = inbox.take_waiting() {
                 waiting.wake();
             }
             kept
         };
-        app.buffered += kept;
+        app.buffered += kept.bytes;
         kept
+    }
+
+    fn keep(app: &mut Self::App) {
+        app.inbox().keep();
     }
 
     fn end(&mut self, _: &mut Core, app: &mut Self::App) {
@@ -399,15 +410,6 @@ where
     }
 
     fn refuse_openings(&mut self, _: BodyError) {}
-}
-
-/// Out: how much was kept.
-fn push(inbox: &mut Inbox, payload: &[u8]) -> usize {
-    if inbox.is_shut() {
-        return 0;
-    }
-    inbox.push(payload);
-    payload.len()
 }
 
 enum Step {

@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
-use super::frame::ErrorCode;
+use super::frame::{ErrorCode, FRAME_BYTES_MAX};
 
 /// DATA from here up is kept as it came, smaller payloads are gathered in one buffer, so that a
 /// frame of a byte costs a byte.
@@ -27,6 +28,12 @@ const GATHER_BYTES_MAX: usize = 4_096;
 /// Most that is gathered in one buffer. What a reader takes at once, and may have to keep itself, is
 /// no more than that, or one frame.
 const GATHERED_BYTES_MAX: usize = 4 << 10;
+
+/// Payloads that may wait where they were read, if nothing waits before them: below, a copy costs less than
+/// two counts, and a whole frame is nearly always a part of a message that its reader has to keep. With messages
+/// of 1,000 bytes, four to a frame, a server used 483 ns of CPU a message with it and 531 without (medians
+/// of 7 interleaved pairs, 2026-11-28).
+pub(crate) const IN_PLACE_BYTES: Range<usize> = 512..FRAME_BYTES_MAX;
 
 /// Chunks that an empty inbox keeps places for.
 const CHUNKS_KEPT: usize = 16;
@@ -87,13 +94,24 @@ pub(crate) enum End {
     Broken(BodyError),
 }
 
+/// What became of a payload.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Kept {
+    /// How much of it waits to be taken.
+    pub(crate) bytes: usize,
+    /// It waits in the connection's read buffer.
+    pub(crate) is_in_place: bool,
+}
+
 /// What arrived and was not taken yet.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     chunks: VecDeque<Bytes>,
     /// Small payloads, behind `chunks`.
     gathered: Vec<u8>,
-    /// Bytes in both.
+    /// The only payload, where it lies in the connection's read buffer: until the end of a lap.
+    in_place: Bytes,
+    /// Bytes in all of them.
     bytes: usize,
     end: Option<End>,
     /// Who waits, if that is not the stream's own waker.
@@ -108,8 +126,35 @@ impl Inbox {
         self.bytes
     }
 
-    pub(crate) fn push(&mut self, payload: &[u8]) {
+    /// Takes a payload in, unless nobody will take it from here. `read`: what it is a part of, if that may be
+    /// held until [`keep`](Inbox::keep).
+    pub(crate) fn push(&mut self, payload: &[u8], read: Option<&Bytes>) -> Kept {
+        if self.is_shut() {
+            return Kept::default();
+        }
+        let is_only = self.bytes == 0;
         self.bytes += payload.len();
+        if let Some(read) = read
+            && is_only
+            && IN_PLACE_BYTES.contains(&payload.len())
+        {
+            self.in_place = read.slice_ref(payload);
+            return Kept { bytes: payload.len(), is_in_place: true };
+        }
+        self.keep();
+        self.copy(payload);
+        Kept { bytes: payload.len(), is_in_place: false }
+    }
+
+    /// Copies what is still in its place.
+    pub(crate) fn keep(&mut self) {
+        if !self.in_place.is_empty() {
+            let payload = std::mem::take(&mut self.in_place);
+            self.copy(&payload);
+        }
+    }
+
+    fn copy(&mut self, payload: &[u8]) {
         if payload.len() >= GATHER_BYTES_MAX {
             self.close_gathered();
             self.chunks.push_back(Bytes::copy_from_slice(payload));
@@ -165,6 +210,7 @@ impl Inbox {
     pub(crate) fn discard(&mut self) -> usize {
         self.chunks = VecDeque::new();
         self.gathered = Vec::new();
+        self.in_place = Bytes::new();
         std::mem::take(&mut self.bytes)
     }
 
@@ -174,6 +220,7 @@ impl Inbox {
             return None;
         }
         let chunk = match self.chunks.pop_front() {
+            None if !self.in_place.is_empty() => std::mem::take(&mut self.in_place),
             Some(chunk) => {
                 if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
                     self.chunks = VecDeque::new();
@@ -212,6 +259,7 @@ impl Inbox {
     pub(crate) fn hand_over(&mut self, remote: &mut Inbox) -> Option<Waker> {
         let waiting = remote.waiting.take().or_else(|| self.waiting.take());
         self.abandoned |= remote.abandoned;
+        self.keep();
         *remote = std::mem::take(self);
         waiting
     }
@@ -425,6 +473,9 @@ impl StreamEnd {
 ///
 /// May be polled on any task, and may outlive its stream and its connection: then it ends with an
 /// error. What it gives is granted again to the peer, not before.
+///
+/// A chunk may be a slice of what the connection read. A service that keeps some for long should copy
+/// them: they would keep all of that. A server whose service held on to one gives copies from then on.
 #[derive(Debug)]
 pub struct RecvBody {
     shared: Arc<Shared>,

@@ -5,11 +5,10 @@
 //! the streams, but for SETTINGS, which are rare.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::fields::{self, Fields};
 use super::super::flow::WINDOW_BYTES_DEFAULT;
@@ -19,9 +18,10 @@ use super::super::frame::{
 use super::super::limits::FloodKind;
 use super::super::stream::{BodyError, Key};
 use super::super::wire::Core;
+use super::reading::{Lender, ReadBuffer};
 use super::{
     Block, Connection, Handshake, LINGER, LINGER_BYTES_AFTER_FAULT, PING_DRAIN, Phase,
-    RECENTLY_CLOSED, Read, ReadBuffer, Role, Slot, now,
+    RECENTLY_CLOSED, Read, Role, Slot, now,
 };
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
@@ -32,19 +32,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return Read::None;
         }
         let mut buffer = ReadBuffer::take();
-        let kept = self.tail.len();
-        buffer.0[..kept].copy_from_slice(&self.tail);
-        let end = buffer.0.len().min(kept + self.read_bytes);
-        let mut unread = ReadBuf::new(&mut buffer.0[kept..end]);
-        match Pin::new(&mut self.io).poll_read(cx, &mut unread) {
+        buffer.bytes.extend_from_slice(&self.tail);
+        let came = match buffer.poll_read(&mut self.io, cx, self.read_bytes) {
             Poll::Pending => return Read::None,
             Poll::Ready(Err(error)) => {
                 self.lose_streams(&BodyError::ConnectionLost);
                 return Read::End(Err(error));
             }
-            Poll::Ready(Ok(())) => {}
-        }
-        let came = unread.filled().len();
+            Poll::Ready(Ok(came)) => came,
+        };
         if came == 0 {
             return self.ended_by_peer();
         }
@@ -56,8 +52,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if self.phase == Phase::Closing {
             return Read::Some;
         }
-        let bytes = &buffer.0[..kept + came];
-        match self.frames(bytes) {
+        let bytes = buffer.share();
+        let is_lent = R::IS_SERVER && self.counters.lends_reads();
+        let mut lender = buffer.lender(is_lent.then_some(&bytes));
+        match self.frames(&bytes, &mut lender) {
             Ok(handled) if handled == bytes.len() => self.tail = Vec::new(),
             Ok(handled) => {
                 self.tail.clear();
@@ -65,6 +63,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             }
             Err(fault) => self.fault(fault),
         }
+        self.keep_lent(buffer);
         Read::Some
     }
 
@@ -103,7 +102,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     }
 
     /// Handles all complete frames. Out: how many bytes they were.
-    fn frames(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+    fn frames(&mut self, bytes: &[u8], lender: &mut Lender<'_>) -> Result<usize, Fault> {
         let mut handled = 0;
         if self.handshake == Handshake::Preface {
             let length = bytes.len().min(PREFACE.len());
@@ -124,13 +123,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let Some(payload) = bytes.get(begin..begin + head.length) else {
                 break;
             };
-            self.frame(head, payload)?;
+            self.frame(head, payload, lender)?;
             handled = begin + head.length;
         }
         Ok(handled)
     }
 
-    fn frame(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+    fn frame(&mut self, head: Head, payload: &[u8], lender: &mut Lender<'_>) -> Result<(), Fault> {
         if self.handshake == Handshake::Settings
             && (head.kind != kind::SETTINGS || head.has(flag::ACK))
         {
@@ -140,7 +139,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return Err(Fault::protocol("header_block_interrupted"));
         }
         match head.kind {
-            kind::DATA => self.data(head, payload),
+            kind::DATA => self.data(head, payload, lender),
             kind::HEADERS => self.headers(head, payload),
             kind::PRIORITY => self.priority(head, payload),
             kind::RST_STREAM => self.rst_stream(head, payload),
@@ -154,7 +153,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
     }
 
-    fn data(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
+    fn data(&mut self, head: Head, payload: &[u8], lender: &mut Lender<'_>) -> Result<(), Fault> {
         let content =
             if head.has(flag::PADDED) { frame::unpad(head, payload)?.content } else { payload };
         #[allow(clippy::cast_possible_truncation, reason = "at most FRAME_BYTES_MAX")]
@@ -192,10 +191,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             if R::buffered(app) == 0 {
                 core.unread_since = self.wire.now;
             }
-            let kept = self.role.data(core, app, content);
-            self.wire.buffered += kept;
+            let kept = self.role.data(core, app, content, lender.read);
+            if kept.is_in_place {
+                lender.readers.push(core.key);
+            }
+            self.wire.buffered += kept.bytes;
             #[allow(clippy::cast_possible_truncation, reason = "at most FRAME_BYTES_MAX")]
-            let done = (content.len() - kept) as u32;
+            let done = (content.len() - kept.bytes) as u32;
             if done > 0 {
                 self.wire.released(core, done, true);
             }

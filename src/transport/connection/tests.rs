@@ -1,6 +1,7 @@
 //! A server's connection from inside: queues, windows and output that a client tries to make grow.
 
 mod ages;
+mod reads;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -8,6 +9,7 @@ use std::future::{Ready, poll_fn, ready};
 
 use bytes::Bytes;
 use http::{Extensions, Response};
+use tokio::io::ReadBuf;
 
 use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};
 use super::*;
@@ -20,7 +22,7 @@ use crate::transport::stream::RecvBody;
 use crate::transport::wire::QUEUE_KEPT;
 
 /// Answers with what comes; or, if the request says so, with pieces of `piece` bytes, `pieces` of them; or
-/// reads nothing (`hold`).
+/// reads nothing (`hold`); or answers only at the end, with all that it kept (`keep`).
 #[derive(Clone)]
 struct Echo;
 
@@ -28,6 +30,7 @@ enum Answer {
     Echo(RecvBody),
     Pieces { bytes: usize, left: usize },
     Hold(#[expect(dead_code, reason = "only held")] RecvBody),
+    Keep { body: RecvBody, kept: VecDeque<Bytes> },
 }
 
 impl http_body::Body for Answer {
@@ -41,6 +44,12 @@ impl http_body::Body for Answer {
         match &mut *self {
             Answer::Echo(body) => Pin::new(body).poll_frame(cx),
             Answer::Hold(_) => Poll::Pending,
+            Answer::Keep { body, kept } => {
+                while let Some(frame) = std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    kept.extend(frame?.into_data());
+                }
+                Poll::Ready(kept.pop_front().map(|chunk| Ok(http_body::Frame::data(chunk))))
+            }
             Answer::Pieces { left: 0, .. } => Poll::Ready(None),
             Answer::Pieces { bytes, left } => {
                 *left -= 1;
@@ -63,6 +72,9 @@ impl tower_service::Service<Request<RecvBody>> for Echo {
         let number = |name| request.headers().get(name)?.to_str().ok()?.parse().ok();
         let answer = match (number("piece"), number("pieces")) {
             (Some(bytes), Some(left)) => Answer::Pieces { bytes, left },
+            _ if request.headers().contains_key("keep") => {
+                Answer::Keep { body: request.into_body(), kept: VecDeque::new() }
+            }
             _ if request.headers().contains_key("hold") => Answer::Hold(request.into_body()),
             _ => Answer::Echo(request.into_body()),
         };

@@ -1,0 +1,143 @@
+//! Payloads that wait where they were read.
+
+use super::*;
+
+/// Lengths on both sides of the bounds within which a payload may wait in place.
+const LENGTHS: [usize; 7] = [1, 511, 512, 1_000, 4_096, FRAME_BYTES_MAX - 1, FRAME_BYTES_MAX];
+
+impl Probe {
+    fn reads_kept(&self) -> u64 {
+        self.connection.counters.snapshot().reads_kept
+    }
+
+    /// What came back on a stream.
+    fn echoed(&self, stream: u32) -> Vec<u8> {
+        inside::frames(&self.connection.io.got)
+            .filter(|(kind, _, of, _)| (*kind, *of) == (kind::DATA, stream))
+            .flat_map(|(.., payload)| payload.to_vec())
+            .collect()
+    }
+
+    /// The peer's windows for streams from now on, and that of its connection as large as can be.
+    fn windows(&mut self, stream: u32) {
+        let mut payload = setting::INITIAL_WINDOW_SIZE.to_be_bytes().to_vec();
+        payload.extend(stream.to_be_bytes());
+        self.say(kind::SETTINGS, 0, 0, &payload);
+        self.say(kind::WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes());
+        self.acknowledge();
+    }
+}
+
+/// No two are alike.
+fn payload(length: usize, seed: usize) -> Vec<u8> {
+    #[allow(clippy::cast_possible_truncation, reason = "the lowest bits are what is wanted")]
+    (0..length).map(|at| (at * 31 + seed * 7 + at / 251) as u8).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_taken_at_once_comes_back_whole() {
+    let mut probe = Probe::new(Limits::default());
+    probe.windows(1 << 20);
+    let stream = |at: usize| u32::try_from(2 * at + 1).unwrap();
+    for at in 0..LENGTHS.len() {
+        probe.open(stream(at), &[]);
+    }
+    let mut expected = vec![Vec::new(); LENGTHS.len()];
+    for round in 0..3 {
+        for (at, length) in LENGTHS.into_iter().enumerate() {
+            // One frame, then two of a stream in one read, then two of the same bytes apart.
+            for part in 0..=round.min(1) {
+                let payload = payload(length, 10 * round + part);
+                probe.say(kind::DATA, 0, stream(at), &payload);
+                expected[at].extend(payload);
+                if round == 2 {
+                    probe.settle().await;
+                }
+            }
+        }
+        probe.settle().await;
+    }
+    for (at, expected) in expected.into_iter().enumerate() {
+        assert!(probe.echoed(stream(at)) == expected, "{} bytes", LENGTHS[at]);
+    }
+    assert_eq!(probe.reads_kept(), 0);
+    assert!(probe.connection.reading.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_window_is_not_overwritten_by_what_is_read_later() {
+    let mut probe = Probe::new(Limits::default());
+    probe.windows(0);
+    let streams = [1, 3, 5, 7, 9, 11, 13];
+    for (stream, length) in streams.into_iter().zip(LENGTHS) {
+        probe.open(stream, &[]);
+        probe.say(kind::DATA, 0, stream, &payload(length, 1));
+    }
+    probe.settle().await;
+    assert!(probe.connection.reading.is_none(), "the thread has its buffer back");
+    assert_eq!(probe.reads_kept(), 0, "nothing lies in it any more");
+    for (stream, length) in streams.into_iter().zip(LENGTHS) {
+        probe.say(kind::DATA, flag::END_STREAM, stream, &payload(length, 2));
+        probe.settle().await;
+        assert!(probe.echoed(stream).is_empty());
+        probe.say(kind::WINDOW_UPDATE, 0, stream, &(1_u32 << 20).to_be_bytes());
+    }
+    probe.settle().await;
+    for (stream, length) in streams.into_iter().zip(LENGTHS) {
+        let expected = [payload(length, 1), payload(length, 2)].concat();
+        assert!(probe.echoed(stream) == expected, "{length} bytes");
+    }
+    assert_eq!(probe.reads_kept(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_reads_is_copied_out() {
+    let mut probe = Probe::new(Limits::default());
+    for stream in [1, 3, 5] {
+        probe.open(stream, &[("hold", "")]);
+        probe.say(kind::DATA, 0, stream, &payload(1_000, 1));
+    }
+    probe.settle().await;
+    assert!(probe.connection.reading.is_none());
+    assert_eq!(probe.reads_kept(), 0);
+    assert_eq!(probe.connection.wire.buffered, 3_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_keeps_a_payload_is_given_copies_from_then_on() {
+    let mut probe = Probe::new(Limits::default());
+    probe.open(1, &[("keep", "")]);
+    let mut expected = Vec::new();
+    for round in 0..10 {
+        let payload = payload(1_000, round);
+        probe.say(kind::DATA, 0, 1, &payload);
+        expected.extend(payload);
+        probe.settle().await;
+        assert_eq!(probe.reads_kept(), 1, "round {round}");
+    }
+    probe.say(kind::DATA, flag::END_STREAM, 1, &[]);
+    probe.settle().await;
+    assert!(probe.echoed(1) == expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_deaf_peer_is_owed_is_not_overwritten() {
+    let mut probe = Probe::new(Limits::default());
+    probe.windows(1 << 20);
+    probe.settle().await;
+    probe.open(1, &[]);
+    probe.settle().await;
+    probe.connection.io.is_deaf = true;
+    let mut expected = Vec::new();
+    for round in 0..10 {
+        // Long enough to leave from where it is.
+        let payload = payload(4_000, round);
+        probe.say(kind::DATA, 0, 1, &payload);
+        expected.extend(payload);
+        probe.settle().await;
+    }
+    assert!(probe.reads_kept() <= 1, "the output held it");
+    probe.connection.io.is_deaf = false;
+    probe.settle().await;
+    assert!(probe.echoed(1) == expected);
+}
