@@ -13,7 +13,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use self::knee::{Ask, HowArgs, Judged, Row, Searched, find};
+use self::knee::{Ask, HowArgs, Judged, Row, Searched, TRIALS_MAX, find};
+use self::steps::Found;
 use super::Exit;
 use super::records::Records;
 use super::servers::{ServerName, WhereArgs, cores};
@@ -101,39 +102,56 @@ fn show(args: &SearchArgs, searched: &Searched) -> anyhow::Result<Exit> {
             "| {number}{kind} | {rate} | {achieved} | {p50} | {p99} | {judged} |\n"
         ));
     }
-    let SearchArgs { slo, server, how: HowArgs { width, confirmations, .. }, .. } = args;
-    let found = searched.found;
-    let (line, exit) = match (found.lower, found.upper) {
-        (Some(lower), Some(upper)) => {
-            let (lower, upper) = (MessagesPerSecond(lower), MessagesPerSecond(upper));
-            let line = format!(
-                "{server} keeps {slo} up to {lower} (relevant lower bound, {confirmations} \
-                 confirmation trials), and misses it at {upper}; goal width {width} %"
-            );
-            (line, Exit::Done)
-        }
-        (Some(lower), None) if lower >= args.how.max_rate.0 => {
-            let lower = MessagesPerSecond(lower);
-            (
-                format!("{server} keeps {slo} at {lower}, the highest that was to be tried"),
-                Exit::Done,
-            )
-        }
-        (Some(lower), None) => {
-            let lower = MessagesPerSecond(lower);
-            let line = format!(
-                "{server} keeps {slo} at {lower}; above, loadgen itself is not valid: give it more \
-                 cores (--cpus)"
-            );
-            (line, Exit::Invalid)
-        }
-        (None, Some(upper)) => {
-            let upper = MessagesPerSecond(upper);
-            (format!("{server} misses {slo} even at {upper}"), Exit::GoalMissed)
-        }
-        (None, None) => ("no trial was valid: see the gates above".to_owned(), Exit::Invalid),
-    };
+    let (line, exit) = result(&args.server.to_string(), &args.slo, &args.how, searched);
     let text = format!("{text}\n{line}\n");
     io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
     Ok(exit)
 }
+
+/// What was found, in a line. What could not be judged is told as that, never as a miss.
+fn result(server: &str, slo: &Slo, how: &HowArgs, searched: &Searched) -> (String, Exit) {
+    let HowArgs { max_rate, width, confirmations, .. } = how;
+    let Found { lower, upper, unjudged, confirmed } = searched.found;
+    let [lower, upper] = [lower, upper].map(|rate| rate.map(MessagesPerSecond));
+    let misses = upper.map_or(String::new(), |rate| format!(", and misses it at {rate}"));
+    let known = match (lower, upper) {
+        (None, None) => format!("no load is known at which {server} keeps or misses {slo}"),
+        (None, Some(upper)) => {
+            let even = if unjudged.is_none() { "even " } else { "" };
+            format!("{server} misses {slo} {even}at {upper}")
+        }
+        (Some(lower), None) if lower.0 >= max_rate.0 => {
+            format!("{server} keeps {slo} at {lower}, the highest that was to be tried")
+        }
+        (Some(lower), _) if confirmed && unjudged.is_none() => format!(
+            "{server} keeps {slo} up to {lower} (relevant lower bound, {confirmations} \
+             confirmation trials){misses}; goal width {width} %"
+        ),
+        (Some(lower), _) => format!("{server} keeps {slo} at least up to {lower}{misses}"),
+    };
+    let mut parts = vec![known];
+    parts.extend(unjudged.map(|rate| {
+        let why = searched.why_invalid(|row| row.rate == rate);
+        format!("at {} it could not be judged: {why}", MessagesPerSecond(rate))
+    }));
+    if lower.is_some() && !confirmed {
+        let why = searched.why_invalid(|row| row.longer);
+        parts.push(format!("not confirmed: {why}"));
+    }
+    if searched.out_of_trials {
+        let cure = "pass a larger --width or a longer --duration";
+        parts.push(format!("no nearer after {TRIALS_MAX} trials: {cure}"));
+    }
+    let exit = match (lower, upper) {
+        _ if searched.out_of_trials => Exit::Failed,
+        _ if unjudged.is_some() => Exit::Invalid,
+        (None, None) => Exit::Invalid,
+        (None, Some(_)) => Exit::GoalMissed,
+        (Some(_), _) if confirmed => Exit::Done,
+        (Some(_), _) => Exit::Invalid,
+    };
+    (parts.join("; "), exit)
+}
+
+#[cfg(test)]
+mod tests;

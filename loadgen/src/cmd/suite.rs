@@ -371,7 +371,16 @@ impl Suite {
                     bound.map_or("not known".to_owned(), |rate| MessagesPerSecond(rate).to_string())
                 };
                 let (lower, upper) = (bound(knee.lower), bound(knee.upper));
-                appendix.push_str(&format!("- {name}: {lower} (misses it at: {upper})\n"));
+                let unjudged = knee.unjudged.map(MessagesPerSecond);
+                let unjudged = unjudged
+                    .map_or(String::new(), |rate| format!("; could not be judged at {rate}"));
+                let unconfirmed = match knee.confirmed {
+                    true => "",
+                    false => "; not confirmed",
+                };
+                appendix.push_str(&format!(
+                    "- {name}: {lower} (misses it at: {upper}{unjudged}{unconfirmed})\n"
+                ));
             }
         }
         appendix.push_str(&format!("\n## Host\n\n```text\n{}```\n", self.host()));

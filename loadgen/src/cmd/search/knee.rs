@@ -9,15 +9,15 @@ use crate::cmd::headroom::{self, null_throughput};
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Trial, Tried};
-use crate::record::{GateName, RunRecord};
+use crate::record::{Gate, GateName, RunRecord, Verdict};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// Trials of one search at most; bisection needs far fewer.
-const TRIALS_MAX: usize = 100;
+pub(super) const TRIALS_MAX: usize = 100;
 
-/// How often a trial is repeated that was not valid.
+/// Trials in a row at a rate, until one is valid. A rate without is set aside, as `steps` tells.
 const INVALID_MAX: usize = 3;
 
 /// Messages that a trial has to hold, or it tells nothing.
@@ -91,6 +91,20 @@ pub(in crate::cmd) struct Ask {
 pub(in crate::cmd) struct Searched {
     pub(in crate::cmd) found: Found,
     pub(super) trials: Vec<Row>,
+    /// Whether it ended because there were too many trials, not because all is known.
+    pub(super) out_of_trials: bool,
+}
+
+impl Searched {
+    /// Why the last of those trials that were not valid was not.
+    pub(super) fn why_invalid(&self, is_meant: impl Fn(&Row) -> bool) -> &str {
+        let trials = self.trials.iter().rev().filter(|row| is_meant(row));
+        let mut whys = trials.filter_map(|row| match &row.judged {
+            Judged::Invalid(why) => Some(why.as_str()),
+            _ => None,
+        });
+        whys.next().unwrap_or("it was not tried")
+    }
 }
 
 /// Searches.
@@ -100,7 +114,8 @@ pub(in crate::cmd) async fn find(ask: &Ask) -> anyhow::Result<Searched> {
     let null_throughput =
         null_throughput(headroom::closed(&open), server_cpus, loadgen_cpus).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
-    let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
+    let mut searching =
+        Searching { ask, null_throughput, trials: Vec::new(), out_of_trials: false };
     let begin = match how.min_rate {
         Some(rate) => rate.0,
         None => BEGIN_SHARE * searching.closed_loop().await?,
@@ -114,7 +129,8 @@ pub(in crate::cmd) async fn find(ask: &Ask) -> anyhow::Result<Searched> {
         exceed_ratio: how.exceed_ratio / 100.0,
     };
     let found = searching.steps(Steps::new(bounds)).await?;
-    Ok(Searched { found, trials: searching.trials })
+    let Searching { trials, out_of_trials, .. } = searching;
+    Ok(Searched { found, trials, out_of_trials })
 }
 
 /// How a trial ended.
@@ -146,6 +162,7 @@ struct Searching<'a> {
     ask: &'a Ask,
     null_throughput: MessagesPerSecond,
     trials: Vec<Row>,
+    out_of_trials: bool,
 }
 
 impl Searching<'_> {
@@ -157,14 +174,14 @@ impl Searching<'_> {
                 Step::Done(found) => return Ok(found),
             };
             match self.judge(rate, longer).await? {
+                None if longer => steps.cannot_confirm(),
                 None => steps.cannot_judge(rate),
                 Some(kept) if longer => steps.confirmed(kept),
                 Some(kept) => steps.tried(rate, kept),
             }
         }
-        anyhow::bail!(
-            "no end after {TRIALS_MAX} trials; pass a larger --width or a longer --duration"
-        )
+        self.out_of_trials = true;
+        Ok(steps.found())
     }
 
     /// Whether the goals are kept at this rate; `None` if no trial there was valid.
@@ -233,7 +250,7 @@ impl Searching<'_> {
         Ok(match tried {
             Tried::Valid(record) | Tried::Invalid(record, _) => (self.judged(&record), record),
             Tried::Failed(Some(record), why) if is_overload(&record) => {
-                (Judged::Missed(why), record)
+                (overloaded(&record.gates, why), record)
             }
             Tried::Failed(_, why) => anyhow::bail!("{}: {why}", self.ask.name),
         })
@@ -253,8 +270,48 @@ impl Searching<'_> {
     }
 }
 
+/// What a run says that failed with more load than was carried: a miss, unless the machine was taken from
+/// those who should carry it. Gates about the load itself fail in any overload, and excuse nothing.
+fn overloaded(gates: &[Gate], why: String) -> Judged {
+    let is_machine = |gate: &&Gate| {
+        use GateName::{ShardRunDelay, Steal, Throttling};
+        matches!(gate.name, ShardRunDelay | Steal | Throttling) && gate.verdict == Verdict::Failed
+    };
+    let disturbed = gates.iter().find(is_machine);
+    disturbed.map_or(Judged::Missed(why), |gate| Judged::Invalid(gate.message.clone()))
+}
+
 /// Whether a run failed because the server could not carry the load.
 fn is_overload(record: &RunRecord) -> bool {
     let measured = &record.measured;
     measured.unstable.is_some() || measured.messages_lost > 0 || measured.streams_unfinished > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overload_is_a_loss_unless_the_machine_was_taken_away() {
+        let gate = |name, verdict| Gate {
+            name,
+            verdict,
+            figure: Some(0.1),
+            threshold: 0.02,
+            unit: "share".to_owned(),
+            message: "the figure".to_owned(),
+        };
+        let check = |gates: &[Gate], is_loss: bool| {
+            let judged = overloaded(gates, "7 lost".to_owned());
+            assert_eq!(matches!(&judged, Judged::Missed(why) if why == "7 lost"), is_loss);
+            assert_eq!(matches!(&judged, Judged::Invalid(why) if why == "the figure"), !is_loss);
+        };
+        check(&[], true);
+        check(&[gate(GateName::Backlog, Verdict::Failed)], true);
+        check(&[gate(GateName::Probe, Verdict::Failed)], true);
+        check(&[gate(GateName::Steal, Verdict::Passed)], true);
+        for name in [GateName::Steal, GateName::ShardRunDelay, GateName::Throttling] {
+            check(&[gate(GateName::Backlog, Verdict::Failed), gate(name, Verdict::Failed)], false);
+        }
+    }
 }

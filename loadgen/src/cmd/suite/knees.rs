@@ -83,7 +83,7 @@ impl Suite {
                     Ok(searched) => searched.found,
                     Err(error) => {
                         tell!("suite: {name} has no knee: {error:#}");
-                        Found { lower: None, upper: None }
+                        Found { lower: None, upper: None, unjudged: None, confirmed: false }
                     }
                 };
                 results.knees.insert(name, knee);
