@@ -1,7 +1,7 @@
 //! `loadgen compare A B`: whether B differs from A, and by how much, in pairs of runs.
 //!
-//! In: two servers and a load. Out: a verdict for each metric, once there are as many pairs as the noise
-//! asks for, or as many as are allowed. A pair is a run of each, next to each other in time, in an order that
+//! In: two servers and a load. Out: a verdict for each metric, once each has as many pairs as its noise asks
+//! for, or is plain before, or there are as many as are allowed. A pair is a run of each, next to each other in time, in an order that
 //! changes from pair to pair; each run has a fresh server and a loadgen of its own. Invalid runs are
 //! repeated, not counted.
 
@@ -18,8 +18,8 @@ use super::servers::{ServerName, Supply, WhereArgs, cores};
 use super::trial::{Trial, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
-use crate::report::{Metric, Pairs, Question, Verdicts};
-use crate::scenario::{LoadArgs, UsageError};
+use crate::report::{Looks, Metric, Question, Verdicts};
+use crate::scenario::{LoadArgs, UsageError, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// A line to stderr, which may be gone: a comparison does not end for that.
@@ -48,6 +48,10 @@ pub(super) struct CompareArgs {
     /// Length of each measurement
     #[arg(long, value_name = "TIME", default_value = "3s")]
     duration: Nanos,
+
+    /// What is compared; may be repeated [default: all that mean something under this load]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "METRIC")]
+    metric: Vec<Metric>,
 
     /// Smallest difference that must be found, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 5.0)]
@@ -90,11 +94,11 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
         power: share("--power", args.power, 100.0)?,
         metrics,
     };
-    if args.max_pairs < question.pairs_min() {
+    let min = question.pairs_min(1.0);
+    if args.max_pairs < min {
         let cure = format!(
-            "{metrics} metrics at {} % need at least {} pairs to find anything",
+            "{metrics} metrics at {} % need at least {min} pairs to find anything",
             args.error,
-            question.pairs_min()
         );
         return Err(UsageError { flag: "--max-pairs", value: args.max_pairs.to_string(), cure });
     }
@@ -102,7 +106,7 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 }
 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
-    let metrics = Metric::of_load(args.load.rate.is_some(), args.knows_cpu());
+    let metrics = args.metrics()?;
     let question = question(args, metrics.len())?;
     let (server_cpus, loadgen_cpus) =
         cores(&args.places.server_cpus, &args.places.cpus, &provenance::cpus())?;
@@ -120,17 +124,34 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         records,
         null_throughput,
         question,
-        pairs: vec![Pairs::default(); metrics.len()],
+        looks: Looks::new(question),
         metrics,
         invalid: 0,
     };
     let ended = comparing.all_pairs().await?;
+    comparing.looks.close();
     let verdicts = comparing.verdicts();
     io::stdout().write_all(verdicts.to_string().as_bytes()).context("cannot write to stdout")?;
     Ok(ended)
 }
 
 impl CompareArgs {
+    /// Those that were asked for, each once. Err: one means nothing under this load.
+    fn metrics(&self) -> Result<Vec<Metric>, UsageError> {
+        let has_rate = self.load.rate.is_some();
+        let known = Metric::of_load(has_rate, self.knows_cpu());
+        if let Some(metric) = self.metric.iter().find(|metric| !known.contains(metric)) {
+            let cure = match metric {
+                Metric::Throughput => "with a rate it is an input; leave out one of both",
+                _ => "the CPU time of a server that runs already is not known; leave it out",
+            };
+            let value = name_of(*metric);
+            return Err(UsageError { flag: "--metric", value, cure: cure.to_owned() });
+        }
+        let is_wanted = |metric: &Metric| self.metric.is_empty() || self.metric.contains(metric);
+        Ok(known.into_iter().filter(is_wanted).collect())
+    }
+
     /// The CPU time of a server that somebody else started is not known.
     fn knows_cpu(&self) -> bool {
         ![&self.a, &self.b].iter().any(|name| matches!(name, ServerName::Running(_)))
@@ -147,58 +168,58 @@ struct Comparing<'a> {
     null_throughput: MessagesPerSecond,
     question: Question,
     metrics: Vec<Metric>,
-    /// By metric.
-    pairs: Vec<Pairs>,
+    looks: Looks,
     /// Runs that were repeated because a gate failed.
     invalid: usize,
 }
 
 impl Comparing<'_> {
-    /// Pairs until there are enough. As many invalid runs as pairs are allowed end it without a verdict.
+    /// Pairs until every metric is decided. As many invalid runs as pairs are allowed end it before.
     async fn all_pairs(&mut self) -> anyhow::Result<Exit> {
         let max = self.args.max_pairs;
         let mut tried = 0;
-        while self.done() < self.needed().min(max) {
+        while !self.looks.is_decided() && self.looks.len() < max {
             let b_first = tried % 2 == 1;
             tried += 1;
-            let Some([a, b]) = self.pair(tried, b_first).await? else {
+            let pair = self.pair(tried, b_first).await?;
+            let Some(values) = pair.and_then(|[a, b]| self.values(&a, &b)) else {
                 if self.invalid > max {
                     tell!("compare: {} runs were invalid: given up", self.invalid);
                     return Ok(Exit::Invalid);
                 }
                 continue;
             };
-            for (metric, pairs) in self.metrics.iter().zip(&mut self.pairs) {
-                let both = metric.of(&a).zip(metric.of(&b));
-                let (a, b) = both.with_context(|| format!("no {metric} in a run's record"))?;
-                pairs.push(a, b);
-            }
-            let (done, needed) = (self.done(), self.needed());
-            let bound = if needed > max { format!(", {max} at most") } else { String::new() };
-            let needed = if needed == usize::MAX { "?".to_owned() } else { needed.to_string() };
-            tell!("compare: pair {done}; this noise asks for {needed}{bound}: {}", self.in_short());
+            self.looks.push(&values);
+            tell!("compare: pair {}, {max} at most: {}", self.looks.len(), self.in_short());
         }
         Ok(Exit::Done)
     }
 
-    fn done(&self) -> usize {
-        self.pairs.first().map_or(0, Pairs::len)
-    }
-
-    /// Pairs that all metrics together need.
-    fn needed(&self) -> usize {
-        if self.done() < self.question.pairs_min() {
-            return self.question.pairs_min();
+    /// A pair's value of each metric; `None` if a run has none, such as CPU time in a short window of a quiet
+    /// server.
+    fn values(&mut self, a: &RunRecord, b: &RunRecord) -> Option<Vec<(f64, f64)>> {
+        let mut values = Vec::new();
+        for metric in &self.metrics {
+            let Some(both) = metric.of(a).zip(metric.of(b)) else {
+                self.invalid += 1;
+                tell!("compare: a run has no {metric}, and is repeated; a longer --duration helps");
+                return None;
+            };
+            values.push(both);
         }
-        let needed = self.pairs.iter().map(|pairs| self.question.pairs_needed(pairs.spread()));
-        needed.max().unwrap_or_default()
+        Some(values)
     }
 
+    /// Each metric's last ratio, and what it still asks for.
     fn in_short(&self) -> String {
-        let last =
-            |(metric, pairs): (&Metric, &Pairs)| Some(format!("{metric} {:.3}x", pairs.last()?));
-        let last: Vec<_> = self.metrics.iter().zip(&self.pairs).filter_map(last).collect();
-        last.join(", ")
+        let figures = self.looks.last().zip(self.looks.needed());
+        let short = |(metric, (last, needed)): (&Metric, (Option<f64>, Option<usize>))| {
+            let needed =
+                needed.map_or("decided".to_owned(), |pairs| format!("asks for {pairs} pairs"));
+            Some(format!("{metric} {:.3}x ({needed})", last?))
+        };
+        let short: Vec<_> = self.metrics.iter().zip(figures).filter_map(short).collect();
+        short.join(", ")
     }
 
     /// A run of each; `None` if one is invalid.
@@ -252,7 +273,7 @@ impl Comparing<'_> {
             b: self.args.b.to_string(),
             question: self.question,
             metrics: self.metrics.clone(),
-            pairs: self.pairs.clone(),
+            looks: self.looks.clone(),
             invalid: self.invalid,
         }
     }

@@ -42,7 +42,7 @@ enum Verb {
     /// Compare servers: scenarios x servers, interleaved, with a table of ratios
     Suite(suite::SuiteArgs),
     /// Tell whether one server differs from another, in interleaved pairs of runs
-    Compare(compare::CompareArgs),
+    Compare(Box<compare::CompareArgs>),
     /// Find the highest offered load at which a server keeps its goals
     Search(Box<search::SearchArgs>),
     /// Draw records: a Markdown table, CSV, a page, a figure, or for the tools of HdrHistogram

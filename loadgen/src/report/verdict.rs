@@ -2,13 +2,17 @@
 
 use std::fmt::{self, Display};
 
-use super::pairs::{Finding, Pairs, Question, findings};
+use clap::ValueEnum;
+
+use super::looks::Looks;
+use super::pairs::{Finding, Question};
 use crate::record::RunRecord;
 
 /// What is compared of two runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Metric {
     /// Echoes per second of the server's CPU time: more is faster.
+    #[value(name = "server-cpu")]
     PerServerCpu,
     /// Echoes per second: more is faster.
     Throughput,
@@ -70,16 +74,16 @@ pub struct Verdicts {
     pub question: Question,
     /// What was looked at.
     pub metrics: Vec<Metric>,
-    /// The pairs of each metric.
-    pub pairs: Vec<Pairs>,
+    /// The pairs of each metric, in the same order.
+    pub looks: Looks,
     /// Runs that were invalid and repeated.
     pub invalid: usize,
 }
 
 impl Display for Verdicts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdicts { a, b, question, metrics, pairs, invalid } = self;
-        let count = pairs.first().map_or(0, Pairs::len);
+        let Verdicts { a, b, question, metrics, looks, invalid } = self;
+        let count = looks.len();
         if count == 0 {
             return writeln!(out, "{b} and {a}: no pair of valid runs, no verdict");
         }
@@ -92,18 +96,24 @@ impl Display for Verdicts {
             percent(question.error_max)
         )?;
         // The same draw for everybody who has the same pairs.
-        for (place, finding) in findings(question, pairs, 1).into_iter().enumerate() {
-            let (metric, pairs) = (metrics[place], &pairs[place]);
-            writeln!(out, "{metric:<32} {}", verdict(metric, &finding, pairs, question))?;
+        let findings = looks.findings(1);
+        for ((metric, finding), needed) in metrics.iter().zip(&findings).zip(looks.needed()) {
+            writeln!(out, "{metric:<32} {}", verdict(*metric, finding, needed, question))?;
         }
         Ok(())
     }
 }
 
-fn verdict(metric: Metric, finding: &Finding, pairs: &Pairs, question: &Question) -> String {
-    let Finding { ratio, interval: (low, high), p_value, differs } = *finding;
-    let figures = format!("{ratio:.3}x ({low:.3} .. {high:.3}), p {p_value:.2e}");
-    let needed = question.pairs_needed(pairs.spread());
+/// `needed`: pairs that the metric asks for, unless it is decided.
+fn verdict(
+    metric: Metric,
+    finding: &Finding,
+    needed: Option<usize>,
+    question: &Question,
+) -> String {
+    let Finding { ratio, interval: (low, high), p_value, differs, decided_at } = *finding;
+    let after = decided_at.map_or(String::new(), |pairs| format!(", decided after {pairs} pairs"));
+    let figures = format!("{ratio:.3}x ({low:.3} .. {high:.3}), p {p_value:.2e}{after}");
     if differs {
         let is_faster = (ratio > 1.0) == metric.more_is_faster();
         // Both directions by how much more work or time one takes than the other.
@@ -112,10 +122,12 @@ fn verdict(metric: Metric, finding: &Finding, pairs: &Pairs, question: &Question
         return format!("{word} by {} %: {figures}", percent(by));
     }
     let difference = percent(question.difference);
-    if pairs.len() >= needed {
-        return format!("no difference of {difference} % shown: {figures}");
+    match needed {
+        None => format!("no difference of {difference} % shown: {figures}"),
+        Some(needed) => {
+            format!("undecided: {difference} % in this noise asks for {needed} pairs: {figures}")
+        }
     }
-    format!("undecided: {difference} % in this noise asks for {needed} pairs: {figures}")
 }
 
 /// One digit behind the point, none if it is 0.
@@ -132,14 +144,15 @@ mod tests {
         Question { difference: 0.05, error_max: 0.05, power: 0.9, metrics: 1 };
 
     fn said(metric: Metric, ratios: &[f64]) -> String {
-        let mut pairs = Pairs::default();
-        ratios.iter().for_each(|ratio| pairs.push(1.0, *ratio));
+        let mut looks = Looks::new(QUESTION);
+        ratios.iter().for_each(|ratio| looks.push(&[(1.0, *ratio)]));
+        looks.close();
         let verdicts = Verdicts {
             a: "old".to_owned(),
             b: "new".to_owned(),
             question: QUESTION,
             metrics: vec![metric],
-            pairs: vec![pairs],
+            looks,
             invalid: 0,
         };
         verdicts.to_string()
@@ -151,6 +164,7 @@ mod tests {
         let faster = said(Metric::Throughput, &more);
         assert!(faster.starts_with("new compared with old, 6 interleaved pairs;"), "{faster}");
         assert!(faster.contains("faster by 10"), "{faster}");
+        assert!(!faster.contains("decided"), "at the bound only: {faster}");
         assert!(said(Metric::P50, &more).contains("slower by 10"));
         let less: Vec<_> = more.iter().map(|ratio| 1.0 / ratio).collect();
         assert!(said(Metric::P99, &less).contains("faster by 10"));
@@ -160,7 +174,9 @@ mod tests {
     #[test]
     fn what_is_not_shown_is_told_apart_from_what_cannot_be() {
         let quiet = [1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999];
-        assert!(said(Metric::P50, &quiet).contains("no difference of 5 % shown"));
+        let shown = said(Metric::P50, &quiet);
+        assert!(shown.contains("no difference of 5 % shown"), "{shown}");
+        assert!(shown.ends_with(", decided after 6 pairs\n"), "{shown}");
         let noisy = [1.3, 0.7, 1.2, 0.8, 1.25, 0.9];
         let undecided = said(Metric::P50, &noisy);
         assert!(undecided.contains("undecided: 5 % in this noise asks for"), "{undecided}");

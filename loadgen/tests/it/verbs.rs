@@ -13,6 +13,8 @@ fn a_server_is_compared_with_itself_metric_by_metric() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let flags = ["--streams", "20", "--max-pairs", "8", "--out", out.to_str().unwrap()];
+    // No noise is so quiet that one part in a thousand is decided by eight pairs.
+    let flags = [&flags[..], &["--difference", "0.1"]].concat();
     let output = loadgen(&[&["compare", "inline", "inline"][..], &QUICK, &flags].concat());
     let said = String::from_utf8(output.stdout).unwrap();
     let progress = String::from_utf8(output.stderr).unwrap();
@@ -26,12 +28,37 @@ fn a_server_is_compared_with_itself_metric_by_metric() {
     for metric in ["messages per server CPU-second ", "throughput ", "p50 ", "p99 "] {
         let line = said.lines().find(|line| line.starts_with(metric));
         let line = line.unwrap_or_else(|| panic!("no {metric}: {said}"));
-        let words = ["no difference of 5 % shown", "undecided", "faster by", "slower by"];
+        let words = ["no difference of 0.1 % shown", "undecided", "faster by", "slower by"];
         assert!(words.iter().any(|word| line.contains(word)), "{line}");
     }
     for file in ["a.1.json", "b.1.json", "a.8.json", "b.8.json"] {
         loadgen::record::read(&out.join(file)).unwrap();
     }
+}
+
+#[test]
+fn a_comparison_of_one_metric_ends_when_that_is_decided() {
+    if two_cpus().is_none() {
+        return;
+    }
+    let _quiet = quiet();
+    // A thousandfold would be found in any noise with the fewest pairs that can find anything.
+    let flags = ["--streams", "20", "--metric", "p99", "--difference", "999"];
+    let output = loadgen(&[&["compare", "inline", "inline"][..], &QUICK, &flags].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    let progress = String::from_utf8(output.stderr).unwrap();
+    if output.status.code() == Some(3) {
+        assert!(progress.contains("runs were invalid: given up"), "{progress}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(0), "{progress}");
+    assert!(said.starts_with("inline compared with inline, 6 interleaved pairs"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(said.lines().nth(1).unwrap().ends_with(", decided after 6 pairs"), "{said}");
+    assert!(
+        progress.contains("(asks for 6 pairs)") && progress.contains("x (decided)"),
+        "{progress}"
+    );
 }
 
 #[test]
@@ -45,6 +72,11 @@ fn what_cannot_be_compared_or_searched_is_refused_with_its_cure() {
     check(&["compare", "inline", "stock"], "need inline, inline-task, tonic, peer:NAME");
     check(&["compare", "inline", "tonic", "--max-pairs", "3"], "need at least 8 pairs");
     check(&["compare", "inline", "tonic", "--difference", "0"], "need a percentage above 0");
+    check(&["compare", "inline", "tonic", "--metric", "p98"], "server-cpu, throughput, p50, p99");
+    let rated = ["compare", "inline", "tonic", "--rate", "5k", "--metric", "p99,throughput"];
+    check(&rated, "--metric throughput: with a rate it is an input");
+    let running = ["compare", "inline", "http://127.0.0.1:1", "--metric", "server-cpu"];
+    check(&running, "--metric server-cpu: the CPU time of a server that runs already is not known");
     check(&["compare", "inline", "tonic", "--server-cpus", "9999"], "may use the cores");
     check(&["search", "inline"], "--slo");
     check(&["search", "inline", "--slo", "p99<1s", "--rate", "5"], "is what is searched for");

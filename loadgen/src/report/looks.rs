@@ -1,0 +1,313 @@
+//! When each metric's pairs are looked at, and when that is enough.
+//!
+//! In: pairs of runs, one after the other. Out: which metrics are decided, and how many pairs each asks for. A
+//! metric has its last look when it has the pairs that its own noise asks for; early looks, at numbers
+//! of pairs that are fixed beforehand, find what is plain. No metric waits for a noisier one.
+//!
+//! Looks that end a comparison would make false findings likelier if each were held to the whole error. So
+//! each spends a share of it (Lan and DeMets, "Discrete sequential boundaries for clinical trials", 1983): a
+//! p-value is divided by its look's share, and the least of a metric's quotients is its own p-value. The
+//! shares add up to one, so that is one (Bonferroni): exact for few pairs, whatever the noise. Holm's
+//! procedure over these is as valid after any pair as at the end, because they never rise (Maurer and
+//! Bretz, "Multiple testing in group sequential trials using graphical approaches", 2013): what was found
+//! stays found.
+//!
+//! When the last look comes depends on how large the log ratios are, never on their signs, which are all
+//! that the signed-rank test judges: if A and B are alike, its p-value is as exact as with a number of
+//! pairs that was fixed (Gould and Shih, "Sample size re-estimation without unblinding", 1992).
+
+use super::pairs::{Finding, Pairs, Question, holm};
+
+/// Early looks: at as many pairs as can find anything, then at twice as many each time.
+const EARLY_LOOKS: u32 = 4;
+
+/// What each of them spends. Little, so that the last look needs hardly more pairs for it.
+const EARLY_SHARE: f64 = 0.05;
+
+/// What the last look spends at least: what is left.
+const LAST_SHARE: f64 = 1.0 - EARLY_LOOKS as f64 * EARLY_SHARE;
+
+/// Pairs of all metrics of a comparison, and what was looked at of them.
+#[derive(Clone, Debug)]
+pub struct Looks {
+    question: Question,
+    metrics: Vec<Looked>,
+}
+
+/// One metric's.
+#[derive(Clone, Debug)]
+struct Looked {
+    pairs: Pairs,
+    /// Least p-value of its looks, each divided by its share.
+    p_value: f64,
+    /// Share of the error that no look has spent.
+    left: f64,
+    /// Whether it had all the pairs that it asked for, and its last look.
+    is_over: bool,
+    /// Pairs when it was found, or over.
+    decided_at: Option<usize>,
+}
+
+impl Looks {
+    /// Before the first pair. The question says how many metrics there are.
+    pub fn new(question: Question) -> Self {
+        let pairs = Pairs::default();
+        let fresh = Looked { pairs, p_value: 1.0, left: 1.0, is_over: false, decided_at: None };
+        Looks { question, metrics: vec![fresh; question.metrics] }
+    }
+
+    /// Adds a pair of each metric, A's value and B's, and looks at those whose time it is. All values must be
+    /// above 0.
+    pub fn push(&mut self, values: &[(f64, f64)]) {
+        debug_assert_eq!(values.len(), self.metrics.len(), "a pair of each metric");
+        for (metric, (of_a, of_b)) in self.metrics.iter_mut().zip(values) {
+            metric.pairs.push(*of_a, *of_b);
+            metric.look(&self.question);
+        }
+        let p_values = self.p_values();
+        for (metric, p_value) in self.metrics.iter_mut().zip(p_values) {
+            if metric.is_over || p_value <= self.question.error_max {
+                metric.decided_at.get_or_insert(metric.pairs.len());
+            }
+        }
+    }
+
+    /// Looks once more at what is not decided: there will be no more pairs.
+    pub fn close(&mut self) {
+        let open = self.metrics.iter_mut().filter(|it| it.decided_at.is_none());
+        open.filter(|it| !it.pairs.is_empty()).for_each(|metric| metric.spend(metric.left));
+    }
+
+    /// Pairs of each metric.
+    pub fn len(&self) -> usize {
+        self.metrics.first().map_or(0, |metric| metric.pairs.len())
+    }
+
+    /// Whether there is no pair yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether every metric is decided.
+    pub fn is_decided(&self) -> bool {
+        self.metrics.iter().all(|metric| metric.decided_at.is_some())
+    }
+
+    /// By metric: pairs that it asks for, as large as its log ratios are so far; `None` if it is decided.
+    pub fn needed(&self) -> impl Iterator<Item = Option<usize>> {
+        let needed = |metric: &Looked| self.question.pairs_needed(&metric.pairs, LAST_SHARE);
+        self.metrics.iter().map(move |it| it.decided_at.is_none().then(|| needed(it)))
+    }
+
+    /// By metric: B by A in the last pair.
+    pub fn last(&self) -> impl Iterator<Item = Option<f64>> {
+        self.metrics.iter().map(|metric| metric.pairs.last())
+    }
+
+    /// What each metric's pairs say, all held to the question's error together. There must be a pair.
+    /// `seed`: of the intervals.
+    pub fn findings(&self, seed: u64) -> Vec<Finding> {
+        let finding = |(metric, p_value): (&Looked, f64)| Finding {
+            ratio: metric.pairs.ratio(),
+            interval: metric.pairs.interval(0.95, seed),
+            p_value,
+            differs: p_value <= self.question.error_max,
+            decided_at: metric.decided_at,
+        };
+        self.metrics.iter().zip(self.p_values()).map(finding).collect()
+    }
+
+    fn p_values(&self) -> Vec<f64> {
+        holm(&self.metrics.iter().map(|metric| metric.p_value).collect::<Vec<_>>())
+    }
+}
+
+impl Looked {
+    fn look(&mut self, question: &Question) {
+        if self.is_over {
+            return;
+        }
+        let pairs = self.pairs.len();
+        let first = question.pairs_min(EARLY_SHARE);
+        if pairs >= question.pairs_needed(&self.pairs, LAST_SHARE) {
+            self.is_over = true;
+            self.spend(self.left);
+        } else if (0..EARLY_LOOKS).any(|look| pairs == first << look) {
+            self.spend(EARLY_SHARE);
+        }
+    }
+
+    fn spend(&mut self, share: f64) {
+        self.left -= share;
+        self.p_value = self.p_value.min(self.pairs.p_value() / share);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_core::{Rng, SeedableRng};
+    use rand_pcg::Pcg64Mcg;
+
+    use super::*;
+
+    const QUESTION: Question =
+        Question { difference: 0.05, error_max: 0.05, power: 0.9, metrics: 1 };
+
+    /// Compares made up for a test of rates; more tell more and take longer.
+    const COMPARES: u64 = 400;
+
+    /// Noise of one kind of machine: the spread of each metric's log ratios, which share a part of it.
+    struct Noise {
+        spreads: &'static [f64],
+        /// Now and then a pair is off by four times as much.
+        has_outliers: bool,
+    }
+
+    const QUIET: Noise = Noise { spreads: &[0.04], has_outliers: false };
+    const LOUD: Noise = Noise { spreads: &[0.12], has_outliers: false };
+    const WILD: Noise = Noise { spreads: &[0.04; 4], has_outliers: true };
+    const MIXED: Noise = Noise { spreads: &[0.03, 0.02, 0.04, 0.15], has_outliers: false };
+
+    /// A compare of at most `max` pairs that differ by `shift` in every metric.
+    fn compare(noise: &Noise, shift: f64, max: usize, seed: u64) -> Looks {
+        let mut random = Pcg64Mcg::seed_from_u64(seed);
+        let mut uniform = move || (random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        let mut normal = move || {
+            let size = (-2.0 * (1.0 - uniform()).ln()).sqrt();
+            (size * (std::f64::consts::TAU * uniform()).cos(), uniform() < 0.1)
+        };
+        let mut looks = Looks::new(Question { metrics: noise.spreads.len(), ..QUESTION });
+        while !looks.is_decided() && looks.len() < max {
+            let (common, _) = normal();
+            let mut pair = |spread: &f64| {
+                let (own, is_off) = normal();
+                let times = if is_off && noise.has_outliers { 4.0 } else { 1.0 };
+                (1.0, (shift + times * spread * (0.6 * common + 0.8 * own)).exp())
+            };
+            looks.push(&noise.spreads.iter().map(&mut pair).collect::<Vec<_>>());
+        }
+        looks.close();
+        looks
+    }
+
+    fn differs(looks: &Looks) -> Vec<bool> {
+        looks.p_values().into_iter().map(|it| it <= looks.question.error_max).collect()
+    }
+
+    /// How often `is_so` holds, of [`COMPARES`].
+    fn share(is_so: impl Fn(u64) -> bool) -> f64 {
+        (0..COMPARES).filter(|seed| is_so(*seed)).count() as f64 / COMPARES as f64
+    }
+
+    /// Three standard errors of a share that is really this.
+    fn three_errors(share: f64) -> f64 {
+        3.0 * (share * (1.0 - share) / COMPARES as f64).sqrt()
+    }
+
+    #[test]
+    fn what_is_alike_is_told_apart_no_oftener_than_was_allowed() {
+        for (name, noise) in [("quiet", QUIET), ("loud", LOUD), ("wild", WILD), ("mixed", MIXED)] {
+            for max in [200, 25] {
+                let wrong = share(|seed| differs(&compare(&noise, 0.0, max, seed)).contains(&true));
+                let allowed = QUESTION.error_max;
+                assert!(wrong <= allowed + three_errors(allowed), "{name}, {max}: {wrong}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_difference_asked_for_is_found_in_the_pairs_asked_for_as_often_as_promised() {
+        for (name, noise) in [("quiet", QUIET), ("loud", LOUD), ("wild", WILD), ("mixed", MIXED)] {
+            let found = share(|seed| {
+                let looks = compare(&noise, 0.05_f64.ln_1p(), 1_000, seed);
+                assert!(looks.is_decided(), "{name}, {seed}");
+                differs(&looks)[0]
+            });
+            let promised = QUESTION.power;
+            assert!(found >= promised - three_errors(promised), "{name}: {found}");
+        }
+    }
+
+    #[test]
+    fn five_percent_in_noise_of_four_take_few_pairs() {
+        let pairs: usize =
+            (0..COMPARES).map(|seed| compare(&QUIET, 0.05_f64.ln_1p(), 1_000, seed).len()).sum();
+        assert!(pairs < 20 * 400, "{pairs} in all");
+    }
+
+    /// Pairs whose log ratios are `shift` plus and minus `noise`, each a little larger than the one before.
+    fn push(looks: &mut Looks, pairs: usize, metrics: &[(f64, f64)]) {
+        for _ in 0..pairs {
+            let sign = if looks.len().is_multiple_of(2) { 1.0 } else { -1.0 };
+            let size = sign * (1.0 + looks.len() as f64 / 10_000.0);
+            let pair = |(shift, noise): &(f64, f64)| (1.0, (shift + size * noise).exp());
+            looks.push(&metrics.iter().map(pair).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn each_metric_is_decided_by_its_own_noise() {
+        let mut looks = Looks::new(Question { metrics: 2, ..QUESTION });
+        push(&mut looks, 20, &[(0.0, 0.03), (0.0, 0.2)]);
+        let needed: Vec<_> = looks.needed().collect();
+        let [None, Some(loud)] = needed[..] else { panic!("{needed:?}") };
+        assert!(loud > 200, "{loud}");
+        assert!(!looks.is_decided());
+        let findings = looks.findings(1);
+        assert!(findings[0].decided_at.is_some_and(|pairs| pairs < 20), "{findings:?}");
+        assert_eq!(findings[1].decided_at, None);
+        assert!(!findings[0].differs && !findings[1].differs);
+    }
+
+    #[test]
+    fn what_is_plain_is_found_early_however_loud() {
+        let mut looks = Looks::new(QUESTION);
+        push(&mut looks, 9, &[(0.7, 0.2)]);
+        assert!(looks.needed().next().unwrap().unwrap() > 1_000);
+        assert!(!looks.is_decided());
+        push(&mut looks, 1, &[(0.7, 0.2)]);
+        let finding = looks.findings(1)[0];
+        assert_eq!((finding.differs, finding.decided_at), (true, Some(10)), "{finding:?}");
+    }
+
+    #[test]
+    fn what_was_found_stays_found_and_a_look_more_costs_nothing_already_known() {
+        let mut looks = Looks::new(Question { metrics: 2, ..QUESTION });
+        push(&mut looks, 11, &[(0.7, 0.2), (0.0, 0.2)]);
+        assert!(looks.findings(1)[0].differs);
+        push(&mut looks, 30, &[(-0.7, 0.2), (0.0, 0.2)]);
+        assert!(looks.findings(1)[0].differs);
+        looks.close();
+        assert!(looks.findings(1)[0].differs && !looks.findings(1)[1].differs);
+    }
+
+    #[test]
+    fn at_the_bound_all_that_no_look_has_spent_is_spent() {
+        let mut looks = Looks::new(QUESTION);
+        push(&mut looks, 8, &[(0.3, 0.2)]);
+        assert_eq!(differs(&looks), [false], "no look yet");
+        looks.close();
+        assert_eq!(differs(&looks), [true], "eight of eight");
+        assert!(!looks.is_decided());
+        Looks::new(QUESTION).close();
+    }
+
+    #[test]
+    fn the_shares_of_all_looks_add_up_to_one() {
+        let mut looks = Looks::new(QUESTION);
+        let mut before = 1.0;
+        let mut spent = Vec::new();
+        for _ in 0..100 {
+            push(&mut looks, 1, &[(0.0, 0.3)]);
+            let left = looks.metrics[0].left;
+            if left < before {
+                spent.push(looks.len());
+            }
+            before = left;
+        }
+        assert_eq!(spent, [10, 20, 40, 80]);
+        assert!((before - LAST_SHARE).abs() < 1e-9);
+        looks.close();
+        assert!(looks.metrics[0].left.abs() < 1e-9);
+    }
+}
