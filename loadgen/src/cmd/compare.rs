@@ -13,6 +13,7 @@ use clap::Args;
 
 use super::Exit;
 use super::headroom::{self, null_throughput};
+use super::interrupt::interrupted;
 use super::records::Records;
 use super::servers::{ServerName, Supply, WhereArgs, cores};
 use super::trial::{Trial, Tried};
@@ -128,7 +129,13 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         metrics,
         invalid: 0,
     };
-    let ended = comparing.all_pairs().await?;
+    let ended = tokio::select! {
+        ended = comparing.all_pairs() => ended?,
+        () = interrupted() => {
+            tell!("compare: interrupted; the verdict is of the pairs until then");
+            Exit::Failed
+        }
+    };
     comparing.looks.close();
     let verdicts = comparing.verdicts();
     io::stdout().write_all(verdicts.to_string().as_bytes()).context("cannot write to stdout")?;

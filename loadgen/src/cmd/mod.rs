@@ -2,6 +2,7 @@
 
 mod compare;
 mod headroom;
+mod interrupt;
 mod merge;
 mod output;
 mod records;

@@ -38,11 +38,14 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
-fn cure(kind: io::ErrorKind) -> &'static str {
+pub(super) fn cure(kind: io::ErrorKind) -> &'static str {
     match kind {
         io::ErrorKind::NotFound => "make its folder first, or pass another path",
         io::ErrorKind::PermissionDenied => "pass a path that you may write",
         io::ErrorKind::StorageFull => "make room, or pass a path on another disk",
+        io::ErrorKind::FileTooLarge => {
+            "raise the limit (ulimit -f), or pass a path on another disk"
+        }
         io::ErrorKind::IsADirectory => "pass the path of a file",
         io::ErrorKind::ReadOnlyFilesystem => "pass a path on a disk that can be written",
         _ => "pass another path",

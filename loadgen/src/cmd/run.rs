@@ -11,7 +11,7 @@ use bidi_echo::config::{Config, LISTEN, Transport};
 use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
-use super::Exit;
+use super::{Exit, output};
 use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::disturbance::Disturbances;
 use crate::harness::probe::{self, Peer, ProbeError};
@@ -534,8 +534,10 @@ fn show(record: &RunRecord, args: &RunArgs) -> anyhow::Result<()> {
     }
     // Each is tried, whatever became of the other: the run is not to be had again.
     let written = file(args).map_or(Ok(()), |path| {
-        record::write(record, path)
-            .with_context(|| format!("cannot write the record to {}", path.display()))
+        record::write(record, path).map_err(|error| {
+            let (path, cure) = (path.display(), output::cure(error.kind()));
+            anyhow::anyhow!("cannot write the record to {path}: {error}; {cure}")
+        })
     });
     stdout.write_all(table.as_bytes()).context("cannot write to stdout")?;
     written

@@ -13,9 +13,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use self::knee::{Ask, HowArgs, Judged, Row, Searched, TRIALS_MAX, find};
+use self::knee::{Ask, Ended, HowArgs, Judged, Row, Searched, TRIALS_MAX, find};
 use self::steps::Found;
 use super::Exit;
+use super::interrupt::interrupted;
 use super::records::Records;
 use super::servers::{ServerName, WhereArgs, cores};
 use crate::harness::provenance;
@@ -63,7 +64,7 @@ async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
         loadgen_cpus,
         records: Records::new(args.places.out.as_deref())?,
     };
-    show(args, &find(&ask).await?)
+    show(args, &find(&ask, interrupted()).await?)
 }
 
 fn check(args: &SearchArgs) -> Result<(), UsageError> {
@@ -138,12 +139,14 @@ fn result(server: &str, slo: &Slo, how: &HowArgs, searched: &Searched) -> (Strin
         let why = searched.why_invalid(|row| row.longer);
         parts.push(format!("not confirmed: {why}"));
     }
-    if searched.out_of_trials {
-        let cure = "pass a larger --width or a longer --duration";
-        parts.push(format!("no nearer after {TRIALS_MAX} trials: {cure}"));
+    let cure = "pass a larger --width or a longer --duration";
+    match searched.ended {
+        Ended::Known => {}
+        Ended::OutOfTrials => parts.push(format!("no nearer after {TRIALS_MAX} trials: {cure}")),
+        Ended::Interrupted => parts.push("interrupted".to_owned()),
     }
     let exit = match (lower, upper) {
-        _ if searched.out_of_trials => Exit::Failed,
+        _ if searched.ended != Ended::Known => Exit::Failed,
         _ if unjudged.is_some() => Exit::Invalid,
         (None, None) => Exit::Invalid,
         (None, Some(_)) => Exit::GoalMissed,

@@ -17,11 +17,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use self::plan::{Plan, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
 use super::headroom::{closed, null_throughput};
+use super::interrupt::interrupted;
 use super::search::steps::Found;
 use super::trial::{Trial, Tried};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
@@ -115,8 +115,9 @@ impl Suite {
         }
         let exit = if all { results.exit() } else { Exit::Failed };
         let report = self.comparison(results, all).to_string();
-        self.write("REPORT.md", &report)?;
+        // Shown first: a folder that takes no more does not hide what hours have measured.
         io::stdout().write_all(report.as_bytes()).context("cannot write to stdout")?;
+        self.write("REPORT.md", &report)?;
         tell!("suite: records and REPORT.md are in {}", self.out.display());
         Ok(exit)
     }
@@ -178,7 +179,12 @@ impl Suite {
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let path = self.out.join(name);
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        record::replace_bytes(text.as_bytes(), &path).with_context(|| {
+            format!(
+                "cannot write {}; make room, and --resume goes on with the records that are there",
+                path.display()
+            )
+        })
     }
 
     fn host(&self) -> String {
@@ -528,17 +534,4 @@ fn load(scenario: &SuiteScenario) -> String {
         format!("{streams} streams on {connections} connections")
     };
     format!("{streams}{idle}, {in_flight}, {payload}{rate}")
-}
-
-/// Ctrl-C or a polite request to end; the children are killed as their guards are dropped.
-async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }

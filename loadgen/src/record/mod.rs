@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use self::gates::{Gate, GateName, Verdict, gates, machine_gates};
 pub use self::hdr::{Damaged, Hdr, Step, WrittenHdr, is_supported};
 pub use self::hlog::{Hlog, HlogError, Interval, SECONDS_TAG};
-pub use self::store::{check_writable, read, write, write_bytes};
+pub use self::store::{check_writable, read, replace_bytes, write, write_bytes};
 pub use self::timing::Timing;
 use crate::scenario::Scenario;
 use crate::units::Nanos;

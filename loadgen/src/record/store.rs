@@ -38,16 +38,29 @@ pub fn write_bytes(bytes: &[u8], path: &Path) -> io::Result<()> {
     if is_device(path) {
         return fs::OpenOptions::new().write(true).open(path)?.write_all(bytes);
     }
+    if !is_under_results(path) {
+        return replace_bytes(bytes, path);
+    }
+    let whole = whole_file_beside(bytes, path)?;
+    whole.persist_noclobber(path).map_err(|error| without_path(error.error))?;
+    Ok(())
+}
+
+/// Writes `bytes` to `path`, whole or not at all, over what is there: for what is drawn anew from records.
+///
+/// Err: why not, without the path.
+pub fn replace_bytes(bytes: &[u8], path: &Path) -> io::Result<()> {
+    let whole = whole_file_beside(bytes, path)?;
+    whole.persist(path).map_err(|error| without_path(error.error))?;
+    Ok(())
+}
+
+fn whole_file_beside(bytes: &[u8], path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let mut file = new_file_beside(path)?;
     file.write_all(bytes).map_err(without_path)?;
     set_usual_permissions(file.as_file())?;
     file.as_file().sync_all()?;
-    if is_under_results(path) {
-        file.persist_noclobber(path).map_err(|error| without_path(error.error))?;
-    } else {
-        file.persist(path).map_err(|error| without_path(error.error))?;
-    }
-    Ok(())
+    Ok(file)
 }
 
 fn new_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
@@ -139,6 +152,18 @@ mod tests {
         write_bytes(b"new", &path).unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a trace was left");
+    }
+
+    #[test]
+    fn what_is_drawn_anew_replaces_even_under_results_and_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = folder.path().join("results");
+        fs::create_dir(&results).unwrap();
+        let path = results.join("REPORT.md");
+        replace_bytes(b"old and long", &path).unwrap();
+        replace_bytes(b"new", &path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::read_dir(&results).unwrap().count(), 1, "a trace was left");
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod misbehaving;
 mod readme;
 mod record;
 mod report;
+mod robustness;
 mod suite;
 mod support;
 mod usage;

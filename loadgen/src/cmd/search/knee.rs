@@ -86,13 +86,23 @@ pub(in crate::cmd) struct Ask {
     pub(in crate::cmd) records: Records,
 }
 
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cmd) enum Ended {
+    /// All is known that can be.
+    Known,
+    /// There were [`TRIALS_MAX`] trials.
+    OutOfTrials,
+    /// Somebody asked for it.
+    Interrupted,
+}
+
 /// What a search found, and by which trials.
 #[derive(Debug)]
 pub(in crate::cmd) struct Searched {
     pub(in crate::cmd) found: Found,
     pub(super) trials: Vec<Row>,
-    /// Whether it ended because there were too many trials, not because all is known.
-    pub(super) out_of_trials: bool,
+    pub(super) ended: Ended,
 }
 
 impl Searched {
@@ -107,15 +117,17 @@ impl Searched {
     }
 }
 
-/// Searches.
-pub(in crate::cmd) async fn find(ask: &Ask) -> anyhow::Result<Searched> {
+/// Searches until all is known or `stop` is ready; then what is known by then is given.
+pub(in crate::cmd) async fn find(
+    ask: &Ask,
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Searched> {
     let Ask { load, how, server_cpus, loadgen_cpus, .. } = ask;
     let open = LoadArgs { rate: Some(how.max_rate), ..load.clone() };
     let null_throughput =
         null_throughput(headroom::closed(&open), server_cpus, loadgen_cpus).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
-    let mut searching =
-        Searching { ask, null_throughput, trials: Vec::new(), out_of_trials: false };
+    let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
     let begin = match how.min_rate {
         Some(rate) => rate.0,
         None => BEGIN_SHARE * searching.closed_loop().await?,
@@ -128,9 +140,12 @@ pub(in crate::cmd) async fn find(ask: &Ask) -> anyhow::Result<Searched> {
         confirmations: how.confirmations,
         exceed_ratio: how.exceed_ratio / 100.0,
     };
-    let found = searching.steps(Steps::new(bounds)).await?;
-    let Searching { trials, out_of_trials, .. } = searching;
-    Ok(Searched { found, trials, out_of_trials })
+    let mut steps = Steps::new(bounds);
+    let ended = tokio::select! {
+        ended = searching.steps(&mut steps) => ended?,
+        () = stop => Ended::Interrupted,
+    };
+    Ok(Searched { found: steps.found(), trials: searching.trials, ended })
 }
 
 /// How a trial ended.
@@ -162,16 +177,15 @@ struct Searching<'a> {
     ask: &'a Ask,
     null_throughput: MessagesPerSecond,
     trials: Vec<Row>,
-    out_of_trials: bool,
 }
 
 impl Searching<'_> {
-    async fn steps(&mut self, mut steps: Steps) -> anyhow::Result<Found> {
+    async fn steps(&mut self, steps: &mut Steps) -> anyhow::Result<Ended> {
         while self.trials.len() < TRIALS_MAX {
             let (rate, longer) = match steps.next() {
                 Step::Try(rate) => (rate, false),
                 Step::Confirm(rate) => (rate, true),
-                Step::Done(found) => return Ok(found),
+                Step::Done => return Ok(Ended::Known),
             };
             match self.judge(rate, longer).await? {
                 None if longer => steps.cannot_confirm(),
@@ -180,8 +194,7 @@ impl Searching<'_> {
                 Some(kept) => steps.tried(rate, kept),
             }
         }
-        self.out_of_trials = true;
-        Ok(steps.found())
+        Ok(Ended::OutOfTrials)
     }
 
     /// Whether the goals are kept at this rate; `None` if no trial there was valid.

@@ -43,8 +43,8 @@ pub(super) enum Step {
     Try(f64),
     /// A longer one.
     Confirm(f64),
-    /// All is known.
-    Done(Found),
+    /// All is known that can be: [`Steps::found`].
+    Done,
 }
 
 /// What a search ends with.
@@ -117,7 +117,7 @@ impl Steps {
                 (None, Some(lower)) if self.confirmed < confirmations && self.unconfirmed < 2 => {
                     Step::Confirm(lower)
                 }
-                (None, _) => Step::Done(self.found()),
+                (None, _) => Step::Done,
             },
         }
     }
@@ -231,7 +231,7 @@ mod tests {
                 Step::Confirm(load) if load >= ceiling => steps.cannot_confirm(),
                 Step::Try(load) => steps.tried(load, load <= knee),
                 Step::Confirm(load) => steps.confirmed(load <= knee),
-                Step::Done(found) => return (found, trials),
+                Step::Done => return (steps.found(), trials),
             }
         }
         panic!("it does not end");
@@ -283,7 +283,7 @@ mod tests {
         assert_eq!(steps.next(), Step::Confirm(1_000.0 / 1.02));
         (0..3).for_each(|_| steps.confirmed(true));
         let found = Found { lower: Some(1_000.0 / 1.02), upper: Some(1_000.0), ..NOTHING };
-        assert_eq!(steps.next(), Step::Done(found));
+        assert_eq!((steps.next(), steps.found()), (Step::Done, found));
     }
 
     /// Searches where loads up to `knee` keep the goal; `is_valid` tells by the number of the try and its
@@ -296,7 +296,7 @@ mod tests {
                 Step::Confirm(load) if !is_valid(tries, load) => steps.cannot_confirm(),
                 Step::Try(load) => steps.tried(load, load <= knee),
                 Step::Confirm(load) => steps.confirmed(load <= knee),
-                Step::Done(found) => return (found, tries),
+                Step::Done => return (steps.found(), tries),
             }
         }
         panic!("it does not end");
@@ -354,7 +354,7 @@ mod tests {
         assert_eq!(steps.next(), Step::Confirm(1_000.0), "a second chance");
         steps.cannot_confirm();
         let found = Found { lower: Some(1_000.0), confirmed: false, ..NOTHING };
-        assert_eq!(steps.next(), Step::Done(found));
+        assert_eq!((steps.next(), steps.found()), (Step::Done, found));
     }
 
     #[test]
@@ -366,6 +366,6 @@ mod tests {
         assert_eq!(steps.next(), Step::Confirm(1_000.0 / 1.02));
         (0..2).for_each(|_| steps.cannot_confirm());
         let found = Found { lower: Some(500.0), upper: Some(1_000.0), confirmed: false, ..NOTHING };
-        assert_eq!(steps.next(), Step::Done(found));
+        assert_eq!((steps.next(), steps.found()), (Step::Done, found));
     }
 }

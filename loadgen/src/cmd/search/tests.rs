@@ -16,14 +16,14 @@ fn row(rate: f64, longer: bool, judged: Judged) -> Row {
     Row { rate, longer, judged, achieved: MessagesPerSecond(rate), p50: time, p99: time }
 }
 
-fn said(found: Found, out_of_trials: bool) -> (String, Exit) {
+fn said(found: Found, ended: Ended) -> (String, Exit) {
     let trials = vec![
         row(1_000.0, false, Judged::Kept),
         row(2_000.0, false, Judged::Invalid("time that the host took: 9 %".to_owned())),
         row(1_000.0, true, Judged::Invalid("a quota: 3 %".to_owned())),
         row(4_000.0, false, Judged::Missed("p99 7 ms".to_owned())),
     ];
-    let searched = Searched { found, trials, out_of_trials };
+    let searched = Searched { found, trials, ended };
     let how = Flags::parse_from(["search", "--max-rate", "5k"]).how;
     result("inline", &"p99<5ms".parse().unwrap(), &how, &searched)
 }
@@ -33,14 +33,14 @@ const FOUND: Found =
 
 #[test]
 fn what_is_known_ends_well() {
-    let (line, exit) = said(FOUND, false);
+    let (line, exit) = said(FOUND, Ended::Known);
     let expected = "inline keeps p99<5 ms up to 1000 messages/s (relevant lower bound, 3 \
                     confirmation trials), and misses it at 1010 messages/s; goal width 2 %";
     assert_eq!((line.as_str(), exit), (expected, Exit::Done));
-    let (line, exit) = said(Found { lower: Some(5_000.0), upper: None, ..FOUND }, false);
+    let (line, exit) = said(Found { lower: Some(5_000.0), upper: None, ..FOUND }, Ended::Known);
     assert!(line.ends_with("at 5000 messages/s, the highest that was to be tried"), "{line}");
     assert_eq!(exit, Exit::Done);
-    let (line, exit) = said(Found { lower: None, confirmed: false, ..FOUND }, false);
+    let (line, exit) = said(Found { lower: None, confirmed: false, ..FOUND }, Ended::Known);
     assert_eq!(line, "inline misses p99<5 ms even at 1010 messages/s");
     assert_eq!(exit, Exit::GoalMissed);
 }
@@ -49,7 +49,7 @@ fn what_is_known_ends_well() {
 fn what_could_not_be_judged_is_told_with_its_gate_and_is_no_miss() {
     let at_2000 = "at 2000 messages/s it could not be judged: time that the host took: 9 %";
     let check = |found: Found, expected: &str| {
-        let (line, exit) = said(Found { unjudged: Some(2_000.0), ..found }, false);
+        let (line, exit) = said(Found { unjudged: Some(2_000.0), ..found }, Ended::Known);
         assert_eq!(line, format!("{expected}; {at_2000}"));
         assert_eq!(exit, Exit::Invalid);
     };
@@ -65,10 +65,10 @@ fn what_could_not_be_judged_is_told_with_its_gate_and_is_no_miss() {
 
 #[test]
 fn a_bound_without_confirmation_says_why_and_a_search_cut_short_does_too() {
-    let (line, exit) = said(Found { confirmed: false, ..FOUND }, false);
+    let (line, exit) = said(Found { confirmed: false, ..FOUND }, Ended::Known);
     assert!(line.ends_with("; not confirmed: a quota: 3 %"), "{line}");
     assert_eq!(exit, Exit::Invalid);
-    let (line, exit) = said(FOUND, true);
+    let (line, exit) = said(FOUND, Ended::OutOfTrials);
     assert!(line.contains("no nearer after 100 trials: pass a larger --width"), "{line}");
     assert_eq!(exit, Exit::Failed);
 }

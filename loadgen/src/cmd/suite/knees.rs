@@ -79,7 +79,9 @@ impl Suite {
                     continue;
                 }
                 tell!("suite: searching for the knee of {name}");
-                let knee = match find(&self.ask(scenario, server, command)?).await {
+                let knee = match find(&self.ask(scenario, server, command)?, std::future::pending())
+                    .await
+                {
                     Ok(searched) => searched.found,
                     Err(error) => {
                         tell!("suite: {name} has no knee: {error:#}");

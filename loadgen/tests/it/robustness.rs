@@ -1,0 +1,159 @@
+//! What becomes of a verb's work when it is interrupted, or when the place for it takes no more: a clear line,
+//! nothing lost that could be kept, nothing overwritten. `report` and `merge` have theirs in `report`.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use rstest::rstest;
+use rustix::process::Signal;
+
+use crate::support::{Running, loadgen, quiet, two_cpus};
+
+const QUICK: [&str; 6] = ["--warmup", "100ms", "--duration", "200ms", "--streams", "4"];
+
+const SUITE: &str = r#"
+[suite]
+repetitions = 1
+warmup = "100ms"
+duration = "200ms"
+server_cpus = [SERVER]
+loadgen_cpus = [GENERATOR]
+baseline = "only"
+
+[[scenario]]
+name = "tiny"
+connections = 1
+streams = 4
+in_flight = 1
+payload = "16B"
+figure = "messages"
+
+[[server]]
+name = "only"
+transport = "inline"
+"#;
+
+/// The command line of a verb that makes a folder of records, `--out` last; `None` on a single core.
+fn verb(name: &str, folder: &Path) -> Option<Vec<String>> {
+    let [server, generator] = two_cpus()?;
+    let suite = SUITE.replace("SERVER", &server.to_string());
+    let file = folder.join("tiny.toml");
+    std::fs::write(&file, suite.replace("GENERATOR", &generator.to_string())).unwrap();
+    let specific = match name {
+        "suite" => vec!["suite", typed(&file)],
+        "compare" => [&["compare", "inline", "inline", "--difference", "0.1"][..], &QUICK].concat(),
+        "search" => {
+            [&["search", "inline", "--slo", "p50<10s", "--min-rate", "500"][..], &QUICK].concat()
+        }
+        other => panic!("no verb {other}"),
+    };
+    Some([&specific[..], &["--out"]].concat().into_iter().map(str::to_owned).collect())
+}
+
+fn typed(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn with_out<'a>(verb: &'a [String], out: &'a Path) -> Vec<&'a str> {
+    verb.iter().map(String::as_str).chain([typed(out)]).collect()
+}
+
+/// The last line on stderr of a program that ended with this exit code.
+fn complaint(output: &Output, exit: i32) -> String {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(exit), "{said}");
+    said.lines().next_back().unwrap().to_owned()
+}
+
+/// loadgen where no file may grow beyond 4 KiB or 8, whatever unit the shell has; the signal is ignored, since a
+/// shell that leaves it as it is says itself that it killed.
+fn limited(args: &[&str]) -> Output {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 8; exec \"$0\" \"$@\""]);
+    limited.arg(env!("CARGO_BIN_EXE_loadgen")).args(args);
+    limited.env("XDG_CACHE_HOME", env!("CARGO_TARGET_TMPDIR")).output().unwrap()
+}
+
+#[rstest]
+fn a_folder_that_is_there_or_cannot_be_made_is_refused_and_left_alone(
+    #[values("suite", "compare", "search")] name: &str,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(verb) = verb(name, folder.path()) else { return };
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(out.join("a.1.json"), "old").unwrap();
+    let line = complaint(&loadgen(&with_out(&verb, &out)), 2);
+    assert!(line.contains("--out") && line.contains(typed(&out)), "{line}");
+    assert_eq!(std::fs::read(out.join("a.1.json")).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1, "a trace was left");
+    // Even the superuser cannot make a folder below a file.
+    let below = folder.path().join("tiny.toml/out");
+    let line = complaint(&loadgen(&with_out(&verb, &below)), 2);
+    assert!(line.contains("--out") && line.contains(typed(&below)), "{line}");
+}
+
+#[rstest]
+fn a_disk_that_takes_no_record_is_told_and_leaves_no_half_of_one(
+    #[values("suite", "compare", "search")] name: &str,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(verb) = verb(name, folder.path()) else { return };
+    let _quiet = quiet();
+    let out = folder.path().join("out");
+    let output = limited(&with_out(&verb, &out));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write the record to"), "{said}");
+    assert!(said.contains("file too large; raise the limit (ulimit -f)"), "{said}");
+    let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
+    let records: Vec<_> =
+        names.filter(|name| !typed(name.as_ref()).ends_with(['t', 'l', 'd'])).collect();
+    assert!(records.is_empty(), "{records:?}");
+}
+
+#[test]
+fn a_run_whose_record_cannot_be_written_shows_its_figures_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |output: &Output, parts: [&str; 2]| {
+        let line = complaint(output, 1);
+        assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains(" sent"), "{output:?}");
+    };
+    let run = [&["run"][..], &QUICK, &["--json"]].concat();
+    let full = loadgen(&[&run[..], &["/dev/full"]].concat());
+    check(&full, ["cannot write the record to /dev/full: ", "make room"]);
+    let path = folder.path().join("run.json");
+    std::fs::write(&path, "old").unwrap();
+    check(&limited(&[&run[..], &[typed(&path)]].concat()), [typed(&path), "file too large"]);
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "a trace was left");
+}
+
+#[rstest]
+#[case("compare", "compare: ", "the verdict is of the pairs until then")]
+#[case("search", "search: ", "interrupted")]
+fn what_is_interrupted_tells_what_it_knows_by_then(
+    #[case] name: &str,
+    #[case] beginning: &str,
+    #[case] expected: &str,
+    #[values(Signal::INT, Signal::TERM)] signal: Signal,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(verb) = verb(name, folder.path()) else { return };
+    let _quiet = quiet();
+    let out = folder.path().join("out");
+    let mut running = Running::start(&with_out(&verb, &out));
+    // What null echo carries is told first, and then the first run.
+    running.wait_for(beginning);
+    running.wait_for(beginning);
+    running.signal(signal);
+    let output = running.finish();
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(expected), "{said}");
+    let is_half = |name: &str| !name.ends_with(".json");
+    let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
+    let half = names.filter(|name| is_half(typed(name.as_ref()))).count();
+    assert_eq!(half, 0, "half a record was left");
+}
