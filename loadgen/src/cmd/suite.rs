@@ -1,6 +1,7 @@
 //! `loadgen suite`: scenarios x servers, interleaved, each run a process of its own, and a report.
 //!
-//! In: a suite file. Out: a new folder with the file, the machine, one record per run, REPORT.md.
+//! In: a suite file. Out: a new folder with the file, the machine, one record per run, and
+//! REPORT.md with all of it, SUMMARY.md and figures.svg for a README.
 //! Measures nothing itself: a run is `loadgen run` on cores of its own against a server that was
 //! started for it, so that no run inherits anything from another.
 
@@ -114,11 +115,17 @@ impl Suite {
             tell!("suite: interrupted; the report holds the runs until then, and --resume goes on");
         }
         let exit = if all { results.exit() } else { Exit::Failed };
-        let report = self.comparison(results, all).to_string();
+        let comparison = self.comparison(results, all);
+        let report = comparison.to_string();
         // Shown first: a folder that takes no more does not hide what hours have measured.
         io::stdout().write_all(report.as_bytes()).context("cannot write to stdout")?;
         self.write("REPORT.md", &report)?;
-        tell!("suite: records and REPORT.md are in {}", self.out.display());
+        self.write("SUMMARY.md", &comparison.summary())?;
+        self.write("figures.svg", &comparison.picture())?;
+        tell!(
+            "suite: records, REPORT.md, SUMMARY.md and figures.svg are in {}",
+            self.out.display()
+        );
         Ok(exit)
     }
 
@@ -298,17 +305,21 @@ impl Suite {
     }
 
     fn outcome(&self, run: Run, tried: Tried, results: &mut Results) -> Outcome {
-        let record = match tried {
-            Tried::Valid(record) => record,
+        let (record, bound) = match tried {
+            Tried::Valid(record) => (record, None),
+            Tried::Invalid(record, why) if record.is_bound() => (record, Some(why)),
             Tried::Invalid(_, why) => return Outcome::Invalid(why),
             Tried::Failed(_, why) => return Outcome::Failed(why),
         };
         let figures = Figures::of(&record, self.plan.scenarios[run.scenario].figure);
         results.products[run.server] = record.provenance.server.product;
-        figures.map_or_else(
-            || Outcome::Failed("the server used no CPU time that could be read".to_owned()),
-            Outcome::Counted,
-        )
+        match (figures, bound) {
+            (None, _) => {
+                Outcome::Failed("the server used no CPU time that could be read".to_owned())
+            }
+            (Some(figures), None) => Outcome::Counted(figures),
+            (Some(figures), Some(why)) => Outcome::Bound(figures, why),
+        }
     }
 
     /// Those of `loadgen run`.
@@ -498,7 +509,7 @@ impl Results {
             return Exit::Failed;
         }
         let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);
-        let is_invalid = runs.any(|run| matches!(run, Outcome::Invalid(_)));
+        let is_invalid = runs.any(|run| matches!(run, Outcome::Invalid(_) | Outcome::Bound(..)));
         if is_invalid { Exit::Invalid } else { Exit::Done }
     }
 }
@@ -507,6 +518,10 @@ fn in_short(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Counted(figures) => {
             format!("{} messages/s, p50 {}", Count(figures.messages_per_s), figures.p50)
+        }
+        Outcome::Bound(figures, reason) => {
+            let rate = Count(figures.messages_per_s);
+            format!("at least {rate} messages/s, p50 at most {}: {reason}", figures.p50)
         }
         Outcome::Failed(reason) => format!("failed: {reason}"),
         Outcome::Invalid(reason) => format!("invalid: {reason}"),

@@ -22,6 +22,24 @@ pub enum Figure {
     Bytes,
 }
 
+impl Figure {
+    /// In words.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Figure::Messages => "messages per server CPU-second",
+            Figure::Bytes => "bytes per server CPU-second",
+        }
+    }
+
+    /// Behind its numbers.
+    pub(super) fn unit(self) -> &'static str {
+        match self {
+            Figure::Messages => "",
+            Figure::Bytes => "B",
+        }
+    }
+}
+
 /// What a suite gave.
 #[derive(Clone, Debug)]
 pub struct Comparison {
@@ -68,6 +86,9 @@ pub struct Contender {
 pub enum Outcome {
     /// All well: its figures count.
     Counted(Figures),
+    /// Loadgen, or the round trip, was the limit, and why that is known: CPU times count, the rest are
+    /// bounds ([`RunRecord::is_bound`]).
+    Bound(Figures, String),
     /// Something was lost, wrong or failed.
     Failed(String),
     /// A gate failed: the figures may be loadgen's.
@@ -170,11 +191,38 @@ impl Contender {
         self.runs.iter().filter_map(Outcome::figures)
     }
 
-    fn spread(&self, of: impl Fn(&Figures) -> f64) -> Option<Spread> {
+    pub(super) fn spread(&self, of: impl Fn(&Figures) -> f64) -> Option<Spread> {
         Spread::of(self.counted().map(of))
     }
 
-    fn ratio(&self, baseline: Option<&Contender>, of: fn(&Figures) -> f64) -> Option<Spread> {
+    pub(super) fn per_cpu(&self) -> Option<Spread> {
+        self.spread(|run| run.per_server_cpu_s)
+    }
+
+    pub(super) fn p99(&self) -> Option<Spread> {
+        Spread::of(self.counted().filter_map(|run| Some(run.p99?.0 as f64)))
+    }
+
+    /// Why some runs say no more than bounds, and how many.
+    fn bound(&self) -> Option<(usize, &str)> {
+        let mut reasons = self.runs.iter().filter_map(|run| match run {
+            Outcome::Bound(_, why) => Some(why.as_str()),
+            _ => None,
+        });
+        let first = reasons.next()?;
+        Some((1 + reasons.count(), first))
+    }
+
+    /// The mark of its figures.
+    pub(super) fn mark(&self) -> &'static str {
+        if self.bound().is_some() { MARK } else { "" }
+    }
+
+    pub(super) fn ratio(
+        &self,
+        baseline: Option<&Contender>,
+        of: fn(&Figures) -> f64,
+    ) -> Option<Spread> {
         let each = |contender: &Contender| {
             contender.runs.iter().map(|run| run.figures().map(of)).collect::<Vec<_>>()
         };
@@ -185,14 +233,14 @@ impl Contender {
 impl Outcome {
     fn figures(&self) -> Option<&Figures> {
         match self {
-            Outcome::Counted(figures) => Some(figures),
+            Outcome::Counted(figures) | Outcome::Bound(figures, _) => Some(figures),
             Outcome::Failed(_) | Outcome::Invalid(_) => None,
         }
     }
 }
 
 impl Compared {
-    fn server(&self, name: &str) -> Option<&Contender> {
+    pub(super) fn server(&self, name: &str) -> Option<&Contender> {
         self.servers.iter().find(|server| server.name == name)
     }
 
@@ -204,6 +252,10 @@ impl Compared {
 impl Display for Comparison {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{}", self.preface.trim_end())?;
+        let mut contenders = self.scenarios.iter().flat_map(|scenario| &scenario.servers);
+        if contenders.any(|contender| contender.bound().is_some()) {
+            writeln!(out, "\n{LEGEND}")?;
+        }
         self.write_ratios(out)?;
         for scenario in &self.scenarios {
             write_scenario(out, scenario, &self.baseline)?;
@@ -247,7 +299,10 @@ impl Comparison {
         for scenario in &self.scenarios {
             write!(out, "| {} | {} |", scenario.name, scenario.load)?;
             for other in scenario.others(without) {
-                write!(out, " {} |", show(ratio(scenario, other), |ratio| ratio.show(times)))?;
+                let sides = [Some(other), scenario.server(without)];
+                let mark = sides.into_iter().flatten().map(Contender::mark).max().unwrap_or("");
+                let cell = |ratio: Spread| ratio.show(times) + mark;
+                write!(out, " {} |", show(ratio(scenario, other), cell))?;
             }
             writeln!(out)?;
         }
@@ -263,13 +318,17 @@ impl Comparison {
                 skipped.extend(server.skipped.as_ref().map(|reason| (&server.name, reason)));
                 for (repetition, run) in (1..).zip(&server.runs) {
                     let (how, reason) = match run {
-                        Outcome::Counted(_) => continue,
+                        Outcome::Counted(_) | Outcome::Bound(..) => continue,
                         Outcome::Failed(reason) => ("failed", reason),
                         Outcome::Invalid(reason) => ("is invalid", reason),
                     };
                     let name = format!("{}.{}.{repetition}", scenario.name, server.name);
                     lines.push(format!("- {name} {how} and is not counted: {reason}"));
                 }
+                lines.extend(server.bound().map(|(count, why)| {
+                    let (scenario, server, all) = (&scenario.name, &server.name, server.runs.len());
+                    format!("- {scenario}.{server}{MARK} in {count} of {all} runs: {why}")
+                }));
                 lines.extend(warnings(scenario, server));
             }
         }
@@ -283,14 +342,22 @@ impl Comparison {
     }
 }
 
-const DASH: &str = "-";
+pub(super) const DASH: &str = "-";
+
+/// Of figures that say what loadgen can do at least as much as what the server can.
+const MARK: &str = " †";
+
+pub(super) const LEGEND: &str = "† loadgen's core was full, or the round trip takes so long that it says little of the server: messages/s \
+     are at least, and S at most, what the server can do. CPU time for a message is the server's own, at \
+     that load.";
 
 fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str) -> fmt::Result {
     let baseline = scenario.server(name);
-    let (what, unit) = match scenario.figure {
-        Figure::Messages => ("messages", ""),
-        Figure::Bytes => ("bytes", "B"),
+    let what = match scenario.figure {
+        Figure::Messages => "messages",
+        Figure::Bytes => "bytes",
     };
+    let unit = scenario.figure.unit();
     let time_name = if scenario.open_loop { "R" } else { "S" };
     writeln!(out, "\n## {}: {}\n", scenario.name, scenario.load)?;
     writeln!(
@@ -307,11 +374,12 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
         let middle = |of: &dyn Fn(&Figures) -> f64, cell: fn(f64) -> String| {
             show(server.spread(of), |spread| cell(spread.median))
         };
-        let per_cpu = server.spread(|run| run.per_server_cpu_s);
+        let per_cpu = server.per_cpu();
         writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} / {} |",
+            "| {}{} | {} | {} | {} | {} | {} | {} | {} | {} | {} / {} |",
             server.name,
+            server.mark(),
             runs(server),
             show(per_cpu, |spread| spread.show(|value| format!("{}{unit}", Count(value)))),
             ratio(|run| run.per_server_cpu_s),
@@ -319,7 +387,7 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
             ratio(|run| run.messages_per_s),
             middle(&|run| run.p50.0 as f64, time),
             ratio(|run| run.p50.0 as f64),
-            show(p99(server), |spread| time(spread.median)),
+            show(server.p99(), |spread| time(spread.median)),
             middle(&|run| run.server_cpu_per_message.0 as f64, time),
             show(loadgen_cpu(server), |spread| time(spread.median)),
         )?;
@@ -365,10 +433,6 @@ fn bytes(count: f64) -> String {
     if text.contains(' ') { text + "B" } else { text + " B" }
 }
 
-fn p99(server: &Contender) -> Option<Spread> {
-    Spread::of(server.counted().filter_map(|run| Some(run.p99?.0 as f64)))
-}
-
 fn loadgen_cpu(server: &Contender) -> Option<Spread> {
     Spread::of(server.counted().filter_map(|run| Some(run.loadgen_cpu_per_message?.0 as f64)))
 }
@@ -406,7 +470,7 @@ fn name(kind: WarningKind) -> String {
     json.as_str().unwrap_or_default().to_owned()
 }
 
-fn times(ratio: f64) -> String {
+pub(super) fn times(ratio: f64) -> String {
     let mut text = Count(ratio).to_string();
     text.write_char('x').expect("a String takes whatever is written");
     text
@@ -417,12 +481,12 @@ fn times(ratio: f64) -> String {
     clippy::cast_sign_loss,
     reason = "it was a number of nanoseconds before"
 )]
-fn time(nanos: f64) -> String {
+pub(super) fn time(nanos: f64) -> String {
     Nanos(nanos as u64).to_string()
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -453,8 +517,8 @@ mod tests {
         assert_eq!(paired_ratios(&[Some(1.0), Some(1.0)], &[Some(1.0)]), [1.0]);
     }
 
-    fn counted(per_server_cpu_s: f64) -> Outcome {
-        Outcome::Counted(Figures {
+    fn figures(per_server_cpu_s: f64) -> Figures {
+        Figures {
             per_server_cpu_s,
             messages_per_s: 1_000.0,
             p50: Nanos(50_000),
@@ -466,7 +530,56 @@ mod tests {
             all_open_bytes: Some(4e6),
             share_given_back: Some(0.8),
             warnings: vec![WarningKind::LoadgenBusy],
-        })
+        }
+    }
+
+    pub(in super::super) fn counted(per_server_cpu_s: f64) -> Outcome {
+        Outcome::Counted(figures(per_server_cpu_s))
+    }
+
+    /// A run that loadgen was the limit of.
+    pub(in super::super) fn bound(per_server_cpu_s: f64) -> Outcome {
+        Outcome::Bound(figures(per_server_cpu_s), "busiest shard thread: 98 %".to_owned())
+    }
+
+    /// A suite of one closed loop; its baseline is `stock`, its subject `ours`.
+    pub(in super::super) fn suite(servers: Vec<(&str, Vec<Outcome>)>) -> Comparison {
+        let contender =
+            |(name, runs): (&str, _)| Contender { name: name.to_owned(), skipped: None, runs };
+        Comparison {
+            preface: "# A suite".to_owned(),
+            baseline: "stock".to_owned(),
+            subject: Some("ours".to_owned()),
+            scenarios: vec![Compared {
+                name: "row-1".to_owned(),
+                load: "1 connection".to_owned(),
+                figure: Figure::Messages,
+                open_loop: false,
+                servers: servers.into_iter().map(contender).collect(),
+            }],
+            appendix: "Host.".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_loadgen_was_the_limit_of_is_marked_wherever_it_stands() {
+        let report = suite(vec![
+            ("stock", vec![counted(1e5)]),
+            ("ours", vec![counted(2e6)]),
+            ("limit", vec![bound(4e6)]),
+        ])
+        .to_string();
+        for line in [
+            "| row-1 | 1 connection | 20x | 40x † |",
+            "| row-1 | 1 connection | 20x | 0.50x † |",
+            "| limit † | 1 | 4 M | 40x | 1000 | 1x | 50 µs | 1x | - | 700 ns / 900 ns |",
+            "- row-1.limit † in 1 of 1 runs: busiest shard thread: 98 %",
+        ] {
+            assert!(report.lines().any(|it| it == line), "{line:?} is not in\n{report}");
+        }
+        assert!(report.contains(LEGEND), "{report}");
+        let unmarked = suite(vec![("stock", vec![counted(1e5)]), ("ours", vec![counted(1e5)])]);
+        assert!(!unmarked.to_string().contains('†'));
     }
 
     #[test]

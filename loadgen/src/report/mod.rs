@@ -11,6 +11,7 @@ mod live;
 mod looks;
 mod markdown;
 mod pairs;
+mod summary;
 mod svg;
 mod table;
 mod verdict;

@@ -21,9 +21,13 @@ pub fn svg(records: &[(String, RunRecord)]) -> String {
         .map(|(load, runs)| row(load.name(), &runs))
         .reduce(Panel::above)
         .unwrap_or(Panel { body: PreEscaped(String::new()), width: WIDTH, height: HEIGHT });
-    let (width, height) = (panel.width, panel.height);
     let names: Vec<_> = records.iter().map(|(name, _)| name.as_str()).collect();
-    let about = format!("Percentile spectrum and throughput over time of {}", names.join(", "));
+    file(panel, &format!("Percentile spectrum and throughput over time of {}", names.join(", ")))
+}
+
+/// A file of one panel; `about` says what it shows.
+pub(super) fn file(panel: Panel, about: &str) -> String {
+    let (width, height) = (panel.width, panel.height);
     let size = format!("0 0 {width:.0} {height:.0}");
     let figure = html! {
         svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox=(size)

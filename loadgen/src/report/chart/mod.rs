@@ -5,6 +5,7 @@
 //! (<https://jfly.uni-koeln.de/color/>), and of cividis (Nuñez, Anderton, Renslow 2018) for heat. The
 //! classes that are drawn with stand in [`STYLE`].
 
+mod bars;
 mod fairness;
 mod heat;
 mod load;
@@ -14,6 +15,7 @@ mod timeline;
 
 use maud::{Markup, html};
 
+pub(super) use self::bars::{Bar, bars};
 pub(super) use self::fairness::{Fairness, fairness};
 pub(super) use self::heat::{Heat, heat};
 pub(super) use self::load::{LoadCurve, LoadPoint, is_served, load_curve, load_curves};
