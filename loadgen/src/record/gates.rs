@@ -467,9 +467,9 @@ mod tests {
 
     #[test]
     fn a_busy_shard_is_full_if_messages_leave_late() {
-        let verdict = |mut record: RunRecord, lag: u64, busy: f64| {
+        let verdict = |mut record: RunRecord, lag: u64, busy_percent: u64| {
             let measured = &mut record.measured;
-            let cpu_ns = Nanos((busy * measured.window_ns.0 as f64) as u64);
+            let cpu_ns = Nanos(measured.window_ns.0 * busy_percent / 100);
             measured.shard_threads = vec![ThreadUsage { cpu_ns, run_delay_ns: Nanos(0) }];
             let mut hdr = Hdr::default();
             (0..1_000).for_each(|_| hdr.record(Nanos(lag)));
@@ -478,10 +478,10 @@ mod tests {
             gates.iter().find(|gate| gate.name == GateName::ShardCpu).unwrap().verdict
         };
         let open = || example::open_loop(1_000.0, 1);
-        assert_eq!(verdict(open(), 100_000, 0.5), Verdict::Passed);
-        assert_eq!(verdict(open(), 100_000, 0.99), Verdict::Passed);
-        assert_eq!(verdict(open(), 250_000, 0.99), Verdict::Failed);
-        assert_eq!(verdict(example::closed_loop(), 0, 0.99), Verdict::Failed);
+        assert_eq!(verdict(open(), 100_000, 50), Verdict::Passed);
+        assert_eq!(verdict(open(), 100_000, 99), Verdict::Passed);
+        assert_eq!(verdict(open(), 250_000, 99), Verdict::Failed);
+        assert_eq!(verdict(example::closed_loop(), 0, 99), Verdict::Failed);
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             }
             Err(fault) => self.fault(fault),
         }
-        self.keep_lent(buffer);
+        self.handled(bytes, buffer);
         Read::Some
     }
 

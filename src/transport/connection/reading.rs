@@ -33,7 +33,7 @@ pub(super) struct Lender<'a> {
 }
 
 thread_local! {
-    static READ: Cell<Option<(BytesMut, Vec<Key>)>> = const { Cell::new(None) };
+    pub(super) static READ: Cell<Option<(BytesMut, Vec<Key>)>> = const { Cell::new(None) };
 }
 
 impl ReadBuffer {
@@ -90,8 +90,11 @@ impl Drop for ReadBuffer {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
-    /// Keeps a buffer in which payloads lie until the streams were polled.
-    pub(super) fn keep_lent(&mut self, buffer: ReadBuffer) {
+    /// `read` was handled: if payloads lie in it, its buffer is kept until the streams were polled; else the
+    /// thread has it back.
+    pub(super) fn handled(&mut self, read: Bytes, buffer: ReadBuffer) {
+        // First: a buffer of which anybody holds anything is not the thread's again.
+        drop(read);
         if buffer.is_lent() {
             self.reading = Some(buffer);
         }

@@ -90,6 +90,49 @@ async fn what_waits_for_a_window_is_not_overwritten_by_what_is_read_later() {
     assert_eq!(probe.reads_kept(), 0);
 }
 
+/// Room that no list of readers has by itself: what tells one buffer from the next, which may lie at the
+/// same address.
+const MARK: usize = 1_000;
+
+/// Marks the buffer that the thread has.
+fn mark_buffer() {
+    let (bytes, _) = reading::READ.take().expect("the thread has one");
+    reading::READ.set(Some((bytes, Vec::with_capacity(MARK))));
+}
+
+/// Whether the thread still has the buffer that was marked.
+fn has_marked_buffer() -> bool {
+    let buffer = reading::READ.take();
+    let is_marked = buffer.as_ref().is_some_and(|(_, readers)| readers.capacity() >= MARK);
+    reading::READ.set(buffer);
+    is_marked
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_buffer_of_a_thread_is_lost_only_to_who_keeps_something_of_it() {
+    let mut probe = Probe::new(Limits::default());
+    probe.windows(1 << 20);
+    probe.open(1, &[]);
+    probe.open(3, &[("keep", "")]);
+    probe.settle().await;
+    mark_buffer();
+    for length in LENGTHS {
+        probe.say(kind::DATA, 0, 1, &payload(length, 1));
+        probe.say(kind::PING, 0, 0, &[0; 8]);
+        probe.settle().await;
+        assert!(has_marked_buffer(), "{length} bytes");
+    }
+    probe.say(kind::DATA, 0, 3, &payload(1_000, 1));
+    probe.settle().await;
+    assert!(!has_marked_buffer(), "it is kept");
+    mark_buffer();
+    for length in LENGTHS {
+        probe.say(kind::DATA, 0, 3, &payload(length, 2));
+        probe.settle().await;
+        assert!(has_marked_buffer(), "{length} bytes, copied");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_reads_is_copied_out() {
     let mut probe = Probe::new(Limits::default());
