@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 
 use super::Exit;
-use super::headroom::{self, null_throughput};
+use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::records::Records;
 use super::servers::{ServerName, Supply, WhereArgs, cores};
@@ -114,8 +114,7 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     let supplies =
         [args.a.supply(&args.places.peers).await?, args.b.supply(&args.places.peers).await?];
     let records = Records::new(args.places.out.as_deref())?;
-    let null_throughput =
-        null_throughput(headroom::closed(&args.load), &server_cpus, &loadgen_cpus).await?;
+    let null_throughput = null_throughput(&args.load, &server_cpus, &loadgen_cpus).await?;
     tell!("compare: against a null echo loadgen carries {null_throughput}");
     let mut comparing = Comparing {
         args,

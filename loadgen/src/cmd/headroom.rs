@@ -1,4 +1,4 @@
-//! What loadgen can carry on this machine: a closed loop against a server that does nothing, measured once
+//! What loadgen can carry on this machine: the same load against a server that does nothing, measured once
 //! for each machine, build and load, and then remembered.
 
 use std::collections::BTreeMap;
@@ -9,47 +9,52 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::search::steps::{Bounds, Step, Steps};
 use super::trial::{Trial, Tried};
 use crate::harness::peers::ServerCommand;
 use crate::harness::provenance;
-use crate::record::GateName;
+use crate::record::{GateName, RunRecord};
 use crate::scenario::LoadArgs;
 use crate::units::{MessagesPerSecond, Nanos};
 
 const WARMUP: Nanos = Nanos(500_000_000);
 const DURATION: Nanos = Nanos(2_000_000_000);
 
+/// Of one rate: ten or so are tried.
+const OPEN_DURATION: Nanos = Nanos(500_000_000);
+
+/// Distance of the rates between which what loadgen carries is known well enough.
+const OPEN_WIDTH: f64 = 0.25;
+
+/// From the first rate down by so much at most.
+const LEAST_SHARE: f64 = 1_000.0;
+
+/// Rates that are tried at most, some again.
+const TRIALS_MAX: usize = 40;
+
 /// In flight on each stream, where an open loop has no bound: enough to fill the generator.
 const IN_FLIGHT: usize = 16;
 
-/// Flags of the closed loop of this shape.
-pub(super) fn closed(load: &LoadArgs) -> Vec<String> {
-    let in_flight = load.in_flight.map_or(1, NonZeroUsize::get);
-    let in_flight = if load.rate.is_some() { in_flight.max(IN_FLIGHT) } else { in_flight };
-    let closed = LoadArgs {
-        rate: None,
-        arrivals: None,
-        blocked: None,
-        max_backlog: None,
-        in_flight: NonZeroUsize::new(in_flight),
-        ..load.clone()
-    };
-    closed.flags()
-}
-
-/// What a closed loop with these flags reaches against a null echo on these cores.
+/// What loadgen carries of this load on these cores against a server that does nothing: in closed loop its
+/// throughput, in open loop the highest rate, to a quarter, at which its messages leave in time.
 pub(super) async fn null_throughput(
-    flags: Vec<String>,
+    load: &LoadArgs,
     server_cpus: &[usize],
     loadgen_cpus: &[usize],
 ) -> anyhow::Result<MessagesPerSecond> {
-    let key = key(&flags, server_cpus, loadgen_cpus);
+    // The rate is what is asked for; all else of the plan stays.
+    let shape = load.rate.map_or_else(|| load.clone(), |_| with_rate(load, MessagesPerSecond(1.0)));
+    let key = key(&shape.flags(), server_cpus, loadgen_cpus);
     let cache = cache_file();
     let mut known = cache.as_deref().map(read).unwrap_or_default();
     if let Some(throughput) = known.get(&key) {
         return Ok(MessagesPerSecond(*throughput));
     }
-    let (throughput, is_undisturbed) = measure(flags, server_cpus, loadgen_cpus).await?;
+    let places = Places { server_cpus, loadgen_cpus };
+    let (throughput, is_undisturbed) = match load.rate {
+        None => places.closed_loop(load).await?,
+        Some(_) => places.open_loop(load).await?,
+    };
     if is_undisturbed {
         known.insert(key, throughput);
         // A cache that cannot be written costs some seconds the next time, and nothing else.
@@ -58,25 +63,102 @@ pub(super) async fn null_throughput(
     Ok(MessagesPerSecond(throughput))
 }
 
-/// The throughput, and whether nobody but loadgen itself kept it from being higher.
-async fn measure(
-    mut flags: Vec<String>,
-    server_cpus: &[usize],
-    loadgen_cpus: &[usize],
-) -> anyhow::Result<(f64, bool)> {
-    flags.extend(["--warmup".to_owned(), format!("{}ns", WARMUP.0)]);
-    flags.extend(["--duration".to_owned(), format!("{}ns", DURATION.0)]);
-    let time = WARMUP + DURATION;
-    let trial = Trial { flags: &flags, server_cpus, loadgen_cpus, time, null_throughput: None };
-    let folder = tempfile::tempdir().context("cannot make a folder for a record")?;
-    let tried = trial.on(&ServerCommand::null()?, &folder.path().join("null.json")).await?;
-    match tried {
+/// The closed loop of this shape.
+fn closed(load: &LoadArgs) -> LoadArgs {
+    let in_flight = load.in_flight.map_or(1, NonZeroUsize::get);
+    let in_flight = if load.rate.is_some() { in_flight.max(IN_FLIGHT) } else { in_flight };
+    LoadArgs {
+        rate: None,
+        arrivals: None,
+        blocked: None,
+        max_backlog: None,
+        in_flight: NonZeroUsize::new(in_flight),
+        ..load.clone()
+    }
+}
+
+fn with_rate(load: &LoadArgs, rate: MessagesPerSecond) -> LoadArgs {
+    LoadArgs { rate: Some(rate), ..load.clone() }
+}
+
+/// Where both sides run.
+struct Places<'a> {
+    server_cpus: &'a [usize],
+    loadgen_cpus: &'a [usize],
+}
+
+impl Places<'_> {
+    /// The throughput, and whether nobody but loadgen itself kept it from being higher.
+    async fn closed_loop(&self, load: &LoadArgs) -> anyhow::Result<(f64, bool)> {
         // How busy loadgen was is the very question.
-        Tried::Valid(record) | Tried::Invalid(record, _) => {
-            let is_undisturbed = record.failed_gates().all(|gate| gate.name == GateName::ShardCpu);
-            Ok((record.measured.throughput_messages_per_s, is_undisturbed))
+        let record = self.run(&closed(load), DURATION).await?;
+        let record = record.context("calibrating against a null echo failed")?;
+        let is_undisturbed = record.failed_gates().all(|gate| gate.name == GateName::ShardCpu);
+        Ok((record.measured.throughput_messages_per_s, is_undisturbed))
+    }
+
+    /// The highest rate that leaves in time, and whether every rate that was tried could be judged.
+    async fn open_loop(&self, load: &LoadArgs) -> anyhow::Result<(f64, bool)> {
+        let (most, _) = self.closed_loop(load).await?;
+        let begin = most / IN_FLIGHT as f64;
+        let mut steps = Steps::new(Bounds {
+            begin,
+            least: begin / LEAST_SHARE,
+            max: most,
+            width: OPEN_WIDTH,
+            confirmations: 0,
+            exceed_ratio: 0.0,
+        });
+        let mut judged_all = true;
+        for _ in 0..TRIALS_MAX {
+            let Step::Try(rate) = steps.next() else { break };
+            let record = self.run(&with_rate(load, MessagesPerSecond(rate)), OPEN_DURATION).await?;
+            match record.as_deref().map_or(Some(false), leaves_in_time) {
+                Some(kept) => steps.tried(rate, kept),
+                None => {
+                    judged_all = false;
+                    steps.cannot_judge(rate);
+                }
+            }
         }
-        Tried::Failed(_, why) => anyhow::bail!("calibrating against a null echo failed: {why}"),
+        let carried = steps.found().lower;
+        let carried = carried.context(
+            "against a null echo loadgen carries no rate in time: is another load on its cores?",
+        )?;
+        Ok((carried, judged_all))
+    }
+
+    /// `None`: messages were lost, or the run failed otherwise.
+    async fn run(
+        &self,
+        load: &LoadArgs,
+        duration: Nanos,
+    ) -> anyhow::Result<Option<Box<RunRecord>>> {
+        let Places { server_cpus, loadgen_cpus } = *self;
+        let mut flags = load.flags();
+        flags.extend(["--warmup".to_owned(), format!("{}ns", WARMUP.0)]);
+        flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);
+        let time = WARMUP + duration;
+        let trial = Trial { flags: &flags, server_cpus, loadgen_cpus, time, null_throughput: None };
+        let folder = tempfile::tempdir().context("cannot make a folder for a record")?;
+        match trial.on(&ServerCommand::null()?, &folder.path().join("null.json")).await? {
+            Tried::Valid(record) | Tried::Invalid(record, _) => Ok(Some(record)),
+            // More than can be carried leaves messages without an echo.
+            Tried::Failed(Some(_), _) => Ok(None),
+            Tried::Failed(None, why) => {
+                anyhow::bail!("calibrating against a null echo failed: {why}")
+            }
+        }
+    }
+}
+
+/// Whether messages left as planned; `None` if others kept them from it.
+fn leaves_in_time(record: &RunRecord) -> Option<bool> {
+    use GateName::{ShardRunDelay, Steal, Throttling};
+    let failed: Vec<_> = record.failed_gates().map(|gate| gate.name).collect();
+    match failed.iter().any(|name| matches!(name, ShardRunDelay | Steal | Throttling)) {
+        true => None,
+        false => Some(failed.is_empty()),
     }
 }
 

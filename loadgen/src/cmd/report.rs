@@ -7,6 +7,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 
 use super::output;
+use super::suite::KNEES;
 use crate::record::{self, Hlog, RunRecord, Timing};
 use crate::report;
 use crate::scenario::UsageError;
@@ -149,7 +150,9 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         path.read_dir().with_context(|| format!("cannot read the folder {}", path.display()))?;
     for entry in entries {
         let file = entry?.path();
-        if file.extension().is_some_and(|extension| extension == "json") {
+        // What a suite remembers beside its records is none of them.
+        let is_record = file.file_name().is_some_and(|name| name != KNEES);
+        if is_record && file.extension().is_some_and(|extension| extension == "json") {
             files.push(file);
         }
     }

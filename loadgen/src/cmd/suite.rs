@@ -19,9 +19,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use self::plan::{Plan, Run, ServerKind, SuiteScenario, SuiteServer};
+pub(super) use self::knees::KNEES;
+use self::plan::{Plan, Rate, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
-use super::headroom::{closed, null_throughput};
+use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::search::steps::Found;
 use super::trial::{Trial, Tried};
@@ -216,8 +217,8 @@ impl Suite {
         for (place, scenario) in self.plan.scenarios.iter().enumerate() {
             let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
             let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
-            let flags = closed(&self.load(scenario, rate));
-            let null = null_throughput(flags, server_cpus, loadgen_cpus).await?;
+            let load = self.load(scenario, rate);
+            let null = null_throughput(&load, server_cpus, loadgen_cpus).await?;
             tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
             results.null_throughputs[place] = Some(null);
         }
@@ -296,7 +297,7 @@ impl Suite {
             flags: &flags,
             server_cpus: &self.plan.server_cpus,
             loadgen_cpus: &self.plan.loadgen_cpus,
-            time: warmup + self.plan.duration + watch,
+            time: warmup + self.plan.duration(&self.plan.scenarios[run.scenario]) + watch,
             null_throughput: results.null_throughputs[run.scenario],
         };
         let path = self.out.join(self.file_of(run));
@@ -332,7 +333,7 @@ impl Suite {
         flag("--idle-connections", scenario.idle_connections.to_string());
         flag("--watch-give-back", format!("{}ns", scenario.watch_give_back.0));
         flag("--warmup", format!("{}ns", warmup.0));
-        flag("--duration", format!("{}ns", self.plan.duration.0));
+        flag("--duration", format!("{}ns", self.plan.duration(scenario).0));
         // The same bytes for every server of a repetition.
         flag("--seed", (run.repetition + 1).to_string());
         flags
@@ -364,16 +365,24 @@ impl Suite {
     }
 
     fn time(&self) -> Nanos {
-        let Plan { repetitions, duration, scenarios, servers, .. } = &self.plan;
-        let round = servers.iter().fold(Nanos(0), |sum, server| sum + server.warmup + *duration);
-        let watches =
-            scenarios.iter().fold(Nanos(0), |sum, scenario| sum + scenario.watch_give_back);
-        let each = round.0 * scenarios.len() as u64 + watches.0 * servers.len() as u64;
+        let Plan { repetitions, scenarios, servers, .. } = &self.plan;
+        let sum = |times: &mut dyn Iterator<Item = Nanos>| times.fold(Nanos(0), |sum, it| sum + it);
+        let warmups = sum(&mut servers.iter().map(|server| server.warmup));
+        let measures =
+            sum(&mut scenarios.iter().map(|it| self.plan.duration(it) + it.watch_give_back));
+        let each = warmups.0 * scenarios.len() as u64 + measures.0 * servers.len() as u64;
         Nanos(each * *repetitions as u64)
     }
 
     fn comparison(&self, results: Results, all: bool) -> Comparison {
-        let Results { contenders, about, products, knees, .. } = results;
+        let Results { mut contenders, about, products, knees, .. } = results;
+        for (scenario, servers) in self.plan.scenarios.iter().zip(&mut contenders) {
+            let Some(Rate::OfKnee { of, .. }) = &scenario.rate else { continue };
+            for server in servers {
+                let name = self.knee_name(scenario, of.as_ref().unwrap_or(&server.name));
+                server.knee_is_open = knees.get(&name).is_some_and(|knee| knee.upper.is_none());
+            }
+        }
         let mut appendix = "## Servers\n\n".to_owned();
         for (place, server) in self.plan.servers.iter().enumerate() {
             let product = products[place].as_deref().unwrap_or("says nothing of itself");
@@ -436,6 +445,11 @@ impl Suite {
              METHODOLOGY.md."
         )
         .expect("a String takes whatever is written");
+        for scenario in &self.plan.scenarios {
+            if let Some(duration) = scenario.duration {
+                text.push_str(&format!("Runs of {} measure for {duration}.\n", scenario.name));
+            }
+        }
         text
     }
 }
@@ -460,6 +474,7 @@ impl Results {
         let fresh = |server: &SuiteServer| Contender {
             name: server.name.clone(),
             skipped: None,
+            knee_is_open: false,
             runs: Vec::new(),
         };
         let servers: Vec<_> = plan.servers.iter().map(fresh).collect();

@@ -77,6 +77,8 @@ pub struct Contender {
     pub name: String,
     /// Why it has no runs.
     pub skipped: Option<String>,
+    /// Its rate is a share of a knee that could not be judged to its end: it may carry more.
+    pub knee_is_open: bool,
     /// One per repetition that was reached.
     pub runs: Vec<Outcome>,
 }
@@ -215,7 +217,11 @@ impl Contender {
 
     /// The mark of its figures.
     pub(super) fn mark(&self) -> &'static str {
-        if self.bound().is_some() { MARK } else { "" }
+        match (self.bound(), self.knee_is_open) {
+            (Some(_), _) => MARK,
+            (None, true) => KNEE_MARK,
+            (None, false) => "",
+        }
     }
 
     pub(super) fn ratio(
@@ -252,10 +258,7 @@ impl Compared {
 impl Display for Comparison {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{}", self.preface.trim_end())?;
-        let mut contenders = self.scenarios.iter().flat_map(|scenario| &scenario.servers);
-        if contenders.any(|contender| contender.bound().is_some()) {
-            writeln!(out, "\n{LEGEND}")?;
-        }
+        self.legends().try_for_each(|legend| writeln!(out, "\n{legend}"))?;
         self.write_ratios(out)?;
         for scenario in &self.scenarios {
             write_scenario(out, scenario, &self.baseline)?;
@@ -267,6 +270,16 @@ impl Display for Comparison {
 }
 
 impl Comparison {
+    /// What the marks mean that stand somewhere.
+    pub(super) fn legends(&self) -> impl Iterator<Item = &'static str> {
+        let stands = |mark: &str| {
+            let mut all = self.scenarios.iter().flat_map(|scenario| &scenario.servers);
+            all.any(|it| !it.runs.is_empty() && it.mark() == mark)
+        };
+        let legends = [(MARK, LEGEND), (KNEE_MARK, KNEE_LEGEND)];
+        legends.into_iter().filter_map(move |(mark, legend)| stands(mark).then_some(legend))
+    }
+
     fn write_ratios(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let baseline = &self.baseline;
         let to_baseline = |scenario: &Compared, other: &Contender| {
@@ -347,7 +360,12 @@ pub(super) const DASH: &str = "-";
 /// Of figures that say what loadgen can do at least as much as what the server can.
 const MARK: &str = " †";
 
-pub(super) const LEGEND: &str = "† loadgen's core was full, or the round trip takes so long that it says little of the server: messages/s \
+/// Of an open loop's figures, at a share of a knee that is loadgen's as much as the server's.
+const KNEE_MARK: &str = " ‡";
+
+const KNEE_LEGEND: &str = "‡ the rate is a share of the highest load that loadgen could judge here; the server may carry more.";
+
+const LEGEND: &str = "† loadgen's core was full, or the round trip takes so long that it says little of the server: messages/s \
      are at least, and S at most, what the server can do. CPU time for a message is the server's own, at \
      that load.";
 
@@ -544,8 +562,12 @@ pub(super) mod tests {
 
     /// A suite of one closed loop; its baseline is `stock`, its subject `ours`.
     pub(in super::super) fn suite(servers: Vec<(&str, Vec<Outcome>)>) -> Comparison {
-        let contender =
-            |(name, runs): (&str, _)| Contender { name: name.to_owned(), skipped: None, runs };
+        let contender = |(name, runs): (&str, _)| Contender {
+            name: name.to_owned(),
+            skipped: None,
+            knee_is_open: false,
+            runs,
+        };
         Comparison {
             preface: "# A suite".to_owned(),
             baseline: "stock".to_owned(),
@@ -587,6 +609,7 @@ pub(super) mod tests {
         let contender = |name: &str, skipped: Option<&str>, runs| Contender {
             name: name.to_owned(),
             skipped: skipped.map(str::to_owned),
+            knee_is_open: false,
             runs,
         };
         let failed = Outcome::Failed("exit code 1: 3 lost".to_owned());

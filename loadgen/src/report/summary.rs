@@ -8,7 +8,7 @@ use std::fmt::Write;
 use maud::PreEscaped;
 
 use super::chart::{Bar, Look, Panel, bars};
-use super::comparison::{Compared, Comparison, Contender, DASH, LEGEND, time, times};
+use super::comparison::{Compared, Comparison, Contender, DASH, time, times};
 use super::svg::file;
 use crate::units::Count;
 
@@ -33,10 +33,9 @@ impl Comparison {
             let head = "R p50 / p99";
             self.write_summary(&mut text, head, &open, |_, server| response_times(server));
         }
-        if text.contains('†') {
-            text.push_str(&format!("{LEGEND}\n"));
-        }
-        text
+        self.legends().for_each(|legend| text.push_str(&format!("{legend}\n\n")));
+        text.truncate(text.trim_end().len());
+        text + "\n"
     }
 
     fn write_summary(
@@ -106,13 +105,15 @@ fn per_cpu(scenario: &Compared, server: &Contender, baseline: &str) -> String {
             .ratio(scenario.server(baseline), |run| run.per_server_cpu_s)
             .map(|ratio| times(ratio.median)),
     };
-    figure.map_or(DASH.to_owned(), |figure| figure + server.mark())
+    let sides = [Some(server), scenario.server(baseline)];
+    let mark = sides.into_iter().flatten().map(Contender::mark).max().unwrap_or("");
+    figure.map_or(DASH.to_owned(), |figure| figure + mark)
 }
 
 fn response_times(server: &Contender) -> String {
     let Some(p50) = server.spread(|run| run.p50.0 as f64) else { return DASH.to_owned() };
     let p99 = server.p99().map_or(DASH.to_owned(), |p99| time(p99.median));
-    format!("{} / {p99}", time(p50.median))
+    format!("{} / {p99}{}", time(p50.median), server.mark())
 }
 
 #[cfg(test)]
@@ -145,7 +146,10 @@ mod tests {
         let mut comparison = suite(vec![("stock", vec![counted(1e5)]), ("ours", vec![])]);
         comparison.scenarios[0].open_loop = true;
         let text = comparison.summary();
-        assert_eq!(text, "| R p50 / p99 | 1 connection |\n|---|---|\n| stock | 50 µs / - |\n\n");
+        assert_eq!(text, "| R p50 / p99 | 1 connection |\n|---|---|\n| stock | 50 µs / - |\n");
+        comparison.scenarios[0].servers[0].knee_is_open = true;
+        let text = comparison.summary();
+        assert!(text.contains("| stock | 50 µs / - ‡ |\n\n‡ the rate is a share"), "{text}");
         assert!(!comparison.picture().contains("<rect class=\"mark"), "nothing to draw");
     }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use clap::Args;
 
 use super::steps::{Bounds, Found, Step, Steps};
-use crate::cmd::headroom::{self, null_throughput};
+use crate::cmd::headroom::null_throughput;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Trial, Tried};
@@ -124,8 +124,7 @@ pub(in crate::cmd) async fn find(
 ) -> anyhow::Result<Searched> {
     let Ask { load, how, server_cpus, loadgen_cpus, .. } = ask;
     let open = LoadArgs { rate: Some(how.max_rate), ..load.clone() };
-    let null_throughput =
-        null_throughput(headroom::closed(&open), server_cpus, loadgen_cpus).await?;
+    let null_throughput = null_throughput(&open, server_cpus, loadgen_cpus).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
     let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
     let begin = match how.min_rate {
@@ -241,7 +240,8 @@ impl Searching<'_> {
         let HowArgs { warmup, duration, confirmation_duration, cool_down, .. } = *how;
         tokio::time::sleep(cool_down.as_duration()).await;
         let duration = if longer { confirmation_duration } else { duration };
-        let load = LoadArgs { rate: rate.map(MessagesPerSecond), ..load.clone() };
+        let arrivals = rate.and(load.arrivals);
+        let load = LoadArgs { rate: rate.map(MessagesPerSecond), arrivals, ..load.clone() };
         let mut flags = load.flags();
         flags.extend(["--warmup".to_owned(), format!("{}ns", warmup.0)]);
         flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);

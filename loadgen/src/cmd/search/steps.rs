@@ -14,19 +14,19 @@ use serde::{Deserialize, Serialize};
 
 /// What a search is asked.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bounds {
+pub(in crate::cmd) struct Bounds {
     /// First load, in messages per second.
-    pub(super) begin: f64,
+    pub(in crate::cmd) begin: f64,
     /// A load below this is none: the goal cannot be kept.
-    pub(super) least: f64,
+    pub(in crate::cmd) least: f64,
     /// Never above this.
-    pub(super) max: f64,
+    pub(in crate::cmd) max: f64,
     /// Relative distance of the bounds at which the search ends.
-    pub(super) width: f64,
+    pub(in crate::cmd) width: f64,
     /// Longer trials at the load that was found.
-    pub(super) confirmations: usize,
+    pub(in crate::cmd) confirmations: usize,
     /// Share of them that may miss.
-    pub(super) exceed_ratio: f64,
+    pub(in crate::cmd) exceed_ratio: f64,
 }
 
 /// From one load to the next while no bound is known.
@@ -38,7 +38,7 @@ const CHANCES_MAX: usize = 5;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Step {
+pub(in crate::cmd) enum Step {
     /// A trial at this load.
     Try(f64),
     /// A longer one.
@@ -62,7 +62,7 @@ pub(in crate::cmd) struct Found {
 
 /// A search that goes on.
 #[derive(Clone, Debug)]
-pub(super) struct Steps {
+pub(in crate::cmd) struct Steps {
     bounds: Bounds,
     lower: Option<f64>,
     upper: Option<f64>,
@@ -88,7 +88,7 @@ struct SetAside {
 }
 
 impl Steps {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(in crate::cmd) fn new(bounds: Bounds) -> Self {
         Steps {
             bounds,
             lower: None,
@@ -103,7 +103,7 @@ impl Steps {
     }
 
     /// What to do now.
-    pub(super) fn next(&self) -> Step {
+    pub(in crate::cmd) fn next(&self) -> Step {
         let Bounds { begin, least, max, width, confirmations, .. } = self.bounds;
         match (self.lower, self.limit()) {
             (None, None) => Step::Try(begin.min(max)),
@@ -143,7 +143,7 @@ impl Steps {
     }
 
     /// What is known by now.
-    pub(super) fn found(&self) -> Found {
+    pub(in crate::cmd) fn found(&self) -> Found {
         let Bounds { width, confirmations, .. } = self.bounds;
         let confirmed = self.lower.is_some() && self.confirmed >= confirmations;
         let lower = self.lower.filter(|_| confirmed).or_else(|| {
@@ -156,7 +156,7 @@ impl Steps {
     }
 
     /// The trial at `load` kept the goal, or missed it.
-    pub(super) fn tried(&mut self, load: f64, kept: bool) {
+    pub(in crate::cmd) fn tried(&mut self, load: f64, kept: bool) {
         if self.set_aside.iter().any(|it| it.load == load) {
             // The disturbance is over: what else was set aside is as good as never tried.
             self.chances += 1;
@@ -171,7 +171,7 @@ impl Steps {
     }
 
     /// A longer trial at the lower bound kept the goal, or missed it.
-    pub(super) fn confirmed(&mut self, kept: bool) {
+    pub(in crate::cmd) fn confirmed(&mut self, kept: bool) {
         let Bounds { width, confirmations, exceed_ratio, least, .. } = self.bounds;
         let load = self.lower.expect("a lower bound is confirmed");
         self.confirmed += 1;
@@ -190,7 +190,7 @@ impl Steps {
     }
 
     /// No trial at `load` was valid.
-    pub(super) fn cannot_judge(&mut self, load: f64) {
+    pub(in crate::cmd) fn cannot_judge(&mut self, load: f64) {
         match self.set_aside.iter_mut().find(|it| it.load == load) {
             Some(it) => {
                 it.again = true;
@@ -201,7 +201,7 @@ impl Steps {
     }
 
     /// No longer trial at the lower bound was valid: what short ones said of it still holds.
-    pub(super) fn cannot_confirm(&mut self) {
+    pub(in crate::cmd) fn cannot_confirm(&mut self) {
         self.unconfirmed += 1;
     }
 }

@@ -11,10 +11,11 @@ use crate::cmd::search::knee::{Ask, HowArgs, find};
 use crate::cmd::search::steps::Found;
 use crate::cmd::servers::Supply;
 use crate::harness::peers::ServerCommand;
+use crate::scenario::{Arrivals, LoadArgs, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// Where a suite keeps the knees that it found.
-const KNEES: &str = "knees.json";
+pub(in crate::cmd) const KNEES: &str = "knees.json";
 
 /// Distance of the bounds at which a knee is known well enough to offer a share of it, in percent.
 const KNEE_WIDTH: f64 = 5.0;
@@ -48,9 +49,10 @@ impl Suite {
     }
 
     /// Which knee: of this server, in a load of this shape.
-    fn knee_name(&self, scenario: &SuiteScenario, server: &str) -> String {
+    pub(super) fn knee_name(&self, scenario: &SuiteScenario, server: &str) -> String {
         let shape = SuiteScenario { rate: None, ..scenario.clone() };
-        format!("{server}: {}", load(&shape))
+        let arrivals = name_of(scenario.arrivals.unwrap_or(Arrivals::Uniform));
+        format!("{server}: {}, {arrivals} arrivals", load(&shape))
     }
 
     /// Searches for the knees that rates are shares of; those of an interrupted suite are known.
@@ -105,16 +107,16 @@ impl Suite {
             name: server.name.clone(),
             supply: Supply::Fresh(command.clone()),
             slo: self.plan.slo.clone().expect("a plan with a knee has goals"),
-            load: self.load(scenario, None),
+            load: LoadArgs { arrivals: scenario.arrivals, ..self.load(scenario, None) },
             how: HowArgs {
                 min_rate: None,
                 max_rate: MessagesPerSecond(1e9),
                 width: KNEE_WIDTH,
                 warmup: server.warmup,
-                duration: self.plan.duration,
+                duration: self.plan.duration(scenario),
                 cool_down: Nanos(0),
                 confirmations: 1,
-                confirmation_duration: Nanos(2 * self.plan.duration.0),
+                confirmation_duration: Nanos(2 * self.plan.duration(scenario).0),
                 exceed_ratio: 0.0,
             },
             server_cpus: self.plan.server_cpus.clone(),

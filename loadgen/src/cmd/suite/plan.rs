@@ -51,6 +51,9 @@ pub(super) struct SuiteScenario {
     /// Open besides, without a stream.
     #[serde(default)]
     pub(super) idle_connections: usize,
+    /// How long its runs measure; as long as the suite's by default.
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    pub(super) duration: Option<Nanos>,
     /// How long the server's memory is watched after everything has closed; not at all by default.
     #[serde(default, deserialize_with = "parsed")]
     pub(super) watch_give_back: Nanos,
@@ -142,7 +145,8 @@ impl Plan {
         if repetitions == 0 {
             return Err(wrong("repetitions", 0, "nothing would be measured; write at least 1"));
         }
-        if duration == Nanos(0) {
+        let mut durations = file.scenario.iter().filter_map(|scenario| scenario.duration);
+        if duration == Nanos(0) || durations.any(|duration| duration == Nanos(0)) {
             return Err(wrong(
                 "duration",
                 "0s",
@@ -202,6 +206,11 @@ impl Plan {
         self.scenarios.retain(|scenario| kept(scenarios, &scenario.name));
         self.servers.retain(|server| kept(servers, &server.name));
         Ok(())
+    }
+
+    /// How long runs of the scenario measure.
+    pub(super) fn duration(&self, scenario: &SuiteScenario) -> Nanos {
+        scenario.duration.unwrap_or(self.duration)
     }
 
     /// Every run in its order: a round of everything, then the next with the servers in reverse (A B B A), so

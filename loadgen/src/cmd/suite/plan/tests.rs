@@ -29,6 +29,7 @@ streams = 8
 idle_streams = 90
 idle_connections = 7
 watch_give_back = "2s"
+duration = "6s"
 in_flight = 4
 payload = "64KiB"
 figure = "bytes"
@@ -55,6 +56,8 @@ fn a_suite_is_read_with_its_times_sizes_and_paths() {
     assert_eq!(plan.peers.as_deref(), Some(Path::new("suites/../peers/peers.toml")));
     assert_eq!(plan.scenarios[1].payload, ByteSize(65_536));
     assert_eq!(plan.scenarios[1].figure, Figure::Bytes);
+    let durations = plan.scenarios.iter().map(|it| plan.duration(it));
+    assert_eq!(durations.collect::<Vec<_>>(), [3, 6].map(|it| Nanos(it * Nanos::SECOND.0)));
     let idle = |it: &SuiteScenario| (it.idle_streams, it.idle_connections, it.watch_give_back);
     assert_eq!(idle(&plan.scenarios[0]), (0, 0, Nanos(0)));
     assert_eq!(idle(&plan.scenarios[1]), (90, 7, Nanos(2 * Nanos::SECOND.0)));
