@@ -467,6 +467,8 @@ struct Results {
     null_throughputs: Vec<Option<MessagesPerSecond>>,
     /// By server and shape of the load.
     knees: BTreeMap<String, Found>,
+    /// The same for those that a search of now did not find: why.
+    knees_not_found: BTreeMap<String, String>,
 }
 
 impl Results {
@@ -483,6 +485,7 @@ impl Results {
             products: vec![None; servers.len()],
             null_throughputs: vec![None; plan.scenarios.len()],
             knees: BTreeMap::new(),
+            knees_not_found: BTreeMap::new(),
             contenders: vec![servers; plan.scenarios.len()],
         }
     }

@@ -60,6 +60,13 @@ pub(in crate::cmd) struct Found {
     pub(in crate::cmd) confirmed: bool,
 }
 
+impl Found {
+    /// Whether it says anything of the server.
+    pub(in crate::cmd) fn is_known(&self) -> bool {
+        self.lower.is_some() || self.upper.is_some()
+    }
+}
+
 /// A search that goes on.
 #[derive(Clone, Debug)]
 pub(in crate::cmd) struct Steps {

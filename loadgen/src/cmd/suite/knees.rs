@@ -1,5 +1,6 @@
 //! The knees that a suite's rates are shares of.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 
 use anyhow::Context;
@@ -41,10 +42,15 @@ impl Suite {
             Some(Rate::OfKnee { share, of }) => (share, of),
         };
         let server = of.as_ref().unwrap_or(&self.plan.servers[run.server].name);
-        let knee = results.knees.get(&self.knee_name(scenario, server));
-        match knee.and_then(|knee| knee.lower) {
-            Some(knee) => Ok(Some(MessagesPerSecond(share * knee))),
-            None => Err(format!("the knee of {server} is not known")),
+        let name = self.knee_name(scenario, server);
+        let knee = results.knees.get(&name);
+        match (knee.map(|knee| knee.lower), results.knees_not_found.get(&name)) {
+            (Some(Some(knee)), _) => Ok(Some(MessagesPerSecond(share * knee))),
+            (Some(None), _) => Err(format!("{server} has no knee: it keeps the goals at no load")),
+            (None, Some(why)) => {
+                Err(format!("the knee of {server} is not known ({why}); --resume searches again"))
+            }
+            (None, None) => Err(format!("the knee of {server} is not known")),
         }
     }
 
@@ -55,46 +61,46 @@ impl Suite {
         format!("{server}: {}, {arrivals} arrivals", load(&shape))
     }
 
-    /// Searches for the knees that rates are shares of; those of an interrupted suite are known.
+    /// Searches for the knees that rates are shares of; those of an interrupted suite are known. A search
+    /// that fails is told and not remembered: `--resume` searches again.
     pub(super) async fn find_knees(
         &self,
         commands: &[Option<ServerCommand>],
         results: &mut Results,
     ) -> anyhow::Result<()> {
-        let path = self.out.join(KNEES);
-        if self.resume && path.exists() {
-            let read = || anyhow::Ok(serde_json::from_slice(&std::fs::read(&path)?)?);
-            results.knees = read().with_context(|| {
-                format!(
-                    "{} cannot be read; move it away, and knees are searched anew",
-                    path.display()
-                )
-            })?;
-        }
+        results.knees = self.knees_of_before()?;
         for scenario in &self.plan.scenarios {
             let Some(Rate::OfKnee { of, .. }) = &scenario.rate else { continue };
             for (server, command) in self.plan.servers.iter().zip(commands) {
                 let name = self.knee_name(scenario, &server.name);
                 let is_wanted = of.as_ref().is_none_or(|of| *of == server.name);
                 let Some(command) = command else { continue };
-                if !is_wanted || results.knees.contains_key(&name) {
+                if !is_wanted || results.was_searched(&name) {
                     continue;
                 }
                 tell!("suite: searching for the knee of {name}");
-                let knee = match find(&self.ask(scenario, server, command)?, std::future::pending())
-                    .await
-                {
-                    Ok(searched) => searched.found,
-                    Err(error) => {
-                        tell!("suite: {name} has no knee: {error:#}");
-                        Found { lower: None, upper: None, unjudged: None, confirmed: false }
-                    }
-                };
-                results.knees.insert(name, knee);
+                let ask = self.ask(scenario, server, command)?;
+                let searched = find(&ask, std::future::pending()).await;
+                results.searched(name, searched.map(|searched| searched.found));
                 self.write(KNEES, &serde_json::to_string_pretty(&results.knees)?)?;
             }
         }
         Ok(())
+    }
+
+    /// Those that this folder knows. What an older build remembered of searches that failed is left out.
+    fn knees_of_before(&self) -> anyhow::Result<BTreeMap<String, Found>> {
+        let path = self.out.join(KNEES);
+        if !self.resume || !path.exists() {
+            return Ok(BTreeMap::new());
+        }
+        let read = || anyhow::Ok(serde_json::from_slice(&std::fs::read(&path)?)?);
+        let mut knees: BTreeMap<String, Found> = read().with_context(|| {
+            let path = path.display();
+            format!("{path} cannot be read; move it away, and knees are searched anew")
+        })?;
+        knees.retain(|_, knee| knee.is_known());
+        Ok(knees)
     }
 
     fn ask(
@@ -123,5 +129,110 @@ impl Suite {
             loadgen_cpus: self.plan.loadgen_cpus.clone(),
             records: Records::new(None)?,
         })
+    }
+}
+
+impl Results {
+    fn was_searched(&self, knee: &str) -> bool {
+        self.knees.contains_key(knee) || self.knees_not_found.contains_key(knee)
+    }
+
+    /// Keeps what a search found, or why it found nothing: of that, nothing is written.
+    fn searched(&mut self, knee: String, found: anyhow::Result<Found>) {
+        let none = || anyhow::anyhow!("no load could be judged");
+        match found.and_then(|found| found.is_known().then_some(found).ok_or_else(none)) {
+            Ok(found) => {
+                self.knees.insert(knee, found);
+            }
+            Err(error) => {
+                tell!("suite: the knee of {knee} was not found: {error:#}");
+                self.knees_not_found.insert(knee, format!("{error:#}"));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::cmd::suite::plan::Plan;
+
+    const SUITE: &str = r#"
+[suite]
+repetitions = 1
+warmup = "1s"
+duration = "1s"
+server_cpus = [0]
+loadgen_cpus = [1]
+baseline = "ours"
+slo = "p99<5ms"
+
+[[scenario]]
+name = "half"
+connections = 1
+streams = 4
+rate = "50 %"
+payload = "8B"
+figure = "messages"
+
+[[server]]
+name = "ours"
+transport = "inline"
+"#;
+
+    const RUN: Run = Run { repetition: 0, scenario: 0, server: 0 };
+
+    const FOUND: Found =
+        Found { lower: Some(1_000.0), upper: Some(1_010.0), unjudged: None, confirmed: true };
+
+    fn suite(out: PathBuf) -> Suite {
+        Suite {
+            name: "half".to_owned(),
+            text: SUITE.to_owned(),
+            plan: Plan::parse(SUITE, Path::new(""), &[0, 1]).unwrap(),
+            peers: None,
+            out,
+            resume: true,
+            started_at: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_search_that_failed_fails_its_runs_and_is_not_remembered() {
+        let suite = suite(PathBuf::new());
+        let mut results = Results::new(&suite.plan);
+        let knee = suite.knee_name(&suite.plan.scenarios[0], "ours");
+        assert!(!results.was_searched(&knee));
+        results.searched(knee.clone(), Err(anyhow::anyhow!("the port was taken")));
+        assert!(results.was_searched(&knee), "once in a suite is enough");
+        assert!(results.knees.is_empty(), "it would be written");
+        let why = suite.rate(RUN, &results).unwrap_err();
+        assert!(why.contains("the port was taken") && why.contains("--resume"), "{why}");
+
+        let mut results = Results::new(&suite.plan);
+        results.searched(knee.clone(), Ok(FOUND));
+        assert_eq!(suite.rate(RUN, &results), Ok(Some(MessagesPerSecond(500.0))));
+        results.searched(knee, Ok(Found { lower: None, ..FOUND }));
+        let why = suite.rate(RUN, &results).unwrap_err();
+        assert!(why.contains("at no load"), "{why}");
+    }
+
+    #[test]
+    fn a_knee_that_nothing_is_known_of_is_searched_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let suite = suite(folder.path().to_owned());
+        assert!(suite.knees_of_before().unwrap().is_empty());
+        let failed = Found { lower: None, upper: None, unjudged: None, confirmed: false };
+        let none = Found { lower: None, ..FOUND };
+        let knees = [("failed", failed), ("found", FOUND), ("none", none)];
+        let text = serde_json::to_string(&BTreeMap::from(knees)).unwrap();
+        suite.write(KNEES, &text).unwrap();
+        let known = suite.knees_of_before().unwrap();
+        assert_eq!(known.keys().collect::<Vec<_>>(), ["found", "none"]);
+        std::fs::write(folder.path().join(KNEES), "{").unwrap();
+        let why = suite.knees_of_before().unwrap_err().to_string();
+        assert!(why.contains("move it away"), "{why}");
     }
 }
