@@ -11,6 +11,7 @@ use bidi_echo::config::{Config, LISTEN, Transport};
 use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
+use super::trial::UNWRITTEN;
 use super::{Exit, output};
 use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::disturbance::Disturbances;
@@ -541,7 +542,7 @@ fn show(record: &RunRecord, args: &RunArgs) -> anyhow::Result<()> {
     let written = file(args).map_or(Ok(()), |path| {
         record::write(record, path).map_err(|error| {
             let (path, cure) = (path.display(), output::cure(error.kind()));
-            anyhow::anyhow!("cannot write the record to {path}: {error}; {cure}")
+            anyhow::anyhow!("{UNWRITTEN} {path}: {error}; {cure}")
         })
     });
     stdout.write_all(table.as_bytes()).context("cannot write to stdout")?;

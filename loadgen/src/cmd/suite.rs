@@ -25,7 +25,7 @@ use super::Exit;
 use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::search::steps::Found;
-use super::trial::{Trial, Tried};
+use super::trial::{Trial, TrialError, Tried};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record;
@@ -109,17 +109,22 @@ impl Suite {
         self.begin_folder()?;
         let mut results = Results::new(&self.plan);
         let all = tokio::select! {
-            all = self.run_all(&mut results) => all.map(|()| true)?,
-            () = interrupted() => false,
+            all = self.run_all(&mut results) => all.map(|()| true),
+            () = interrupted() => Ok(false),
         };
-        if !all {
+        if matches!(all, Ok(false)) {
             tell!("suite: interrupted; the report holds the runs until then, and --resume goes on");
         }
-        let exit = if all { results.exit() } else { Exit::Failed };
-        let comparison = self.comparison(results, all);
+        let is_whole = matches!(all, Ok(true));
+        let exit = if is_whole { results.exit() } else { Exit::Failed };
+        if let (Err(_), false) = (&all, results.has_runs()) {
+            return all.map(|_| exit);
+        }
+        let comparison = self.comparison(results, is_whole);
         let report = comparison.to_string();
         // Shown first: a folder that takes no more does not hide what hours have measured.
         io::stdout().write_all(report.as_bytes()).context("cannot write to stdout")?;
+        all?;
         self.write("REPORT.md", &report)?;
         self.write("SUMMARY.md", &comparison.summary())?;
         self.write("figures.svg", &comparison.picture())?;
@@ -242,7 +247,10 @@ impl Suite {
                     tell!("suite: {number} of {}: {file}: {}", runs.len(), in_short(&outcome));
                     results.add(*run, outcome);
                 }
-                Err(error) => results.not_started(*run, &error),
+                Err(TrialError::Server(error)) => results.not_started(*run, &error),
+                Err(TrialError::Unwritten(why)) => {
+                    anyhow::bail!("{why}; --resume goes on with the records that are there")
+                }
             }
         }
         Ok(())
@@ -285,7 +293,7 @@ impl Suite {
         run: Run,
         command: &ServerCommand,
         results: &mut Results,
-    ) -> Result<Outcome, PeerError> {
+    ) -> Result<Outcome, TrialError> {
         let rate = match self.rate(run, results) {
             Ok(rate) => rate,
             Err(why) => return Ok(Outcome::Failed(why)),
@@ -520,10 +528,13 @@ impl Results {
         tell!("suite: {name} skipped: {error}");
     }
 
+    fn has_runs(&self) -> bool {
+        self.contenders.iter().flatten().any(|contender| !contender.runs.is_empty())
+    }
+
     fn exit(&self) -> Exit {
         let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);
-        let some = runs.clone().next().is_some();
-        if !some || runs.any(|run| matches!(run, Outcome::Failed(_))) {
+        if !self.has_runs() || runs.any(|run| matches!(run, Outcome::Failed(_))) {
             return Exit::Failed;
         }
         let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);

@@ -20,6 +20,9 @@ const RUN_OVERTIME_MAX: Duration = Duration::from_secs(30);
 /// Of the stream beside an open loop: too few to load anything, enough for a median.
 const PROBE_RATE: &str = "100";
 
+/// How `run` begins to say that a record found no room.
+pub(super) const UNWRITTEN: &str = "cannot write the record to";
+
 /// How a run is done.
 #[derive(Clone, Debug)]
 pub(super) struct Trial<'a> {
@@ -45,19 +48,33 @@ pub(super) enum Tried {
     Failed(Option<Box<RunRecord>>, String),
 }
 
+/// Why there was no run, or nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TrialError {
+    /// Its server does not start.
+    #[error(transparent)]
+    Server(#[from] PeerError),
+    /// There is no room for its record, nor for the next one: what the run said, with the cure.
+    #[error("{0}")]
+    Unwritten(String),
+}
+
 impl Trial<'_> {
-    /// Runs against a server of this command, started for it and stopped after it. Err: it does not start.
-    pub(super) async fn on(&self, server: &ServerCommand, json: &Path) -> Result<Tried, PeerError> {
+    /// Runs against a server of this command, started for it and stopped after it.
+    pub(super) async fn on(
+        &self,
+        server: &ServerCommand,
+        json: &Path,
+    ) -> Result<Tried, TrialError> {
         let server = server.start(self.server_cpus).await?;
         let tried = self.against(&server, json).await;
-        let tried = tried.unwrap_or_else(|error| Tried::Failed(None, error.to_string()));
         match server.stop().await {
-            Ok(()) => Ok(tried),
-            Err(error) => Ok(Tried::Failed(None, format!("the server {error}"))),
+            Ok(()) => tried,
+            Err(error) => tried.map(|_| Tried::Failed(None, format!("the server {error}"))),
         }
     }
 
-    async fn against(&self, server: &ServerProcess, json: &Path) -> io::Result<Tried> {
+    async fn against(&self, server: &ServerProcess, json: &Path) -> Result<Tried, TrialError> {
         let target = format!("http://{}", server.address());
         let pid = server.pid().map(|pid| pid.to_string());
         self.at(&target, pid.as_deref(), json).await
@@ -69,7 +86,17 @@ impl Trial<'_> {
         target: &str,
         pid: Option<&str>,
         json: &Path,
-    ) -> io::Result<Tried> {
+    ) -> Result<Tried, TrialError> {
+        let done = self.process(target, pid, json).await;
+        done.unwrap_or_else(|error| Ok(Tried::Failed(None, error.to_string())))
+    }
+
+    async fn process(
+        &self,
+        target: &str,
+        pid: Option<&str>,
+        json: &Path,
+    ) -> io::Result<Result<Tried, TrialError>> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("run").arg("--json").arg(json).args(["--target", target]);
         command.args(self.flags);
@@ -88,13 +115,16 @@ impl Trial<'_> {
         }
         let mut child = Child::start(command, self.loadgen_cpus)?;
         let status = child.wait(self.time.as_duration() + RUN_OVERTIME_MAX).await?;
-        let record = record::read(json);
-        if !status.success() {
-            let record = record.ok().map(Box::new);
-            let why = record.as_deref().map_or_else(|| child.last_words(), what_failed);
-            return Ok(Tried::Failed(record, format!("{status}: {why}")));
+        if status.success() {
+            return Ok(Ok(Tried::of(record::read(json)?)));
         }
-        Ok(Tried::of(record?))
+        let words = child.last_words();
+        if let Some(at) = words.find(UNWRITTEN) {
+            return Ok(Err(TrialError::Unwritten(words[at..].to_owned())));
+        }
+        let record = record::read(json).ok().map(Box::new);
+        let why = record.as_deref().map_or(words, what_failed);
+        Ok(Ok(Tried::Failed(record, format!("{status}: {why}"))))
     }
 }
 
