@@ -3,7 +3,8 @@
 //! In: two servers and a load. Out: a verdict for each metric, once each has as many pairs as its noise asks
 //! for, or is plain before, or there are as many as are allowed. A pair is a run of each, next to each other in time, in an order that
 //! changes from pair to pair; each run has a fresh server and a loadgen of its own. Invalid runs are
-//! repeated, not counted.
+//! repeated, not counted, and so are some few that fail; whatever ends a comparison early, the pairs until
+//! then have a verdict.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -16,12 +17,15 @@ use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::records::Records;
 use super::servers::{ServerName, Supply, WhereArgs, cores};
-use super::trial::{Trial, Tried};
+use super::trial::{Trial, TrialError, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
 use crate::report::{Looks, Metric, Question, Verdicts};
 use crate::scenario::{LoadArgs, UsageError, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
+
+/// Runs that may fail and are repeated; one more, and the comparison ends.
+const FAILED_MAX: usize = 3;
 
 /// A line to stderr, which may be gone: a comparison does not end for that.
 macro_rules! tell {
@@ -127,9 +131,10 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         looks: Looks::new(question),
         metrics,
         invalid: 0,
+        failed: 0,
     };
     let ended = tokio::select! {
-        ended = comparing.all_pairs() => ended?,
+        ended = comparing.all_pairs() => ended,
         () = interrupted() => {
             tell!("compare: interrupted; the verdict is of the pairs until then");
             Exit::Failed
@@ -177,28 +182,37 @@ struct Comparing<'a> {
     looks: Looks,
     /// Runs that were repeated because a gate failed.
     invalid: usize,
+    /// Runs that failed.
+    failed: usize,
 }
 
 impl Comparing<'_> {
-    /// Pairs until every metric is decided. As many invalid runs as pairs are allowed end it before.
-    async fn all_pairs(&mut self) -> anyhow::Result<Exit> {
+    /// Pairs until every metric is decided. As many invalid runs as pairs are allowed end it before, and so
+    /// do more than [`FAILED_MAX`] that failed, or a record without room.
+    async fn all_pairs(&mut self) -> Exit {
         let max = self.args.max_pairs;
         let mut tried = 0;
         while !self.looks.is_decided() && self.looks.len() < max {
             let b_first = tried % 2 == 1;
             tried += 1;
-            let pair = self.pair(tried, b_first).await?;
+            let pair = match self.pair(tried, b_first).await {
+                Ok(pair) => pair,
+                Err(why) => {
+                    tell!("compare: given up, and the verdict is of the pairs until then: {why}");
+                    return Exit::Failed;
+                }
+            };
             let Some(values) = pair.and_then(|[a, b]| self.values(&a, &b)) else {
                 if self.invalid > max {
                     tell!("compare: {} runs were invalid: given up", self.invalid);
-                    return Ok(Exit::Invalid);
+                    return if self.failed > 0 { Exit::Failed } else { Exit::Invalid };
                 }
                 continue;
             };
             self.looks.push(&values);
             tell!("compare: pair {}, {max} at most: {}", self.looks.len(), self.in_short());
         }
-        Ok(Exit::Done)
+        if self.failed > 0 { Exit::Failed } else { Exit::Done }
     }
 
     /// A pair's value of each metric; `None` if a run has none, such as CPU time in a short window of a quiet
@@ -228,31 +242,42 @@ impl Comparing<'_> {
         short.join(", ")
     }
 
-    /// A run of each; `None` if one is invalid.
+    /// A run of each; `None` if one is to be repeated. Err: why there is no sense in another.
     async fn pair(
         &mut self,
         number: usize,
         b_first: bool,
-    ) -> anyhow::Result<Option<[RunRecord; 2]>> {
+    ) -> Result<Option<[RunRecord; 2]>, String> {
         let first = usize::from(b_first);
         let mut records = [None, None];
         for place in [first, 1 - first] {
             let name = if place == 0 { &self.args.a } else { &self.args.b };
-            match self.run(number, place).await? {
-                Tried::Valid(record) => records[place] = Some(*record),
-                Tried::Invalid(_, why) => {
+            let why = match self.run(number, place).await {
+                Ok(Tried::Valid(record)) => {
+                    records[place] = Some(*record);
+                    continue;
+                }
+                Ok(Tried::Invalid(_, why)) => {
                     self.invalid += 1;
                     tell!("compare: {name}: invalid, and repeated: {why}");
                     return Ok(None);
                 }
-                Tried::Failed(_, why) => anyhow::bail!("{name}: {why}"),
+                Ok(Tried::Failed(_, why)) => why,
+                Err(TrialError::Server(error)) => error.to_string(),
+                Err(TrialError::Unwritten(why)) => return Err(why),
+            };
+            self.failed += 1;
+            if self.failed > FAILED_MAX {
+                return Err(format!("{} runs failed, the last of {name}: {why}", self.failed));
             }
+            tell!("compare: {name}: failed, and repeated: {why}");
+            return Ok(None);
         }
         let [a, b] = records;
         Ok(a.zip(b).map(|(a, b)| [a, b]))
     }
 
-    async fn run(&self, number: usize, place: usize) -> anyhow::Result<Tried> {
+    async fn run(&self, number: usize, place: usize) -> Result<Tried, TrialError> {
         let CompareArgs { warmup, duration, load, .. } = self.args;
         let mut flags = load.flags();
         flags.extend(["--warmup".to_owned(), format!("{}ns", warmup.0)]);
@@ -268,8 +293,8 @@ impl Comparing<'_> {
         };
         let json = self.records.file(&format!("{}.{number}.json", ["a", "b"][place]));
         match &self.supplies[place] {
-            Supply::Fresh(command) => Ok(trial.on(command, &json).await?),
-            Supply::Running(target) => Ok(trial.at(target, None, &json).await?),
+            Supply::Fresh(command) => trial.on(command, &json).await,
+            Supply::Running(target) => trial.at(target, None, &json).await,
         }
     }
 
@@ -281,6 +306,7 @@ impl Comparing<'_> {
             metrics: self.metrics.clone(),
             looks: self.looks.clone(),
             invalid: self.invalid,
+            failed: self.failed,
         }
     }
 }

@@ -140,10 +140,11 @@ fn result(server: &str, slo: &Slo, how: &HowArgs, searched: &Searched) -> (Strin
         parts.push(format!("not confirmed: {why}"));
     }
     let cure = "pass a larger --width or a longer --duration";
-    match searched.ended {
+    match &searched.ended {
         Ended::Known => {}
         Ended::OutOfTrials => parts.push(format!("no nearer after {TRIALS_MAX} trials: {cure}")),
         Ended::Interrupted => parts.push("interrupted".to_owned()),
+        Ended::Failed(why) => parts.push(format!("ended by a trial that failed: {why}")),
     }
     let exit = match (lower, upper) {
         _ if searched.ended != Ended::Known => Exit::Failed,

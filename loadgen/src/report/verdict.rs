@@ -78,20 +78,27 @@ pub struct Verdicts {
     pub looks: Looks,
     /// Runs that were invalid and repeated.
     pub invalid: usize,
+    /// Runs that failed.
+    pub failed: usize,
 }
 
 impl Display for Verdicts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdicts { a, b, question, metrics, looks, invalid } = self;
+        let Verdicts { a, b, question, metrics, looks, invalid, failed } = self;
         let count = looks.len();
-        if count == 0 {
-            return writeln!(out, "{b} and {a}: no pair of valid runs, no verdict");
+        let mut besides = String::new();
+        if *invalid > 0 {
+            besides.push_str(&format!(", {invalid} invalid runs repeated"));
         }
-        let repeated =
-            if *invalid > 0 { format!(", {invalid} invalid runs repeated") } else { String::new() };
+        if *failed > 0 {
+            besides.push_str(&format!(", {failed} failed"));
+        }
+        if count == 0 {
+            return writeln!(out, "{b} and {a}: no pair of valid runs{besides}, no verdict");
+        }
         writeln!(
             out,
-            "{b} compared with {a}, {count} interleaved pairs{repeated}; intervals of 95 %, at most {} % \
+            "{b} compared with {a}, {count} interleaved pairs{besides}; intervals of 95 %, at most {} % \
              for any false finding",
             percent(question.error_max)
         )?;
@@ -154,6 +161,7 @@ mod tests {
             metrics: vec![metric],
             looks,
             invalid: 0,
+            failed: 0,
         };
         verdicts.to_string()
     }

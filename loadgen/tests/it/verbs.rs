@@ -1,5 +1,8 @@
 //! compare and search, from their command line to what they say.
 
+use std::path::Path;
+use std::process::Output;
+
 use crate::support::{loadgen, quiet, two_cpus};
 
 const QUICK: [&str; 4] = ["--warmup", "100ms", "--duration", "200ms"];
@@ -117,4 +120,66 @@ fn a_goal_that_no_rate_keeps_is_missed() {
     let code = output.status.code().unwrap();
     assert!([3, 4].contains(&code), "{code}: {said}{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(code == 4, said.contains("inline misses p50<1 ns even at"), "{said}");
+}
+
+/// A server's name. Those of its starts, counted from 1, that the shell's pattern names end at once.
+fn failing(folder: &Path, failing_starts: &str) -> String {
+    let script = folder.join("server.sh");
+    let loadgen = env!("CARGO_BIN_EXE_loadgen");
+    let text = format!(
+        "cd {}\necho >> starts\ncase $(wc -l < starts) in {failing_starts}) echo 'error: out of luck' >&2; exit 7;; esac\n\
+         exec {loadgen} embedded-server --transport inline\n",
+        folder.display()
+    );
+    std::fs::write(&script, text).unwrap();
+    format!("cmd:sh {}", script.display())
+}
+
+#[test]
+fn a_run_that_fails_is_repeated_and_fails_the_comparison_in_the_end() {
+    if two_cpus().is_none() {
+        return;
+    }
+    let _quiet = quiet();
+    let flags = ["--streams", "20", "--metric", "p99", "--difference", "999", "--max-pairs", "6"];
+    let compare = |failing_starts| {
+        let folder = tempfile::tempdir().unwrap();
+        let server = failing(folder.path(), failing_starts);
+        loadgen(&[&["compare", "inline", &server][..], &QUICK, &flags].concat())
+    };
+    let said = |output: &Output| {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        [&output.stderr[..], &output.stdout[..]].map(String::from_utf8_lossy).concat()
+    };
+    let output = compare("1");
+    let once = said(&output);
+    assert!(once.contains("failed, and repeated: "), "{once}");
+    assert!(once.contains("out of luck"), "{once}");
+    assert!(once.contains(", 1 failed"), "{once}");
+    // Beside other tests too many runs may be invalid.
+    let ended = ["6 interleaved pairs", "runs were invalid: given up"];
+    assert!(ended.iter().any(|ended| once.contains(ended)), "{once}");
+    let always = said(&compare("1|2|3|4|5|6|7|8"));
+    assert!(always.contains("given up, and the verdict is of the pairs until then"), "{always}");
+    assert!(always.contains("4 runs failed, the last of cmd:sh "), "{always}");
+    assert!(always.contains("no pair of valid runs"), "{always}");
+    assert!(always.contains(", 4 failed, no verdict"), "{always}");
+}
+
+#[test]
+fn a_trial_that_fails_ends_a_search_with_what_is_known_by_then() {
+    if two_cpus().is_none() {
+        return;
+    }
+    let _quiet = quiet();
+    let folder = tempfile::tempdir().unwrap();
+    let server = failing(folder.path(), "3");
+    let flags = ["--streams", "4", "--slo", "p50<10s", "--min-rate", "1k", "--cool-down", "0s"];
+    let output = loadgen(&[&["search", &server][..], &flags, &QUICK].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("| ")).count(), 1 + 2, "{said}");
+    let last = said.lines().next_back().unwrap();
+    assert!(last.contains("; ended by a trial that failed: "), "{last}");
+    assert!(last.ends_with("out of luck"), "{last}");
 }

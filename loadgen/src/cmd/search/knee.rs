@@ -87,7 +87,7 @@ pub(in crate::cmd) struct Ask {
 }
 
 /// Why a search ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cmd) enum Ended {
     /// All is known that can be.
     Known,
@@ -95,6 +95,8 @@ pub(in crate::cmd) enum Ended {
     OutOfTrials,
     /// Somebody asked for it.
     Interrupted,
+    /// A trial failed, and not for its load: why.
+    Failed(String),
 }
 
 /// What a search found, and by which trials.
@@ -106,6 +108,14 @@ pub(in crate::cmd) struct Searched {
 }
 
 impl Searched {
+    /// What was found by a search that no failure ended. Err: the failure.
+    pub(in crate::cmd) fn without_failure(self) -> anyhow::Result<Found> {
+        match self.ended {
+            Ended::Failed(why) => Err(anyhow::anyhow!(why)),
+            _ => Ok(self.found),
+        }
+    }
+
     /// Why the last of those trials that were not valid was not.
     pub(super) fn why_invalid(&self, is_meant: impl Fn(&Row) -> bool) -> &str {
         let trials = self.trials.iter().rev().filter(|row| is_meant(row));
@@ -117,7 +127,8 @@ impl Searched {
     }
 }
 
-/// Searches until all is known or `stop` is ready; then what is known by then is given.
+/// Searches until all is known, a trial fails or `stop` is ready; then what is known by then is given. Err: it
+/// did not come to a first trial.
 pub(in crate::cmd) async fn find(
     ask: &Ask,
     stop: impl Future<Output = ()>,
@@ -141,7 +152,9 @@ pub(in crate::cmd) async fn find(
     };
     let mut steps = Steps::new(bounds);
     let ended = tokio::select! {
-        ended = searching.steps(&mut steps) => ended?,
+        ended = searching.steps(&mut steps) => {
+            ended.unwrap_or_else(|error| Ended::Failed(format!("{error:#}")))
+        }
         () = stop => Ended::Interrupted,
     };
     Ok(Searched { found: steps.found(), trials: searching.trials, ended })

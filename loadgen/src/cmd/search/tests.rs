@@ -72,3 +72,15 @@ fn a_bound_without_confirmation_says_why_and_a_search_cut_short_does_too() {
     assert!(line.contains("no nearer after 100 trials: pass a larger --width"), "{line}");
     assert_eq!(exit, Exit::Failed);
 }
+
+#[test]
+fn a_trial_that_failed_ends_a_search_but_takes_nothing_that_is_known() {
+    let (line, exit) = said(FOUND, Ended::Failed("7 lost".to_owned()));
+    assert!(line.starts_with("inline keeps p99<5 ms up to 1000 messages/s"), "{line}");
+    assert!(line.ends_with("; ended by a trial that failed: 7 lost"), "{line}");
+    assert_eq!(exit, Exit::Failed);
+    let searched = |ended| Searched { found: FOUND, trials: Vec::new(), ended };
+    let why = searched(Ended::Failed("7 lost".to_owned())).without_failure().unwrap_err();
+    assert_eq!(why.to_string(), "7 lost");
+    assert_eq!(searched(Ended::OutOfTrials).without_failure().unwrap(), FOUND);
+}

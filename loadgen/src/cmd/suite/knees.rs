@@ -8,7 +8,7 @@ use anyhow::Context;
 use super::plan::{Rate, Run, SuiteScenario, SuiteServer};
 use super::{Results, Suite, load};
 use crate::cmd::records::Records;
-use crate::cmd::search::knee::{Ask, HowArgs, find};
+use crate::cmd::search::knee::{Ask, HowArgs, Searched, find};
 use crate::cmd::search::steps::Found;
 use crate::cmd::servers::Supply;
 use crate::harness::peers::ServerCommand;
@@ -81,7 +81,7 @@ impl Suite {
                 tell!("suite: searching for the knee of {name}");
                 let ask = self.ask(scenario, server, command)?;
                 let searched = find(&ask, std::future::pending()).await;
-                results.searched(name, searched.map(|searched| searched.found));
+                results.searched(name, searched.and_then(Searched::without_failure));
                 self.write(KNEES, &serde_json::to_string_pretty(&results.knees)?)?;
             }
         }
