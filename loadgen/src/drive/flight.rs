@@ -122,7 +122,8 @@ impl Flight {
 
     /// A message is due: planned for `intended` (by which it is counted), handed over at `queued`.
     ///
-    /// Says whether another may follow; if not, the stream will half-close when all are sent.
+    /// Says whether another may follow; if not, the stream will half-close when all are sent. It is left out
+    /// if [`Flight::sheds`] says so.
     pub(crate) fn queue(&mut self, intended: Nanos, queued: Nanos) -> bool {
         if self.last || intended >= self.timeline.window_end() {
             self.finish();
@@ -137,7 +138,7 @@ impl Flight {
         self.counted += u64::from(counts);
         if self.status.is_some() {
             self.lost.unsent += u64::from(counts);
-        } else if self.blocked == Blocked::Shed && self.is_blocked(queued) {
+        } else if self.sheds(queued) {
             self.lost.shed += u64::from(counts);
         } else {
             self.due.push_back(Due { intended, queued });
@@ -147,6 +148,11 @@ impl Flight {
             self.finish();
         }
         !self.last
+    }
+
+    /// Whether what is due at `now` is left out, because the stream is blocked and sheds.
+    pub(crate) fn sheds(&self, now: Nanos) -> bool {
+        self.blocked == Blocked::Shed && self.status.is_none() && self.is_blocked(now)
     }
 
     fn is_blocked(&self, now: Nanos) -> bool {
@@ -304,6 +310,7 @@ mod tests {
         };
         let mut flight = Flight::new(Arc::new(timeline), &load, u64::MAX);
         for at in 0..3 {
+            assert_eq!(flight.sheds(Nanos(at)), at == 2);
             assert!(queue(&mut flight, at), "there is no room for the third, but it goes on");
         }
         assert_eq!(flight.lost().shed, 1);

@@ -453,6 +453,7 @@ struct Seconds {
 struct Merging {
     shards: usize,
     due: u64,
+    shed: u64,
     received: u64,
     failed: u64,
     latency: Hdr,
@@ -460,10 +461,11 @@ struct Merging {
 
 impl Seconds {
     fn add(&mut self, interval: Interval, tell: &mut dyn FnMut(Progress)) {
-        let Interval { second, due, received, failed, latency } = interval;
+        let Interval { second, due, shed, received, failed, latency } = interval;
         let merging = self.merging.entry(second).or_default();
         merging.shards += 1;
         merging.due += due;
+        merging.shed += shed;
         merging.received += received;
         merging.failed += failed;
         merging.latency.merge(&latency);
@@ -475,10 +477,15 @@ impl Seconds {
     }
 
     fn close(&mut self, second: u64) -> Second {
-        let Merging { due, received, latency, .. } =
+        let Merging { due, shed, received, latency, .. } =
             self.merging.remove(&second).unwrap_or_default();
-        let latency = WrittenHdr::from(&latency);
-        let second = Second { second, messages_due: due, messages_received: received, latency };
+        let second = Second {
+            second,
+            messages_due: due,
+            messages_shed: shed,
+            messages_received: received,
+            latency: WrittenHdr::from(&latency),
+        };
         self.merged.push(second.clone());
         second
     }

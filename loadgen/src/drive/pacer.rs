@@ -80,12 +80,12 @@ pub(crate) async fn pace(
         }
         next.pop();
         let stream = &mut streams[index];
-        let (goes_on, backlog) = {
+        let (goes_on, sheds, backlog) = {
             let (mut flight, mut recorder) = (stream.flight.borrow(), recorder.borrow());
-            let before = flight.outstanding();
+            let (before, sheds) = (flight.outstanding(), flight.sheds(now));
             let goes_on = flight.queue(intended, now);
             recorder.backlog += (flight.outstanding() - before) as u64;
-            (goes_on, recorder.backlog)
+            (goes_on, sheds, recorder.backlog)
         };
         if backlog <= backlog_max / 10 {
             calm = now;
@@ -97,7 +97,13 @@ pub(crate) async fn pace(
         let lag = now.since(intended);
         let before = stream.lag.replace(lag);
         let gap_error = before.map(|before| Nanos(before.0.abs_diff(lag.0)));
-        recorder.borrow().due(intended, now, gap_error);
+        {
+            let mut recorder = recorder.borrow();
+            recorder.due(intended, now, gap_error);
+            if sheds {
+                recorder.shed(now);
+            }
+        }
         if let (true, Some(following)) = (goes_on, stream.schedule.next()) {
             next.push(Reverse((load_begin + following, index)));
         }

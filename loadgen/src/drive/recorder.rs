@@ -66,6 +66,8 @@ pub(crate) struct Seen {
 pub(crate) struct Interval {
     pub(crate) second: u64,
     pub(crate) due: u64,
+    /// Of those.
+    pub(crate) shed: u64,
     pub(crate) received: u64,
     pub(crate) failed: u64,
     pub(crate) latency: Hdr,
@@ -94,6 +96,14 @@ impl Recorder {
         self.interval.due += 1;
         if let Some(error) = gap_error.filter(|_| intended >= window_begin) {
             self.seen.gap_error.record(error);
+        }
+    }
+
+    /// What the pacer released at `now` is left out: its stream is blocked.
+    pub(crate) fn shed(&mut self, now: Nanos) {
+        if now >= self.timeline.window_begin() {
+            self.roll(now);
+            self.interval.shed += 1;
         }
     }
 
@@ -297,10 +307,13 @@ mod tests {
     fn what_is_due_counts_in_its_second_and_its_gap_if_it_is_of_the_window() {
         let mut recorder = recorder(true);
         recorder.due(Nanos(BEGIN - 2), Nanos(BEGIN - 1), Some(Nanos(3)));
+        recorder.shed(Nanos(BEGIN - 1));
         recorder.due(Nanos(BEGIN - 1), Nanos(BEGIN), Some(Nanos(5)));
         recorder.due(Nanos(BEGIN), Nanos(BEGIN + Nanos::SECOND.0), Some(Nanos(7)));
         recorder.due(Nanos(BEGIN + 1), Nanos(BEGIN + Nanos::SECOND.0), None);
+        recorder.shed(Nanos(BEGIN + Nanos::SECOND.0));
         let (intervals, seen) = recorder.take_rest();
+        assert_eq!(intervals.iter().map(|interval| interval.shed).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(intervals.iter().map(|interval| interval.due).collect::<Vec<_>>(), [1, 2]);
         assert_eq!((seen.gap_error.count(), seen.gap_error.max()), (1, Nanos(7)));
     }

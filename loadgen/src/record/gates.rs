@@ -354,7 +354,7 @@ fn backlog(rate: f64, measured: &Measured) -> Gate {
     Gate::of(GateName::Backlog, figure, BACKLOG_GROWTH_MAX, "share", message)
 }
 
-/// By how much the messages that are due and not echoed grow each second, and the standard error of
+/// By how much the messages that are due and neither echoed nor shed grow each second, and the standard error of
 /// that: the line of least squares through their number at the end of each whole second.
 fn backlog_growth(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
     let whole = window.0 / Nanos::SECOND.0;
@@ -363,7 +363,7 @@ fn backlog_growth(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
         .iter()
         .filter(|second| second.second < whole)
         .map(|second| {
-            backlog += second.messages_due as f64 - second.messages_received as f64;
+            backlog += second.backlog_growth() as f64;
             backlog
         })
         .collect();
@@ -429,6 +429,7 @@ mod tests {
         let second = |(second, (messages_due, messages_received)): (u64, &(u64, u64))| Second {
             second,
             messages_due: *messages_due,
+            messages_shed: 0,
             messages_received: *messages_received,
             latency: WrittenHdr::from(&Hdr::default()),
         };
@@ -443,6 +444,15 @@ mod tests {
         let growing = [(100, 98), (100, 97), (100, 99), (100, 98), (100, 97), (100, 98)];
         let (slope, error) = backlog_growth(&seconds(&growing), Nanos(6_000_000_000)).unwrap();
         assert!((slope - 2.2).abs() < 0.1 && slope > BACKLOG_ERRORS_MIN * error, "{slope} {error}");
+    }
+
+    #[test]
+    fn what_is_shed_on_purpose_is_no_backlog() {
+        let mut half = seconds(&[(100, 50); 6]);
+        let slope = |seconds: &[Second]| backlog_growth(seconds, Nanos(6_000_000_000)).unwrap().0;
+        assert!((slope(&half) - 50.0).abs() < 1e-9);
+        half.iter_mut().for_each(|second| second.messages_shed = 50);
+        assert!(slope(&half).abs() < 1e-9);
     }
 
     #[test]

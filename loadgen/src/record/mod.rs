@@ -289,10 +289,23 @@ pub struct Second {
     /// Messages that became due in it and were handed to their streams. Open loop only, else 0.
     #[serde(default)]
     pub messages_due: u64,
+    /// Those of them that were left out because their stream was blocked; only if the scenario sheds. 0 in
+    /// records of before.
+    #[serde(default)]
+    pub messages_shed: u64,
     /// Echoes that arrived in it, whenever they were due.
     pub messages_received: u64,
     /// Response times (closed loop: service times) of the measurement's messages among them.
     pub latency: WrittenHdr,
+}
+
+impl Second {
+    /// By how many it made the messages more that are due and not echoed. What is shed is none of them: it
+    /// never will be echoed, and that is its purpose.
+    pub fn backlog_growth(&self) -> i128 {
+        let gone = i128::from(self.messages_shed) + i128::from(self.messages_received);
+        i128::from(self.messages_due) - gone
+    }
 }
 
 /// What a process used.

@@ -49,6 +49,7 @@ fn of(load: Load, factor: u64) -> RunRecord {
     let second = |second| Second {
         second,
         messages_due: 0,
+        messages_shed: 0,
         messages_received: per_second,
         latency: WrittenHdr::from(&times(per_second, factor + second)),
     };

@@ -18,7 +18,7 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 pub struct Live {
     received: u64,
     failed: u64,
-    /// Due and not echoed since the window began.
+    /// Due and neither echoed nor shed since the window began.
     backlog: i128,
     /// Of the last seconds.
     p99: VecDeque<Nanos>,
@@ -50,7 +50,7 @@ impl Live {
     ) -> LiveLine {
         self.received += second.messages_received;
         self.failed += failed;
-        self.backlog += i128::from(second.messages_due) - i128::from(second.messages_received);
+        self.backlog += second.backlog_growth();
         self.p99.push_back(second.latency.p99_ns);
         if self.p99.len() > SPARKS {
             self.p99.pop_front();
@@ -124,6 +124,19 @@ impl fmt::Display for LiveLine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::example;
+
+    #[test]
+    fn what_is_shed_is_no_backlog() {
+        let record = example::open_loop(1_000.0, 1);
+        let mut second = record.measured.seconds[0].clone();
+        (second.messages_due, second.messages_received) = (1_000, 400);
+        let mut live = Live::default();
+        let mut line = |second: &Second| live.line(&record.scenario, second, 0, &[]).to_string();
+        assert!(line(&second).ends_with("backlog 600"));
+        second.messages_shed = 590;
+        assert!(line(&second).ends_with("backlog 610"));
+    }
 
     #[test]
     fn a_sparkline_goes_from_the_least_to_the_largest() {

@@ -194,6 +194,9 @@ fn what_a_blocked_stream_sheds_is_counted_and_later_than_everything() {
     assert!((300..1_500).contains(&count("shed")), "{} shed", count("shed"));
     assert_eq!(count("lost"), 0);
     assert_eq!(count("due"), count("received") + count("shed"));
+    let seconds = record["measured"]["seconds"].as_array().unwrap();
+    let by_second: u64 = seconds.iter().map(|second| number(second, "/messages_shed")).sum();
+    assert_eq!(by_second, count("shed"));
     let response = table.lines().find(|line| line.starts_with("response R")).unwrap();
     assert!(response.contains('>'), "p99 falls among what was shed: {response}");
 }
