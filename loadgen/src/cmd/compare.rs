@@ -20,7 +20,7 @@ use super::servers::{ServerName, Supply, WhereArgs, cores};
 use super::trial::{Trial, TrialError, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
-use crate::report::{Looks, Metric, Question, Verdicts};
+use crate::report::{Looks, Metric, NoValue, Question, Verdicts};
 use crate::scenario::{LoadArgs, UsageError, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
@@ -215,17 +215,24 @@ impl Comparing<'_> {
         if self.failed > 0 { Exit::Failed } else { Exit::Done }
     }
 
-    /// A pair's value of each metric; `None` if a run has none, such as CPU time in a short window of a quiet
-    /// server.
-    fn values(&mut self, a: &RunRecord, b: &RunRecord) -> Option<Vec<(f64, f64)>> {
+    /// A pair's two values of each metric, but of one that is beyond all that is known: that cannot be compared.
+    /// `None` if a run has none, such as CPU time in a short window of a quiet server.
+    fn values(&mut self, a: &RunRecord, b: &RunRecord) -> Option<Vec<Option<(f64, f64)>>> {
         let mut values = Vec::new();
         for metric in &self.metrics {
-            let Some(both) = metric.of(a).zip(metric.of(b)) else {
+            let both = [(&self.args.a, metric.of(a)), (&self.args.b, metric.of(b))];
+            if both.iter().any(|(_, value)| *value == Err(NoValue::Unknown)) {
                 self.invalid += 1;
                 tell!("compare: a run has no {metric}, and is repeated; a longer --duration helps");
                 return None;
-            };
-            values.push(both);
+            }
+            for (name, value) in &both {
+                if let Err(why) = value {
+                    tell!("compare: {name}: {metric} is {why}, and is not compared");
+                }
+            }
+            let [(_, of_a), (_, of_b)] = both;
+            values.push(of_a.ok().zip(of_b.ok()));
         }
         Some(values)
     }

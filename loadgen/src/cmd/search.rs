@@ -99,6 +99,10 @@ fn show(args: &SearchArgs, searched: &Searched) -> anyhow::Result<Exit> {
             Judged::Invalid(why) => format!("invalid: {why}"),
         };
         let rate = MessagesPerSecond(*rate);
+        let [p50, p99] = [p50, p99].map(|(time, is_beyond)| {
+            let beyond = if *is_beyond { ">" } else { "" };
+            format!("{beyond}{time}")
+        });
         text.push_str(&format!(
             "| {number}{kind} | {rate} | {achieved} | {p50} | {p99} | {judged} |\n"
         ));

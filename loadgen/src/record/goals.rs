@@ -2,11 +2,23 @@
 
 use super::{Hdr, Measured};
 use crate::slo::{Goal, Metric, Slo};
+use crate::units::Nanos;
 
 impl Measured {
     /// R, or in closed loop, which plans nothing, S.
     pub fn latency(&self) -> &Hdr {
         self.response_time.as_ref().unwrap_or(&self.service_time)
+    }
+
+    /// Messages without an echo, lost or shed: later than all that have one.
+    pub fn missing(&self) -> u64 {
+        self.messages_lost + self.messages_shed
+    }
+
+    /// A percentile of [`Measured::latency`], with what is [`Measured::missing`]; and whether it falls among
+    /// that, so that all that is known is that it lies beyond the value.
+    pub fn percentile(&self, percent: f64) -> (Nanos, bool) {
+        self.latency().percentile_among(percent, self.missing())
     }
 
     /// Messages lost, shed or wrong, and streams that did not end with OK or at all.
@@ -37,11 +49,10 @@ impl Measured {
 
     fn missed_goal(&self, goal: Goal) -> Option<String> {
         let latency = self.latency();
-        let missing = self.messages_lost + self.messages_shed;
+        let missing = self.missing();
         let figure = match goal.metric {
             Metric::Percentile(percent) => {
-                // A message without an echo is later than all that have one.
-                let (value, is_beyond) = latency.percentile_among(percent, missing);
+                let (value, is_beyond) = self.percentile(percent);
                 if is_beyond {
                     return Some(format!("{goal}: >{value}, {missing} messages have no echo"));
                 }

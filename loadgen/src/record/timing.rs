@@ -86,6 +86,15 @@ impl Timing {
         }
     }
 
+    /// Messages that have no echo, and so waited longer than those that have one. What happens before a message
+    /// leaves does not know of them.
+    pub fn missing(self, measured: &Measured) -> u64 {
+        match self {
+            Timing::ResponseTime | Timing::ServiceTime => measured.missing(),
+            _ => 0,
+        }
+    }
+
     /// Its histogram; `None` in closed loop for what only an open loop has.
     pub fn of(self, measured: &Measured) -> Option<&Hdr> {
         match self {

@@ -4,7 +4,7 @@
 //! all, with their units in their names. A cell is empty where there is nothing to say; percentiles stand
 //! there however few values lie beyond them, with the number of values beside them.
 
-use crate::record::{Hlog, RunRecord, SECONDS_TAG, Timing, WrittenHdr};
+use crate::record::{Hdr, Hlog, RunRecord, SECONDS_TAG, Timing, WrittenHdr};
 use crate::units::Nanos;
 
 /// The columns, in order.
@@ -14,7 +14,9 @@ use crate::units::Nanos;
 ///   time in open loop and the service time in closed loop.
 /// - `second`: of the measurement, from 0; empty for a whole run.
 /// - `messages_received`: echoes that arrived in the second, or in the run.
-/// - `count`: values in the histogram; the rest is of them, in nanoseconds.
+/// - `count`: values in the histogram; `min_ns` and `mean_ns` are of them, in nanoseconds.
+/// - percentiles and `max_ns`: of them and, in a whole run, of the messages without an echo, which are later
+///   than all of them; empty if it falls among those.
 pub const COLUMNS: [&str; 13] = [
     "run",
     "timing",
@@ -39,12 +41,22 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
             if let Some(hdr) = timing.of(measured) {
                 let received = Timing::OF_MESSAGES.contains(&timing);
                 let received = received.then_some(measured.messages_received);
-                table.row([run, timing.key()], None, received, &WrittenHdr::from(hdr));
+                table.row(
+                    [run, timing.key()],
+                    None,
+                    received,
+                    &Values::of(hdr, timing.missing(measured)),
+                );
             }
         }
         for second in &measured.seconds {
             let received = Some(second.messages_received);
-            table.row([run, SECONDS_TAG], Some(second.second), received, &second.latency);
+            table.row(
+                [run, SECONDS_TAG],
+                Some(second.second),
+                received,
+                &Values::from(&second.latency),
+            );
         }
     }
     table.text()
@@ -57,7 +69,7 @@ pub fn csv_of_log(log: &Hlog) -> String {
         let tag = interval.tag.as_deref();
         let is_whole = Timing::ALL.iter().any(|timing| Some(timing.key()) == tag);
         let second = (!is_whole).then_some(interval.start.0 / Nanos::SECOND.0);
-        table.row(["", tag.unwrap_or_default()], second, None, &WrittenHdr::from(&interval.hdr));
+        table.row(["", tag.unwrap_or_default()], second, None, &Values::of(&interval.hdr, 0));
     }
     table.text()
 }
@@ -76,20 +88,49 @@ impl Table {
         [run, timing]: [&str; 2],
         second: Option<u64>,
         received: Option<u64>,
-        hdr: &WrittenHdr,
+        values: &Values,
     ) {
         let cell = |number: Option<u64>| number.map_or(String::new(), |it| it.to_string());
-        let times = [hdr.p50_ns, hdr.p90_ns, hdr.p99_ns, hdr.p99_9_ns, hdr.p99_99_ns, hdr.max_ns];
         let cells = [run.to_owned(), timing.to_owned(), cell(second), cell(received)]
             .into_iter()
-            .chain([hdr.count.to_string(), hdr.min_ns.0.to_string(), hdr.mean_ns.to_string()])
-            .chain(times.iter().map(|time| time.0.to_string()));
+            .chain([values.count.to_string(), values.min.0.to_string(), values.mean_ns.to_string()])
+            .chain(values.ends.map(|end| cell(end.map(|end| end.0))));
         self.0.write_record(cells).expect(WRITES);
     }
 
     fn text(self) -> String {
         let bytes = self.0.into_inner().expect(WRITES);
         String::from_utf8(bytes).expect("every cell was a String")
+    }
+}
+
+/// What a row says of its histogram.
+struct Values {
+    count: u64,
+    min: Nanos,
+    mean_ns: f64,
+    /// The percentiles and the largest; none where it is not known.
+    ends: [Option<Nanos>; 6],
+}
+
+impl Values {
+    /// With so many messages that are later than all that are in the histogram.
+    fn of(hdr: &Hdr, missing: u64) -> Self {
+        let end = |percent| match hdr.percentile_among(percent, missing) {
+            (_, true) => None,
+            (value, false) => Some(value),
+        };
+        let max = (missing == 0).then(|| hdr.max());
+        let [p50, p90, p99, p99_9, p99_99] = [50.0, 90.0, 99.0, 99.9, 99.99].map(end);
+        let ends = [p50, p90, p99, p99_9, p99_99, max];
+        Values { count: hdr.count(), min: hdr.min(), mean_ns: hdr.mean_ns(), ends }
+    }
+}
+
+impl From<&WrittenHdr> for Values {
+    fn from(hdr: &WrittenHdr) -> Self {
+        let ends = [hdr.p50_ns, hdr.p90_ns, hdr.p99_ns, hdr.p99_9_ns, hdr.p99_99_ns, hdr.max_ns];
+        Values { count: hdr.count, min: hdr.min_ns, mean_ns: hdr.mean_ns, ends: ends.map(Some) }
     }
 }
 
@@ -126,6 +167,21 @@ mod tests {
         assert_eq!((&second[1], &second[2]), ("latency", (seconds - 1).to_string().as_str()));
         let expected = record.measured.seconds.last().unwrap().messages_received;
         assert_eq!(second[3], expected.to_string());
+    }
+
+    #[test]
+    fn what_falls_among_messages_without_an_echo_is_not_known() {
+        let mut record = example::open_loop(2_000.0, 1);
+        record.measured.messages_shed = record.measured.messages_received / 3;
+        let rows = read(&csv(&[("shed".to_owned(), record.clone())]));
+        let response = rows.iter().find(|row| &row[1] == "response_time").unwrap();
+        let hdr = record.measured.response_time.as_ref().unwrap();
+        let (p50, _) = hdr.percentile_among(50.0, record.measured.messages_shed);
+        assert!(p50 > hdr.percentile(50.0));
+        assert_eq!(response[7], p50.0.to_string());
+        assert_eq!([&response[8], &response[9], &response[12]], ["", "", ""]);
+        let lag = rows.iter().find(|row| &row[1] == "send_lag").unwrap();
+        assert_ne!(&lag[12], "", "it is over before a message is shed");
     }
 
     #[test]

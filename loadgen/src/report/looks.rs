@@ -31,6 +31,8 @@ const LAST_SHARE: f64 = 1.0 - EARLY_LOOKS as f64 * EARLY_SHARE;
 #[derive(Clone, Debug)]
 pub struct Looks {
     question: Question,
+    /// Pairs so far.
+    count: usize,
     metrics: Vec<Looked>,
 }
 
@@ -38,6 +40,8 @@ pub struct Looks {
 #[derive(Clone, Debug)]
 struct Looked {
     pairs: Pairs,
+    /// Whether a pair had no two values of it: those that have would be a choice.
+    is_withdrawn: bool,
     /// Least p-value of its looks, each divided by its share.
     p_value: f64,
     /// Share of the error that no look has spent.
@@ -52,20 +56,37 @@ impl Looks {
     /// Before the first pair. The question says how many metrics there are.
     pub fn new(question: Question) -> Self {
         let pairs = Pairs::default();
-        let fresh = Looked { pairs, p_value: 1.0, left: 1.0, is_over: false, decided_at: None };
-        Looks { question, metrics: vec![fresh; question.metrics] }
+        let fresh = Looked {
+            pairs,
+            is_withdrawn: false,
+            p_value: 1.0,
+            left: 1.0,
+            is_over: false,
+            decided_at: None,
+        };
+        Looks { question, count: 0, metrics: vec![fresh; question.metrics] }
     }
 
     /// Adds a pair of each metric, A's value and B's, and looks at those whose time it is. All values must be
-    /// above 0.
-    pub fn push(&mut self, values: &[(f64, f64)]) {
+    /// above 0. A metric that cannot be compared in this pair is withdrawn: nothing is said of it any more, and
+    /// nothing waits for it. (To go on without the pair would leave out just those that tell most.)
+    pub fn push(&mut self, values: &[Option<(f64, f64)>]) {
         debug_assert_eq!(values.len(), self.metrics.len(), "a pair of each metric");
-        for (metric, (of_a, of_b)) in self.metrics.iter_mut().zip(values) {
-            metric.pairs.push(*of_a, *of_b);
-            metric.look(&self.question);
+        self.count += 1;
+        for (metric, values) in self.metrics.iter_mut().zip(values) {
+            match values {
+                Some((of_a, of_b)) if !metric.is_withdrawn => {
+                    metric.pairs.push(*of_a, *of_b);
+                    metric.look(&self.question);
+                }
+                _ => metric.withdraw(),
+            }
         }
         let p_values = self.p_values();
         for (metric, p_value) in self.metrics.iter_mut().zip(p_values) {
+            if metric.is_withdrawn {
+                continue;
+            }
             if metric.is_over || p_value <= self.question.error_max {
                 metric.decided_at.get_or_insert(metric.pairs.len());
             }
@@ -74,13 +95,13 @@ impl Looks {
 
     /// Looks once more at what is not decided: there will be no more pairs.
     pub fn close(&mut self) {
-        let open = self.metrics.iter_mut().filter(|it| it.decided_at.is_none());
+        let open = self.metrics.iter_mut().filter(|it| it.is_open());
         open.filter(|it| !it.pairs.is_empty()).for_each(|metric| metric.spend(metric.left));
     }
 
-    /// Pairs of each metric.
+    /// Pairs so far.
     pub fn len(&self) -> usize {
-        self.metrics.first().map_or(0, |metric| metric.pairs.len())
+        self.count
     }
 
     /// Whether there is no pair yet.
@@ -88,25 +109,27 @@ impl Looks {
         self.len() == 0
     }
 
-    /// Whether every metric is decided.
+    /// Whether every metric is decided or withdrawn.
     pub fn is_decided(&self) -> bool {
-        self.metrics.iter().all(|metric| metric.decided_at.is_some())
+        !self.metrics.iter().any(Looked::is_open)
     }
 
-    /// By metric: pairs that it asks for, as large as its log ratios are so far; `None` if it is decided.
+    /// By metric: pairs that it asks for, as large as its log ratios are so far; `None` if it is decided or
+    /// withdrawn.
     pub fn needed(&self) -> impl Iterator<Item = Option<usize>> {
         let needed = |metric: &Looked| self.question.pairs_needed(&metric.pairs, LAST_SHARE);
-        self.metrics.iter().map(move |it| it.decided_at.is_none().then(|| needed(it)))
+        self.metrics.iter().map(move |it| it.is_open().then(|| needed(it)))
     }
 
-    /// By metric: B by A in the last pair.
+    /// By metric: B by A in the last pair; `None` if it is withdrawn.
     pub fn last(&self) -> impl Iterator<Item = Option<f64>> {
-        self.metrics.iter().map(|metric| metric.pairs.last())
+        let last = |metric: &Looked| metric.pairs.last().filter(|_| !metric.is_withdrawn);
+        self.metrics.iter().map(last)
     }
 
-    /// What each metric's pairs say, all held to the question's error together. There must be a pair.
-    /// `seed`: of the intervals.
-    pub fn findings(&self, seed: u64) -> Vec<Finding> {
+    /// What each metric's pairs say, all held to the question's error together; `None` if it is withdrawn. There
+    /// must be a pair. `seed`: of the intervals.
+    pub fn findings(&self, seed: u64) -> Vec<Option<Finding>> {
         let finding = |(metric, p_value): (&Looked, f64)| Finding {
             ratio: metric.pairs.ratio(),
             interval: metric.pairs.interval(0.95, seed),
@@ -114,7 +137,8 @@ impl Looks {
             differs: p_value <= self.question.error_max,
             decided_at: metric.decided_at,
         };
-        self.metrics.iter().zip(self.p_values()).map(finding).collect()
+        let both = self.metrics.iter().zip(self.p_values());
+        both.map(|it| (!it.0.is_withdrawn).then(|| finding(it))).collect()
     }
 
     fn p_values(&self) -> Vec<f64> {
@@ -123,6 +147,16 @@ impl Looks {
 }
 
 impl Looked {
+    fn is_open(&self) -> bool {
+        self.decided_at.is_none() && !self.is_withdrawn
+    }
+
+    fn withdraw(&mut self) {
+        self.is_withdrawn = true;
+        self.p_value = 1.0;
+        self.decided_at = None;
+    }
+
     fn look(&mut self, question: &Question) {
         if self.is_over {
             return;
@@ -182,7 +216,7 @@ mod tests {
             let mut pair = |spread: &f64| {
                 let (own, is_off) = normal();
                 let times = if is_off && noise.has_outliers { 4.0 } else { 1.0 };
-                (1.0, (shift + times * spread * (0.6 * common + 0.8 * own)).exp())
+                Some((1.0, (shift + times * spread * (0.6 * common + 0.8 * own)).exp()))
             };
             looks.push(&noise.spreads.iter().map(&mut pair).collect::<Vec<_>>());
         }
@@ -240,7 +274,7 @@ mod tests {
         for _ in 0..pairs {
             let sign = if looks.len().is_multiple_of(2) { 1.0 } else { -1.0 };
             let size = sign * (1.0 + looks.len() as f64 / 10_000.0);
-            let pair = |(shift, noise): &(f64, f64)| (1.0, (shift + size * noise).exp());
+            let pair = |(shift, noise): &(f64, f64)| Some((1.0, (shift + size * noise).exp()));
             looks.push(&metrics.iter().map(pair).collect::<Vec<_>>());
         }
     }
@@ -253,7 +287,7 @@ mod tests {
         let [None, Some(loud)] = needed[..] else { panic!("{needed:?}") };
         assert!(loud > 200, "{loud}");
         assert!(!looks.is_decided());
-        let findings = looks.findings(1);
+        let findings: Vec<_> = looks.findings(1).into_iter().flatten().collect();
         assert!(findings[0].decided_at.is_some_and(|pairs| pairs < 20), "{findings:?}");
         assert_eq!(findings[1].decided_at, None);
         assert!(!findings[0].differs && !findings[1].differs);
@@ -266,7 +300,7 @@ mod tests {
         assert!(looks.needed().next().unwrap().unwrap() > 1_000);
         assert!(!looks.is_decided());
         push(&mut looks, 1, &[(0.7, 0.2)]);
-        let finding = looks.findings(1)[0];
+        let finding = looks.findings(1)[0].unwrap();
         assert_eq!((finding.differs, finding.decided_at), (true, Some(10)), "{finding:?}");
     }
 
@@ -274,11 +308,27 @@ mod tests {
     fn what_was_found_stays_found_and_a_look_more_costs_nothing_already_known() {
         let mut looks = Looks::new(Question { metrics: 2, ..QUESTION });
         push(&mut looks, 11, &[(0.7, 0.2), (0.0, 0.2)]);
-        assert!(looks.findings(1)[0].differs);
+        assert!(differs(&looks)[0]);
         push(&mut looks, 30, &[(-0.7, 0.2), (0.0, 0.2)]);
-        assert!(looks.findings(1)[0].differs);
+        assert!(differs(&looks)[0]);
         looks.close();
-        assert!(looks.findings(1)[0].differs && !looks.findings(1)[1].differs);
+        assert_eq!(differs(&looks), [true, false]);
+    }
+
+    #[test]
+    fn a_metric_that_once_could_not_be_compared_is_withdrawn_and_waited_for_by_nobody() {
+        let mut looks = Looks::new(Question { metrics: 2, ..QUESTION });
+        push(&mut looks, 12, &[(0.7, 0.2), (0.0, 0.01)]);
+        assert!(differs(&looks)[0]);
+        looks.push(&[None, Some((1.0, 1.0))]);
+        push(&mut looks, 3, &[(0.7, 0.2), (0.0, 0.01)]);
+        assert_eq!((looks.len(), looks.is_decided()), (16, true));
+        assert_eq!(differs(&looks), [false, false]);
+        assert_eq!(looks.needed().collect::<Vec<_>>(), [None, None]);
+        assert!(looks.last().next().unwrap().is_none());
+        looks.close();
+        let findings = looks.findings(1);
+        assert!(findings[0].is_none() && findings[1].is_some(), "{findings:?}");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-use crate::record::{Hdr, RunRecord};
+use super::table::percentile;
+use crate::record::{RunRecord, Timing};
 use crate::scenario::{Arrivals, Load};
-use crate::units::{Count, Nanos};
+use crate::units::Count;
 
 /// One row per record, in the order given, and the builds and machines they come from.
 pub fn markdown(records: &[(String, RunRecord)]) -> String {
@@ -24,8 +25,12 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
         let RunRecord { scenario, measured, warnings, .. } = record;
         let is_suspect = !warnings.is_empty() || record.is_valid() == Some(false);
         let mark = if is_suspect { " [!]" } else { "" };
-        let response = |percent| cell(measured.response_time.as_ref(), percent);
-        let service = |percent| cell(Some(&measured.service_time), percent);
+        let cell = |timing: Timing, percent| {
+            let missing = timing.missing(measured);
+            timing.of(measured).map_or(DASH.to_owned(), |hdr| percentile(hdr, percent, missing))
+        };
+        let response = |percent| cell(Timing::ResponseTime, percent);
+        let service = |percent| cell(Timing::ServiceTime, percent);
         writeln!(
             out,
             "| {name}{mark} | {} on {} | {} | {} B | {} | {} | {} | {} | {} | {} | {} | {} | {} / {} | {}, {} |",
@@ -69,11 +74,6 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
 
 const DASH: &str = "-";
 
-fn cell(hdr: Option<&Hdr>, percent: f64) -> String {
-    let value = hdr.and_then(|hdr| hdr.percentile_if_supported(percent));
-    value.as_ref().map_or(DASH.to_owned(), Nanos::to_string)
-}
-
 pub(super) fn load(load: &Load) -> String {
     match load {
         Load::ClosedLoop { in_flight_max } => format!("closed, {in_flight_max} in flight"),
@@ -110,6 +110,16 @@ mod tests {
     use super::*;
     use crate::record::{GateName, Verdict};
     use crate::report::example;
+
+    #[test]
+    fn what_was_shed_is_later_than_what_came() {
+        let mut record = example::open_loop(1_000.0, 1);
+        let longest = record.measured.response_time.as_ref().unwrap().max();
+        let text = |record: &RunRecord| markdown(&[("run".to_owned(), record.clone())]);
+        assert!(!text(&record).contains(&format!("| >{longest} |")));
+        record.measured.messages_shed = record.measured.messages_received / 2;
+        assert!(text(&record).contains(&format!("| >{longest} | >{longest} | ")));
+    }
 
     #[test]
     fn a_failed_gate_marks_its_row_and_is_told_below() {

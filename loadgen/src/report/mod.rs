@@ -28,7 +28,7 @@ pub use self::markdown::markdown;
 pub use self::pairs::{Finding, Pairs, Question};
 pub use self::svg::svg;
 pub use self::table::{spread, table};
-pub use self::verdict::{Metric, Verdicts};
+pub use self::verdict::{Metric, NoValue, Verdicts};
 
 use crate::record::RunRecord;
 use crate::scenario::{Arrivals, Load};

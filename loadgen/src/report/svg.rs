@@ -45,8 +45,9 @@ fn row(load: &str, runs: &[(String, &RunRecord)]) -> Panel {
     let curves: Vec<_> = runs
         .iter()
         .filter_map(|(name, run)| {
-            let hdr = Timing::headline(&run.measured).of(&run.measured)?;
-            Some(Curve { name: name.clone(), hdr })
+            let timing = Timing::headline(&run.measured);
+            let (hdr, missing) = (timing.of(&run.measured)?, timing.missing(&run.measured));
+            Some(Curve { name: name.clone(), hdr, missing })
         })
         .collect();
     spectrum(&curves, WIDTH, HEIGHT).beside(throughput(runs, WIDTH, HEIGHT)).titled(load)

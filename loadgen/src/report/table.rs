@@ -170,8 +170,7 @@ fn latencies(measured: &Measured) -> Vec<(&'static str, String)> {
     let mut row = |name, hdr: Option<&Hdr>, missing| {
         rows.extend(hdr.map(|hdr| (name, latency(hdr, missing))));
     };
-    // What has no echo waited longer than what has one.
-    let missing = measured.messages_lost + measured.messages_shed;
+    let missing = measured.missing();
     row("response R", measured.response_time.as_ref(), missing);
     row("send lag L", measured.send_lag.as_ref(), 0);
     row("flow wait W", measured.flow_wait.as_ref(), 0);
@@ -186,12 +185,7 @@ fn latencies(measured: &Measured) -> Vec<(&'static str, String)> {
 fn latency(hdr: &Hdr, missing: u64) -> String {
     let mut text = format!("{:>10}", hdr.count());
     for percent in PERCENTILES {
-        let cell = match hdr.percentile_among(percent, missing) {
-            (longest, true) => format!(">{longest}"),
-            (value, false) => {
-                hdr.percentile_if_supported(percent).map_or("-".to_owned(), |_| value.to_string())
-            }
-        };
+        let cell = percentile(hdr, percent, missing);
         text.push_str(&format!("  {cell:>8}"));
     }
     let max = match (hdr.count(), missing) {
@@ -200,6 +194,17 @@ fn latency(hdr: &Hdr, missing: u64) -> String {
         _ => format!(">{}", hdr.max()),
     };
     text + &format!("  {max:>8}")
+}
+
+/// A percentile for people, where `missing` messages were later than all that are here: `>x` if it falls among
+/// them, `-` if too few values lie beyond it.
+pub(super) fn percentile(hdr: &Hdr, percent: f64, missing: u64) -> String {
+    match hdr.percentile_among(percent, missing) {
+        (longest, true) => format!(">{longest}"),
+        (value, false) => {
+            hdr.percentile_if_supported(percent).map_or("-".to_owned(), |_| value.to_string())
+        }
+    }
 }
 
 fn statuses(measured: &Measured) -> String {

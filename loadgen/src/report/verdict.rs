@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use super::looks::Looks;
 use super::pairs::{Finding, Question};
 use crate::record::RunRecord;
+use crate::units::Nanos;
 
 /// What is compared of two runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -34,22 +35,36 @@ impl Metric {
         all.into_iter().filter(|(_, means)| *means).map(|(metric, _)| metric).collect()
     }
 
-    /// Its value in a run; `None` if the run has none above 0.
-    pub fn of(self, record: &RunRecord) -> Option<f64> {
+    /// Its value in a run.
+    pub fn of(self, record: &RunRecord) -> Result<f64, NoValue> {
         let measured = &record.measured;
-        let latency = measured.latency();
-        let value = match self {
-            Metric::PerServerCpu => measured.messages_per_server_cpu_s?,
-            Metric::Throughput => measured.throughput_messages_per_s,
-            Metric::P50 => latency.percentile(50.0).0 as f64,
-            Metric::P99 => latency.percentile(99.0).0 as f64,
+        let percentile = |percent| match measured.percentile(percent) {
+            (longest, true) => Err(NoValue::Beyond(longest, measured.missing())),
+            (value, false) => Ok(value.0 as f64),
         };
-        (value > 0.0).then_some(value)
+        let value = match self {
+            Metric::PerServerCpu => measured.messages_per_server_cpu_s.ok_or(NoValue::Unknown)?,
+            Metric::Throughput => measured.throughput_messages_per_s,
+            Metric::P50 => percentile(50.0)?,
+            Metric::P99 => percentile(99.0)?,
+        };
+        if value > 0.0 { Ok(value) } else { Err(NoValue::Unknown) }
     }
 
     fn more_is_faster(self) -> bool {
         matches!(self, Metric::PerServerCpu | Metric::Throughput)
     }
+}
+
+/// Why a run has no value of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoValue {
+    /// There is none above 0.
+    #[error("not known")]
+    Unknown,
+    /// It is that of a message without an echo: later than the longest time, and one of so many.
+    #[error("beyond {0}, among {1} messages without an echo")]
+    Beyond(Nanos, u64),
 }
 
 impl Display for Metric {
@@ -105,7 +120,11 @@ impl Display for Verdicts {
         // The same draw for everybody who has the same pairs.
         let findings = looks.findings(1);
         for ((metric, finding), needed) in metrics.iter().zip(&findings).zip(looks.needed()) {
-            writeln!(out, "{metric:<32} {}", verdict(*metric, finding, needed, question))?;
+            let says = match finding {
+                Some(finding) => verdict(*metric, finding, needed, question),
+                None => "not comparable: it fell among messages without an echo".to_owned(),
+            };
+            writeln!(out, "{metric:<32} {says}")?;
         }
         Ok(())
     }
@@ -146,13 +165,18 @@ fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::example;
 
     const QUESTION: Question =
         Question { difference: 0.05, error_max: 0.05, power: 0.9, metrics: 1 };
 
     fn said(metric: Metric, ratios: &[f64]) -> String {
         let mut looks = Looks::new(QUESTION);
-        ratios.iter().for_each(|ratio| looks.push(&[(1.0, *ratio)]));
+        ratios.iter().for_each(|ratio| looks.push(&[Some((1.0, *ratio))]));
+        told(metric, looks)
+    }
+
+    fn told(metric: Metric, mut looks: Looks) -> String {
         looks.close();
         let verdicts = Verdicts {
             a: "old".to_owned(),
@@ -189,6 +213,29 @@ mod tests {
         let undecided = said(Metric::P50, &noisy);
         assert!(undecided.contains("undecided: 5 % in this noise asks for"), "{undecided}");
         assert!(said(Metric::P50, &[]).contains("no verdict"));
+    }
+
+    #[test]
+    fn a_percentile_among_messages_that_were_shed_is_no_number() {
+        let mut record = example::open_loop(1_000.0, 1);
+        let hdr = record.measured.response_time.clone().unwrap();
+        assert_eq!(Metric::P50.of(&record), Ok(hdr.percentile(50.0).0 as f64));
+        let shed = hdr.count() / 3;
+        record.measured.messages_shed = shed;
+        let (p50, is_beyond) = hdr.percentile_among(50.0, shed);
+        assert!(!is_beyond && p50 > hdr.percentile(50.0));
+        assert_eq!(Metric::P50.of(&record), Ok(p50.0 as f64));
+        assert_eq!(Metric::P99.of(&record), Err(NoValue::Beyond(hdr.max(), shed)));
+        record.measured.messages_per_server_cpu_s = None;
+        assert_eq!(Metric::PerServerCpu.of(&record), Err(NoValue::Unknown));
+        let mut looks = Looks::new(QUESTION);
+        looks.push(&[None]);
+        let said = told(Metric::P99, looks);
+        assert!(said.contains("old, 1 interleaved pairs;"), "{said}");
+        assert!(
+            said.ends_with("not comparable: it fell among messages without an echo\n"),
+            "{said}"
+        );
     }
 
     #[test]

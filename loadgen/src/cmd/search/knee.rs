@@ -178,10 +178,10 @@ pub(super) struct Row {
     pub(super) judged: Judged,
     /// Echoes per second.
     pub(super) achieved: MessagesPerSecond,
-    /// Of R.
-    pub(super) p50: Nanos,
-    /// Of R.
-    pub(super) p99: Nanos,
+    /// Of R, and whether it is beyond that: among messages without an echo.
+    pub(super) p50: (Nanos, bool),
+    /// The same.
+    pub(super) p99: (Nanos, bool),
 }
 
 /// A search that goes on.
@@ -225,7 +225,7 @@ impl Searching<'_> {
                 Judged::Missed(_) => Some(false),
                 Judged::Invalid(_) => None,
             };
-            let [p50, p99] = [50.0, 99.0].map(|it| record.measured.latency().percentile(it));
+            let [p50, p99] = [50.0, 99.0].map(|it| record.measured.percentile(it));
             let achieved = MessagesPerSecond(record.measured.throughput_messages_per_s);
             self.trials.push(Row { rate, longer, judged, achieved, p50, p99 });
             if kept.is_some() {

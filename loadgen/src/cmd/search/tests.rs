@@ -12,7 +12,7 @@ struct Flags {
 }
 
 fn row(rate: f64, longer: bool, judged: Judged) -> Row {
-    let time = Nanos(1_000_000);
+    let time = (Nanos(1_000_000), false);
     Row { rate, longer, judged, achieved: MessagesPerSecond(rate), p50: time, p99: time }
 }
 

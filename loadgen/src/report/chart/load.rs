@@ -46,7 +46,9 @@ impl LoadCurve<'_> {
     /// `None` if it is that of the highest rate, because then it may lie beyond.
     pub(in crate::report) fn knee_by_power(&self) -> Option<&RunRecord> {
         let power = |run: &RunRecord| {
-            let mean = run.measured.response_time.as_ref()?.mean_ns();
+            let response = run.measured.response_time.as_ref();
+            // Nobody knows the mean of what has no echo.
+            let mean = response.filter(|_| run.measured.missing() == 0)?.mean_ns();
             (mean > 0.0).then(|| run.measured.throughput_messages_per_s / mean)
         };
         let valid = || self.runs.iter().filter(|it| it.run.is_valid() != Some(false));
@@ -61,7 +63,7 @@ impl LoadCurve<'_> {
 pub(in crate::report) fn is_served(run: &RunRecord) -> bool {
     let measured = &run.measured;
     offered(run).is_none_or(|rate| measured.throughput_messages_per_s >= SERVED_MIN * rate)
-        && measured.messages_lost + measured.messages_shed == 0
+        && measured.missing() == 0
 }
 
 /// The curves that these records have in them.
@@ -106,7 +108,9 @@ pub(in crate::report) fn load_curve(curve: &LoadCurve<'_>, width: f64, height: f
     let plot = Plot::new(x, Axis { title: "response time R", scale, label: time }, width, height);
     let point = |run: &RunRecord, percent| {
         let hdr = run.measured.response_time.as_ref()?;
-        Some((offered(run)?, hdr.percentile_if_supported(percent)?.0 as f64))
+        hdr.percentile_if_supported(percent)?;
+        let (value, is_beyond) = hdr.percentile_among(percent, run.measured.missing());
+        (!is_beyond).then_some((offered(run)?, value.0 as f64))
     };
     let layers = html! {
         @if let Some(rate) = curve.knee_by_power().and_then(offered) {

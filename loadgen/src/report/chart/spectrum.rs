@@ -20,12 +20,15 @@ pub(in crate::report) struct Curve<'a> {
     pub(in crate::report) name: String,
     /// Its values; a curve without any is left out.
     pub(in crate::report) hdr: &'a Hdr,
+    /// Messages that were later than all of them: the curve ends where they begin.
+    pub(in crate::report) missing: u64,
 }
 
 /// All curves on one pair of axes: percentile to the right, time upwards, both logarithmic.
 pub(in crate::report) fn spectrum(curves: &[Curve<'_>], width: f64, height: f64) -> Panel {
     let curves: Vec<_> = curves.iter().filter(|curve| curve.hdr.count() > 0).collect();
-    let count = curves.iter().map(|curve| curve.hdr.count()).max().unwrap_or_default();
+    let count = curves.iter().map(|curve| curve.hdr.count() + curve.missing).max();
+    let count = count.unwrap_or_default();
     let ends = curves.iter().flat_map(|curve| [curve.hdr.min().0 as f64, curve.hdr.max().0 as f64]);
     let x = Axis { title: "percentile (%)", scale: Scale::nines(count), label: percent };
     let y = Axis { title: "time", scale: Scale::log_around(ends), label: time };
@@ -44,20 +47,29 @@ pub(in crate::report) fn spectrum(curves: &[Curve<'_>], width: f64, height: f64)
 }
 
 fn drawn(plot: &Plot, curve: &Curve<'_>, look: Look) -> Markup {
-    let hdr = curve.hdr;
+    let Curve { hdr, missing, .. } = *curve;
+    let count = hdr.count() + missing;
+    let here = hdr.count() as f64 / count.max(1) as f64;
     // The largest value lies infinitely far on this axis: it is drawn where all but one lie below.
-    let last = 1.0 - 1.0 / hdr.count().max(1) as f64;
+    let last = here.min(1.0 - 1.0 / count.max(1) as f64);
     let steps = hdr.steps(STEPS_PER_HALF).into_iter();
-    let points = steps.map(|step| (step.quantile.min(last), step.value.0 as f64));
-    let marked = MARKED.iter().filter(|percent| is_supported(hdr.count(), **percent));
+    let points = steps.map(|step| ((here * step.quantile).min(last), step.value.0 as f64));
+    let supported = MARKED.iter().filter(|percent| is_supported(count, **percent));
+    let marked = supported.filter_map(|percent| {
+        let (value, is_beyond) = hdr.percentile_among(*percent, missing);
+        (!is_beyond).then_some((percent, value))
+    });
+    let without = match missing {
+        0 => String::new(),
+        missing => format!(", and {missing} have no echo"),
+    };
     html! {
         (plot.line(look, points))
-        @for percent in marked {
-            @let value = hdr.percentile(*percent);
+        @for (percent, value) in marked {
             @let says = format!("{}, {percent} %: {value}", curve.name);
             (plot.mark(look, (percent / 100.0, value.0 as f64), &says))
         }
-        @let says = format!("{}, largest of {}: {}", curve.name, hdr.count(), hdr.max());
+        @let says = format!("{}, largest of {}: {}{without}", curve.name, hdr.count(), hdr.max());
         (plot.mark(look, (last, hdr.max().0 as f64), &says))
     }
 }
@@ -82,7 +94,7 @@ pub(super) fn time(nanos: f64) -> String {
 mod tests {
     use super::*;
 
-    fn drawing(counts: &[u64]) -> String {
+    fn drawing(counts: &[u64], missing: u64) -> String {
         let hdrs: Vec<_> = counts
             .iter()
             .map(|count| {
@@ -92,13 +104,13 @@ mod tests {
             })
             .collect();
         let curves: Vec<_> =
-            hdrs.iter().map(|hdr| Curve { name: "R <1>".to_owned(), hdr }).collect();
+            hdrs.iter().map(|hdr| Curve { name: "R <1>".to_owned(), hdr, missing }).collect();
         spectrum(&curves, 600.0, 300.0).body.into_string()
     }
 
     #[test]
     fn marks_say_the_percentiles_that_the_samples_hold_up() {
-        let text = drawing(&[100_000]);
+        let text = drawing(&[100_000], 0);
         assert!(text.contains("R &lt;1&gt;, 99.9 %: 101 µs"), "{text}");
         assert!(text.contains("99.99 %"));
         assert!(!text.contains("R &lt;1&gt;, 99.999 %"), "one sample lies beyond that");
@@ -107,9 +119,17 @@ mod tests {
     }
 
     #[test]
+    fn a_percentile_among_messages_without_an_echo_has_no_mark() {
+        let text = drawing(&[80_000], 20_000);
+        assert!(text.contains("R &lt;1&gt;, 50 %: 51.0 µs"), "of all 100,000: {text}");
+        assert!(!text.contains("R &lt;1&gt;, 90 %"), "{text}");
+        assert!(text.contains("largest of 80000: 81.0 µs, and 20000 have no echo"), "{text}");
+    }
+
+    #[test]
     fn nothing_recorded_is_an_empty_plot() {
-        let text = drawing(&[0]);
+        let text = drawing(&[0], 0);
         assert!(!text.contains("class=\"line") && text.contains("percentile (%)"), "{text}");
-        assert!(!drawing(&[1]).contains("NaN"));
+        assert!(!drawing(&[1], 0).contains("NaN"));
     }
 }

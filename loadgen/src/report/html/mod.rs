@@ -169,7 +169,7 @@ fn overview_row(index: usize, name: &str, record: &RunRecord) -> Markup {
         None => ("? no gates", !measured.is_well()),
     };
     let times = |timing: Timing| {
-        let missing = run::missing(timing, measured);
+        let missing = timing.missing(measured);
         cell::row(&format!("measured.{}", timing.key()), timing.of(measured), missing, &OF_A_RUN)
     };
     html! {
@@ -204,8 +204,9 @@ fn side_by_side(records: &[(String, RunRecord)]) -> Markup {
 
 fn compared(model: LoadModel, runs: &[(String, &RunRecord)]) -> Markup {
     let curves = runs.iter().filter_map(|(name, run)| {
-        let hdr = Timing::headline(&run.measured).of(&run.measured)?;
-        Some(Curve { name: name.clone(), hdr })
+        let timing = Timing::headline(&run.measured);
+        let (hdr, missing) = (timing.of(&run.measured)?, timing.missing(&run.measured));
+        Some(Curve { name: name.clone(), hdr, missing })
     });
     let curves: Vec<_> = curves.collect();
     html! {
@@ -252,7 +253,7 @@ fn load_row(curve: &LoadCurve<'_>, point: &LoadPoint<'_>) -> Markup {
     let measured = &run.measured;
     let is_knee = curve.knee_by_power().is_some_and(|knee| std::ptr::eq(knee, run));
     let (served, rate) = (is_served(run), measured.throughput_messages_per_s);
-    let (key, missing) = ("measured.response_time", run::missing(Timing::ResponseTime, measured));
+    let (key, missing) = ("measured.response_time", Timing::ResponseTime.missing(measured));
     html! {
         tr data-run=(index) class=[(!served).then_some("bad")] {
             th scope="row" { (name) }

@@ -161,7 +161,8 @@ fn spectrum_and_table(measured: &Measured) -> Markup {
     let curves: Vec<_> = order
         .into_iter()
         .filter_map(|(timing, name)| {
-            Some(Curve { name: name.to_owned(), hdr: timing.of(measured)? })
+            let (hdr, missing) = (timing.of(measured)?, timing.missing(measured));
+            Some(Curve { name: name.to_owned(), hdr, missing })
         })
         .collect();
     html! {
@@ -198,12 +199,12 @@ fn rows_of_percentiles(measured: &Measured) -> Markup {
             tr {
                 th scope="row" { (name) }
                 @for (timing, key, hdr) in &columns {
-                    td { (cell::percentile(key, hdr, missing(*timing, measured), field, percent)) }
+                    td { (cell::percentile(key, hdr, timing.missing(measured), field, percent)) }
                 }
             }
         }
         tr { th scope="row" { "max" } @for (timing, key, hdr) in &columns {
-            td { (cell::max(key, hdr, missing(*timing, measured))) }
+            td { (cell::max(key, hdr, timing.missing(measured))) }
         } }
         tr { th scope="row" { "mean" } @for (_, key, hdr) in &columns {
             td { (figure(&format!("{key}.mean_ns"), hdr.mean_ns(), &cell::rounded(hdr.mean_ns()).to_string())) }
@@ -211,17 +212,6 @@ fn rows_of_percentiles(measured: &Measured) -> Markup {
         tr { th scope="row" { "values" } @for (_, key, hdr) in &columns {
             td { (cell::number(&format!("{key}.count"), hdr.count())) }
         } }
-    }
-}
-
-/// Messages that have no echo, and so waited longer than those that have one. What happens before a message
-/// leaves does not know of them.
-pub(super) fn missing(timing: Timing, measured: &Measured) -> u64 {
-    match timing {
-        Timing::ResponseTime | Timing::ServiceTime => {
-            measured.messages_lost + measured.messages_shed
-        }
-        _ => 0,
     }
 }
 
