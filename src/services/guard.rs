@@ -414,8 +414,11 @@ mod tests {
         [&[0], &length[..], bytes].concat()
     }
 
-    /// A body that gives these chunks.
-    struct Chunks(VecDeque<Bytes>);
+    /// A body that gives these chunks, and then ends, or waits for more.
+    struct Chunks {
+        left: VecDeque<Bytes>,
+        ends: bool,
+    }
 
     impl Body for Chunks {
         type Data = Bytes;
@@ -425,7 +428,10 @@ mod tests {
             mut self: Pin<&mut Self>,
             _: &mut Context<'_>,
         ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-            Poll::Ready(self.0.pop_front().map(|chunk| Ok(Frame::data(chunk))))
+            match self.left.pop_front() {
+                None if !self.ends => Poll::Pending,
+                chunk => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
+            }
         }
     }
 
@@ -440,7 +446,8 @@ mod tests {
     fn a_guarded_body_gives_what_came_however_it_was_cut() {
         let stream = [message(b"hello"), message(&[7; 300]), message(b""), message(b"x")].concat();
         for piece in 1..=stream.len() {
-            let body = Chunks(stream.chunks(piece).map(Bytes::copy_from_slice).collect());
+            let left = stream.chunks(piece).map(Bytes::copy_from_slice).collect();
+            let body = Chunks { left, ends: true };
             let mut guarded = Guarded { body, message_bytes_max: 300, held: None, waiting: None };
             let mut got = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
@@ -452,31 +459,14 @@ mod tests {
         }
     }
 
-    /// A body that gives these chunks, and waits for more.
-    struct Waits(VecDeque<Bytes>);
-
-    impl Body for Waits {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-            self.0
-                .pop_front()
-                .map_or(Poll::Pending, |chunk| Poll::Ready(Some(Ok(Frame::data(chunk)))))
-        }
-    }
-
     #[test]
     fn a_part_that_waits_does_not_keep_the_read_buffer() {
         let read = Bytes::from([message(b"whole"), message(&[7; 3_000])].concat());
         // From within the message before, from its own prefix on, and what follows.
         for cuts in [vec![0, 1_500], vec![10, 1_500], vec![0, 700, 1_500]] {
             let ends = cuts[1..].iter().copied();
-            let parts = cuts.iter().zip(ends).map(|(from, to)| read.slice(*from..to)).collect();
-            let body = Waits(parts);
+            let left = cuts.iter().zip(ends).map(|(from, to)| read.slice(*from..to)).collect();
+            let body = Chunks { left, ends: false };
             let mut guarded = Guarded { body, message_bytes_max: 3_000, held: None, waiting: None };
             let mut cx = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(frame) = Pin::new(&mut guarded).poll_frame(&mut cx) {
