@@ -146,16 +146,16 @@ pub struct LoadArgs {
     pub rate: Option<MessagesPerSecond>,
 
     /// Open loop: gaps between a stream's messages
-    #[arg(long, value_enum, requires = "rate")]
+    #[arg(long, value_enum)]
     pub arrivals: Option<Arrivals>,
 
     /// Open loop: what becomes of a message that is due while its stream is blocked
-    #[arg(long, value_enum, requires = "rate")]
+    #[arg(long, value_enum)]
     pub blocked: Option<Blocked>,
 
     /// Open loop: more messages due and not echoed than this, over all streams, end the run as unstable
     /// [default: 8M]
-    #[arg(long, value_name = "N", requires = "rate")]
+    #[arg(long, value_name = "N")]
     pub max_backlog: Option<NonZeroU64>,
 
     /// Payload of a message; its first 8 bytes carry a sequence number, the rest seeded filler
@@ -168,6 +168,33 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
+    /// Err: a flag that only an open loop has, in a closed one. A search has a rate at each of its trials, and
+    /// none here.
+    pub(crate) fn check(&self) -> Result<(), UsageError> {
+        let of_rates = [
+            ("--arrivals", self.arrivals.map(name_of)),
+            ("--blocked", self.blocked.map(name_of)),
+            ("--max-backlog", self.max_backlog.map(|most| most.to_string())),
+        ];
+        let typed = of_rates.into_iter().find_map(|(flag, value)| Some((flag, value?)));
+        match (typed, self.rate) {
+            (Some((flag, value)), None) => {
+                Err(usage(flag, value, "is an open loop's; pass --rate too, or leave it out"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The same without what only a rate has.
+    pub(crate) fn closed_loop(&self) -> Self {
+        LoadArgs { rate: None, arrivals: None, blocked: None, max_backlog: None, ..self.clone() }
+    }
+
+    /// The same at this rate.
+    pub(crate) fn at(&self, rate: MessagesPerSecond) -> Self {
+        LoadArgs { rate: Some(rate), ..self.clone() }
+    }
+
     /// As they are typed.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = Vec::new();
@@ -235,10 +262,13 @@ impl FromStr for Header {
 }
 
 /// Which service is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ContractName {
     /// `echo.v1.Echo/Bidi`: bytes back unchanged.
+    #[default]
     Echo,
     /// `Chat/chat`: text back as `name: message`.
     Chat,
@@ -400,6 +430,7 @@ pub struct Surroundings {
 impl Scenario {
     /// Resolves what was typed. Err: what cannot be run, with the cure.
     pub fn resolve(args: &RunArgs, surroundings: &Surroundings) -> Result<Scenario, UsageError> {
+        args.load.check()?;
         let streams = args.load.streams.get();
         let connections = connections(args, surroundings)?;
         let shards = args.shards.map_or((surroundings.cpus.len() / 2).max(1), NonZeroUsize::get);
@@ -632,6 +663,13 @@ mod tests {
             None,
             "--payload 4.0 MiB: a message holds at most 4194304 bytes, encoding included: pass at most 4194299",
         );
+        for (flag, value) in
+            [("--arrivals", "poisson"), ("--blocked", "shed"), ("--max-backlog", "9")]
+        {
+            let expected =
+                format!("{flag} {value}: is an open loop's; pass --rate too, or leave it out");
+            check(&[flag, value], None, &expected);
+        }
         check(
             &["--duration", "0s"],
             None,

@@ -111,6 +111,7 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 }
 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
+    args.load.check()?;
     let metrics = args.metrics()?;
     let question = question(args, metrics.len())?;
     let (server_cpus, loadgen_cpus) =
@@ -193,7 +194,8 @@ impl Comparing<'_> {
         let max = self.args.max_pairs;
         let mut tried = 0;
         while !self.looks.is_decided() && self.looks.len() < max {
-            let b_first = tried % 2 == 1;
+            // A B, then B A, of the pairs that count: attempts that do not would leave them all in one order.
+            let b_first = self.looks.len() % 2 == 1;
             tried += 1;
             let pair = match self.pair(tried, b_first).await {
                 Ok(pair) => pair,

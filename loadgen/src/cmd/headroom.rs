@@ -43,7 +43,7 @@ pub(super) async fn null_throughput(
     loadgen_cpus: &[usize],
 ) -> anyhow::Result<MessagesPerSecond> {
     // The rate is what is asked for; all else of the plan stays.
-    let shape = load.rate.map_or_else(|| load.clone(), |_| with_rate(load, MessagesPerSecond(1.0)));
+    let shape = load.rate.map_or_else(|| load.clone(), |_| load.at(MessagesPerSecond(1.0)));
     let key = key(&shape.flags(), server_cpus, loadgen_cpus);
     let cache = cache_file();
     let mut known = cache.as_deref().map(read).unwrap_or_default();
@@ -67,18 +67,7 @@ pub(super) async fn null_throughput(
 fn closed(load: &LoadArgs) -> LoadArgs {
     let in_flight = load.in_flight.map_or(1, NonZeroUsize::get);
     let in_flight = if load.rate.is_some() { in_flight.max(IN_FLIGHT) } else { in_flight };
-    LoadArgs {
-        rate: None,
-        arrivals: None,
-        blocked: None,
-        max_backlog: None,
-        in_flight: NonZeroUsize::new(in_flight),
-        ..load.clone()
-    }
-}
-
-fn with_rate(load: &LoadArgs, rate: MessagesPerSecond) -> LoadArgs {
-    LoadArgs { rate: Some(rate), ..load.clone() }
+    LoadArgs { in_flight: NonZeroUsize::new(in_flight), ..load.closed_loop() }
 }
 
 /// Where both sides run.
@@ -112,7 +101,7 @@ impl Places<'_> {
         let mut judged_all = true;
         for _ in 0..TRIALS_MAX {
             let Step::Try(rate) = steps.next() else { break };
-            let record = self.run(&with_rate(load, MessagesPerSecond(rate)), OPEN_DURATION).await?;
+            let record = self.run(&load.at(MessagesPerSecond(rate)), OPEN_DURATION).await?;
             match record.as_deref().map_or(Some(false), leaves_in_time) {
                 Some(kept) => steps.tried(rate, kept),
                 None => {

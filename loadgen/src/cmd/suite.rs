@@ -30,7 +30,9 @@ use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record;
 use crate::report::{Compared, Comparison, Contender, Figures, Outcome};
-use crate::scenario::{Arrivals, ClientName, ContractName, LoadArgs, UsageError, name_of};
+use crate::scenario::{
+    Arrivals, Blocked, ClientName, ContractName, Header, LoadArgs, UsageError, name_of,
+};
 use crate::units::{Count, MessagesPerSecond, Nanos};
 
 /// A line to stderr, which may be gone: a suite does not end for that.
@@ -351,17 +353,17 @@ impl Suite {
     fn load(&self, scenario: &SuiteScenario, rate: Option<MessagesPerSecond>) -> LoadArgs {
         let at_least_1 = |count| NonZeroUsize::new(count).expect("a plan's numbers are checked");
         LoadArgs {
-            contract: ContractName::Echo,
-            client: self.plan.client.unwrap_or(ClientName::Inline),
+            contract: scenario.contract,
+            client: scenario.client.or(self.plan.client).unwrap_or(ClientName::Inline),
             streams: at_least_1(scenario.streams),
             connections: Some(at_least_1(scenario.connections)),
             in_flight: scenario.in_flight.map(at_least_1),
             rate,
-            arrivals: rate.and(scenario.arrivals),
-            blocked: None,
-            max_backlog: None,
+            arrivals: scenario.arrivals,
+            blocked: scenario.blocked,
+            max_backlog: scenario.max_backlog,
             payload: scenario.payload,
-            headers: Vec::new(),
+            headers: scenario.headers.clone(),
         }
     }
 
@@ -544,38 +546,59 @@ impl Results {
 }
 
 fn in_short(outcome: &Outcome) -> String {
+    let p50 = |figures: &Figures| figures.p50.map_or("unknown".to_owned(), |p50| p50.to_string());
     match outcome {
         Outcome::Counted(figures) => {
-            format!("{} messages/s, p50 {}", Count(figures.messages_per_s), figures.p50)
+            format!("{} messages/s, p50 {}", Count(figures.messages_per_s), p50(figures))
         }
         Outcome::Bound(figures, reason) => {
             let rate = Count(figures.messages_per_s);
-            format!("at least {rate} messages/s, p50 at most {}: {reason}", figures.p50)
+            format!("at least {rate} messages/s, p50 at most {}: {reason}", p50(figures))
         }
         Outcome::Failed(reason) => format!("failed: {reason}"),
         Outcome::Invalid(reason) => format!("invalid: {reason}"),
     }
 }
 
+/// What a scenario's runs have in common, in words.
 fn load(scenario: &SuiteScenario) -> String {
     let SuiteScenario { connections, streams, payload, .. } = scenario;
-    let in_flight = match scenario.in_flight {
-        Some(in_flight) => format!("{in_flight} in flight"),
-        None => "unbounded in flight".to_owned(),
-    };
-    let rate = scenario.rate.as_ref().map_or(String::new(), |rate| {
-        let arrivals = scenario.arrivals.unwrap_or(Arrivals::Uniform);
-        format!(", {rate} offered ({} arrivals)", name_of(arrivals))
-    });
-    let idle = match (scenario.idle_streams, scenario.idle_connections) {
-        (0, 0) => String::new(),
-        (idle, 0) => format!(", besides {idle} idle"),
-        (idle, connections) => format!(", besides {idle} idle and {connections} idle connections"),
-    };
-    let streams = if streams % connections == 0 {
+    let mut text = if streams % connections == 0 {
         format!("{connections} x {} streams", streams / connections)
     } else {
         format!("{streams} streams on {connections} connections")
     };
-    format!("{streams}{idle}, {in_flight}, {payload}{rate}")
+    let mut say = |words: String| text.push_str(&words);
+    match (scenario.idle_streams, scenario.idle_connections) {
+        (0, 0) => {}
+        (idle, 0) => say(format!(", besides {idle} idle")),
+        (idle, connections) => {
+            say(format!(", besides {idle} idle and {connections} idle connections"));
+        }
+    }
+    match scenario.in_flight {
+        Some(in_flight) => say(format!(", {in_flight} in flight")),
+        None => say(", unbounded in flight".to_owned()),
+    }
+    say(format!(", {payload}"));
+    if let Some(rate) = &scenario.rate {
+        let arrivals = scenario.arrivals.unwrap_or(Arrivals::Uniform);
+        say(format!(", {rate} offered ({} arrivals)", name_of(arrivals)));
+    }
+    if scenario.blocked == Some(Blocked::Shed) {
+        say(", shed while blocked".to_owned());
+    }
+    if let Some(most) = scenario.max_backlog {
+        say(format!(", backlog at most {most}"));
+    }
+    if scenario.contract == ContractName::Chat {
+        say(", Chat/chat".to_owned());
+    }
+    if let Some(client) = scenario.client {
+        say(format!(", client {}", name_of(client)));
+    }
+    for Header { key, value } in &scenario.headers {
+        say(format!(", metadata {key}={value}"));
+    }
+    text
 }

@@ -397,7 +397,7 @@ impl Shards {
             streams_unfinished,
             response_time: only_open(seen.response_time),
             send_lag: only_open(seen.send_lag),
-            flow_wait: only_open(seen.flow_wait),
+            flow_wait: Some(seen.flow_wait),
             gap_error: only_open(seen.gap_error),
             in_flight_mean_ns: (!open_loop && seen.received > 0)
                 .then(|| seen.in_flight.0 as f64 / seen.received as f64),

@@ -17,9 +17,12 @@ use super::timer::Timer;
 use crate::record::Unstable;
 use crate::units::Nanos;
 
-/// Shortest wait: messages due within it leave together, a little late rather than each with two
-/// system calls of its own. Their lag is recorded as such.
-const GRAIN: Nanos = Nanos(20_000);
+/// So long before a message is due the pacer sleeps no more: it looks at the clock, and lets the shard look at its
+/// sockets, again and again. A thread that sleeps is woken 25 to 55 us late (p50; p99 60 to 100), whatever the
+/// timer. Open loop, 8 x 125 streams, one core, L p50 with a spin of 0, 50 and 100 us: at 1,000 messages/s 42, 0.36 and
+/// 0.25 us, at 20,000 24, 0.31 and 0.29; R p50 at 20,000 95, 47 and 38 us, because an echo finds the shard
+/// awake too. At 600,000 no difference is left: what is late there is late by the turn before it.
+const SPIN_MAX: Nanos = Nanos(100_000);
 
 /// Longest wait: Ctrl-C may have moved the window's end meanwhile.
 const NAP_MAX: Nanos = Nanos(50_000_000);
@@ -74,7 +77,12 @@ pub(crate) async fn pace(
             break;
         }
         if intended > now {
-            timer.wait(intended.since(now).clamp(GRAIN, NAP_MAX)).await?;
+            let early = intended.since(now);
+            if early > SPIN_MAX {
+                timer.wait((early - SPIN_MAX).min(NAP_MAX)).await?;
+            } else {
+                tokio::task::yield_now().await;
+            }
             released_in_turn = 0;
             continue;
         }

@@ -136,6 +136,7 @@ impl Recorder {
     /// What a second is told by, R or in closed loop S, is summed up when the second closes.
     fn times(&mut self, sent: &Sent, received: Nanos) {
         let service = received.since(sent.pulled);
+        self.seen.flow_wait.record(sent.pulled.since(sent.queued));
         if !self.open_loop {
             self.seen.in_flight = self.seen.in_flight + received.since(sent.queued);
             return self.interval.latency.record(service);
@@ -143,7 +144,6 @@ impl Recorder {
         self.interval.latency.record(received.since(sent.intended));
         self.seen.service_time.record(service);
         self.seen.send_lag.record(sent.queued.since(sent.intended));
-        self.seen.flow_wait.record(sent.pulled.since(sent.queued));
     }
 
     /// Closes a second.
@@ -281,16 +281,17 @@ mod tests {
     }
 
     #[test]
-    fn the_closed_loop_knows_service_time_only() {
+    fn the_closed_loop_has_nothing_to_be_late_for_but_waits_and_is_served() {
         let mut recorder = recorder(false);
         recorder.echo(&sent(100, 100, 130), Nanos(BEGIN + 170));
         recorder.roll(Nanos(BEGIN + 170 + Nanos::SECOND.0));
         recorder.echo(&sent(100, 100, 130), Nanos(BEGIN + 180 + Nanos::SECOND.0));
         let (seconds, seen) = recorder.take_rest();
         assert_eq!(seconds.iter().map(|second| second.latency.count()).collect::<Vec<_>>(), [1, 1]);
-        assert_eq!(seen.service_time.count(), 2);
+        assert_eq!((seen.service_time.count(), seen.flow_wait.count()), (2, 2));
+        assert_eq!(seen.flow_wait.max(), Nanos(30));
         assert_eq!(seen.in_flight, Nanos(70 + 80 + Nanos::SECOND.0));
-        assert_eq!(seen.response_time.count(), 0);
+        assert_eq!((seen.response_time.count(), seen.send_lag.count()), (0, 0));
     }
 
     #[test]

@@ -495,6 +495,24 @@ mod tests {
     }
 
     #[test]
+    fn messages_in_flight_are_as_many_as_throughput_and_time_say() {
+        let verdict = |throughput, in_flight_mean_ns| {
+            let mut record = example::closed_loop();
+            assert_eq!(record.scenario.streams, 4);
+            record.measured.throughput_messages_per_s = throughput;
+            record.measured.in_flight_mean_ns = in_flight_mean_ns;
+            let gates = gates(&record.scenario, &record.measured);
+            gates.iter().find(|gate| gate.name == GateName::LittlesLaw).unwrap().verdict
+        };
+        assert_eq!(verdict(4_000.0, Some(1e6)), Verdict::Passed);
+        assert_eq!(verdict(4_000.0, Some(0.96e6)), Verdict::Passed);
+        // One place in ten was lost on the way, or echoes of nothing were counted.
+        assert_eq!(verdict(3_600.0, Some(1e6)), Verdict::Failed);
+        assert_eq!(verdict(4_400.0, Some(1e6)), Verdict::Failed);
+        assert_eq!(verdict(4_000.0, None), Verdict::Unknown);
+    }
+
+    #[test]
     fn a_trend_is_of_whole_seconds_in_the_window() {
         let all = seconds(&[(9, 9); 6]);
         assert!(backlog_growth(&all, Nanos(4_999_999_999)).is_none());

@@ -156,7 +156,7 @@ impl Hdr {
         Ok(hdr)
     }
 
-    /// The quantile whose rank is exactly that of `percent`, to a thousandth of a percent.
+    /// The quantile whose rank is exactly that of `percent`, to a millionth of a percent.
     ///
     /// 99.9 / 100 is a little more than 0.999 in a float, which would name the next sample.
     fn quantile(&self, percent: f64) -> f64 {
@@ -176,10 +176,10 @@ fn rank(percent: f64, count: u64) -> u128 {
     #[allow(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "a percentage in thousandths is at most 100,000"
+        reason = "a percentage in millionths is at most 100 million"
     )]
-    let thousandths = (percent * 1_000.0).round() as u128;
-    (u128::from(count) * thousandths).div_ceil(100_000).max(1)
+    let millionths = (percent * 1e6).round() as u128;
+    (u128::from(count) * millionths).div_ceil(100_000_000).max(1)
 }
 
 /// Whether enough of `count` samples lie beyond a percentile for it to mean something.
@@ -350,6 +350,12 @@ mod tests {
         check(99.9, 999);
         check(99.99, 1_000);
         check(100.0, 1_000);
+        // Beyond a thousandth of a percent it still is not the largest.
+        let mut many = of([2]);
+        many.0.record_n(1, 9_999_999).unwrap();
+        assert_eq!(many.percentile(99.9999), Nanos(1));
+        assert_eq!(many.percentile(99.99999), Nanos(1));
+        assert_eq!(many.percentile(100.0), Nanos(2));
         assert_eq!(Hdr::default().percentile(99.9), Nanos(0));
     }
 

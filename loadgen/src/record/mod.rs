@@ -178,7 +178,8 @@ pub struct Measured {
     pub response_time: Option<Hdr>,
     /// L, queued - intended: the generator's own fault. Open loop only.
     pub send_lag: Option<Hdr>,
-    /// W, pulled - queued: in-flight room and flow control, the server's doing. Open loop only.
+    /// W, pulled - queued: in-flight room and flow control, the server's doing. Null in older records of closed
+    /// loops.
     pub flow_wait: Option<Hdr>,
     /// S, received - pulled.
     pub service_time: Hdr,

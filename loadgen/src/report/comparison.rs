@@ -9,7 +9,7 @@ use std::fmt::{self, Display, Write};
 
 use serde::Deserialize;
 
-use crate::record::{Resident, RunRecord, WarningKind};
+use crate::record::{Resident, RunRecord, WarningKind, is_supported};
 use crate::units::{Count, Nanos};
 
 /// What is compared per second of the server's CPU time.
@@ -104,9 +104,9 @@ pub struct Figures {
     pub per_server_cpu_s: f64,
     /// Messages per second.
     pub messages_per_s: f64,
-    /// Median of R, in closed loop of S.
-    pub p50: Nanos,
-    /// Its 99th percentile, if the samples hold it up.
+    /// Median of R, in closed loop of S, unless it is among the messages that have no echo.
+    pub p50: Option<Nanos>,
+    /// Its 99th percentile, likewise, if the samples hold it up.
     pub p99: Option<Nanos>,
     /// The server's CPU time for a message.
     pub server_cpu_per_message: Nanos,
@@ -130,14 +130,18 @@ impl Figures {
         let RunRecord { measured, scenario, .. } = record;
         let resident = measured.server_resident.as_ref();
         let messages = measured.messages_per_server_cpu_s?;
+        let percentile = |percent| match measured.percentile(percent) {
+            (value, false) => Some(value),
+            (_, true) => None,
+        };
         Some(Figures {
             per_server_cpu_s: match figure {
                 Figure::Messages => messages,
                 Figure::Bytes => messages * record.scenario.payload_bytes as f64,
             },
             messages_per_s: measured.throughput_messages_per_s,
-            p50: measured.latency().percentile(50.0),
-            p99: measured.latency().percentile_if_supported(99.0),
+            p50: percentile(50.0),
+            p99: percentile(99.0).filter(|_| is_supported(measured.latency().count(), 99.0)),
             server_cpu_per_message: measured.cpu_per_message(measured.server)?,
             loadgen_cpu_per_message: measured.cpu_per_message(measured.loadgen),
             bytes_per_idle_stream: resident.and_then(|it| it.bytes_per_idle_stream(scenario)),
@@ -172,6 +176,16 @@ impl Spread {
         Some(Spread { median: f64::midpoint(values[lower], values[upper]), min, max })
     }
 
+    /// Of percentiles, which are never averaged: of an even number the lower one in the middle.
+    fn of_times(values: impl IntoIterator<Item = Nanos>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort();
+        let lower = values.len().checked_sub(1)? / 2;
+        let [median, min, max] =
+            [values[lower], values[0], values[values.len() - 1]].map(|time| time.0 as f64);
+        Some(Spread { median, min, max })
+    }
+
     fn show(self, cell: impl Fn(f64) -> String) -> String {
         let Spread { median, min, max } = self;
         if min == max {
@@ -201,8 +215,12 @@ impl Contender {
         self.spread(|run| run.per_server_cpu_s)
     }
 
+    pub(super) fn p50(&self) -> Option<Spread> {
+        Spread::of_times(self.counted().filter_map(|run| run.p50))
+    }
+
     pub(super) fn p99(&self) -> Option<Spread> {
-        Spread::of(self.counted().filter_map(|run| Some(run.p99?.0 as f64)))
+        Spread::of_times(self.counted().filter_map(|run| run.p99))
     }
 
     /// Why some runs say no more than bounds, and how many.
@@ -227,10 +245,10 @@ impl Contender {
     pub(super) fn ratio(
         &self,
         baseline: Option<&Contender>,
-        of: fn(&Figures) -> f64,
+        of: fn(&Figures) -> Option<f64>,
     ) -> Option<Spread> {
         let each = |contender: &Contender| {
-            contender.runs.iter().map(|run| run.figures().map(of)).collect::<Vec<_>>()
+            contender.runs.iter().map(|run| run.figures().and_then(of)).collect::<Vec<_>>()
         };
         Spread::of(paired_ratios(&each(self), &each(baseline?)))
     }
@@ -283,12 +301,12 @@ impl Comparison {
     fn write_ratios(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let baseline = &self.baseline;
         let to_baseline = |scenario: &Compared, other: &Contender| {
-            other.ratio(scenario.server(baseline), |run| run.per_server_cpu_s)
+            other.ratio(scenario.server(baseline), |run| Some(run.per_server_cpu_s))
         };
         self.write_table(out, &format!("to {baseline}"), baseline, to_baseline)?;
         let Some(subject) = &self.subject else { return Ok(()) };
         let of_subject = |scenario: &Compared, other: &Contender| {
-            scenario.server(subject)?.ratio(Some(other), |run| run.per_server_cpu_s)
+            scenario.server(subject)?.ratio(Some(other), |run| Some(run.per_server_cpu_s))
         };
         self.write_table(out, &format!("of {subject}"), subject, of_subject)
     }
@@ -400,11 +418,11 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
             server.mark(),
             runs(server),
             show(per_cpu, |spread| spread.show(|value| format!("{}{unit}", Count(value)))),
-            ratio(|run| run.per_server_cpu_s),
+            ratio(|run| Some(run.per_server_cpu_s)),
             middle(&|run| run.messages_per_s, |value| Count(value).to_string()),
-            ratio(|run| run.messages_per_s),
-            middle(&|run| run.p50.0 as f64, time),
-            ratio(|run| run.p50.0 as f64),
+            ratio(|run| Some(run.messages_per_s)),
+            show(server.p50(), |spread| time(spread.median)),
+            ratio(|run| Some(run.p50?.0 as f64)),
             show(server.p99(), |spread| time(spread.median)),
             middle(&|run| run.server_cpu_per_message.0 as f64, time),
             show(loadgen_cpu(server), |spread| time(spread.median)),
@@ -520,6 +538,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_percentile_in_the_middle_is_one_that_was_measured() {
+        let check = |values: &[u64], expected| {
+            let spread = Spread::of_times(values.iter().copied().map(Nanos));
+            assert_eq!(spread.map(|spread| (spread.median, spread.min, spread.max)), expected);
+        };
+        check(&[], None);
+        check(&[9, 1, 2], Some((2.0, 1.0, 9.0)));
+        check(&[4, 1, 2, 9], Some((2.0, 1.0, 9.0)));
+    }
+
+    #[test]
+    fn a_percentile_among_messages_without_an_echo_is_not_known() {
+        let mut record = crate::report::example::open_loop(4_000.0, 1);
+        record.measured.messages_per_server_cpu_s = Some(1e6);
+        let of = |record: &RunRecord| {
+            let figures = Figures::of(record, Figure::Messages).unwrap();
+            (figures.p50.is_some(), figures.p99.is_some())
+        };
+        assert_eq!(of(&record), (true, true));
+        record.measured.messages_shed = record.measured.messages_received / 10;
+        assert_eq!(of(&record), (true, false));
+        record.measured.messages_shed = 2 * record.measured.messages_received;
+        assert_eq!(of(&record), (false, false));
+    }
+
+    #[test]
     fn ratios_pair_the_runs_of_one_repetition() {
         let ratios = paired_ratios(&[Some(20.0), Some(60.0)], &[Some(10.0), Some(20.0)]);
         assert_eq!(ratios, [2.0, 3.0]);
@@ -539,7 +583,7 @@ pub(super) mod tests {
         Figures {
             per_server_cpu_s,
             messages_per_s: 1_000.0,
-            p50: Nanos(50_000),
+            p50: Some(Nanos(50_000)),
             p99: None,
             server_cpu_per_message: Nanos(700),
             loadgen_cpu_per_message: Some(Nanos(900)),

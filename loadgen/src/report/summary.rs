@@ -102,7 +102,7 @@ fn per_cpu(scenario: &Compared, server: &Contender, baseline: &str) -> String {
             .per_cpu()
             .map(|spread| format!("1x: {}{}", Count(spread.median), scenario.figure.unit())),
         false => server
-            .ratio(scenario.server(baseline), |run| run.per_server_cpu_s)
+            .ratio(scenario.server(baseline), |run| Some(run.per_server_cpu_s))
             .map(|ratio| times(ratio.median)),
     };
     let sides = [Some(server), scenario.server(baseline)];
@@ -111,7 +111,7 @@ fn per_cpu(scenario: &Compared, server: &Contender, baseline: &str) -> String {
 }
 
 fn response_times(server: &Contender) -> String {
-    let Some(p50) = server.spread(|run| run.p50.0 as f64) else { return DASH.to_owned() };
+    let Some(p50) = server.p50() else { return DASH.to_owned() };
     let p99 = server.p99().map_or(DASH.to_owned(), |p99| time(p99.median));
     format!("{} / {p99}{}", time(p50.median), server.mark())
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use loadgen::scenario::ClientName;
 use rustix::process::Signal;
 
 use crate::support::{Running, loadgen, quiet, two_cpus};
@@ -25,6 +26,8 @@ connections = 2
 streams = 10
 in_flight = 2
 payload = "16B"
+client = "tonic"
+headers = {{ x-run = "7" }}
 figure = "messages"
 
 [[server]]
@@ -73,6 +76,10 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
         assert!(record.measured.messages_received > 0, "{name}");
         assert_eq!((record.scenario.streams, record.scenario.payload_bytes), (10, 16));
         assert_eq!(record.scenario.cpus, [cpus[1]], "{name}");
+        assert_eq!(
+            (record.scenario.client, &record.scenario.headers["x-run"][..]),
+            (ClientName::Tonic, "7")
+        );
         assert!(record.measured.server.is_some(), "{name} does not know its server");
         let carried = if name.contains("first") { "tonic" } else { "inline" };
         assert_eq!(record.provenance.server.transport.as_deref(), Some(carried));

@@ -23,7 +23,7 @@ fn check(args: &[&str], exit: i32, last_line: &str) {
 fn bad_flags_end_with_2_and_the_cure() {
     check(&["--streams", "0"], 2, "--help");
     check(&["--rate", "fast"], 2, "--help");
-    check(&["--arrivals", "poisson"], 2, "--help");
+    check(&["--arrivals", "poisson"], 2, "pass --rate too");
     check(&["--target", "localhost"], 2, "pass http://HOST:PORT");
     check(&["--target", "https://localhost:1"], 2, "without TLS");
     let misplaced = ["--transport", "tonic", "--placement", "task"];

@@ -81,6 +81,7 @@ fn what_cannot_be_compared_or_searched_is_refused_with_its_cure() {
     let running = ["compare", "inline", "http://127.0.0.1:1", "--metric", "server-cpu"];
     check(&running, "--metric server-cpu: the CPU time of a server that runs already is not known");
     check(&["compare", "inline", "tonic", "--server-cpus", "9999"], "may use the cores");
+    check(&["compare", "inline", "tonic", "--blocked", "shed"], "is an open loop's; pass --rate");
     check(&["search", "inline"], "--slo");
     check(&["search", "inline", "--slo", "p99<1s", "--rate", "5"], "is what is searched for");
     check(&["search", "inline", "--slo", "p99<1s", "--width", "0"], "need 0.1 to 100 percent");
@@ -93,9 +94,11 @@ fn a_search_ends_at_the_highest_rate_that_it_may_try() {
     }
     let _quiet = quiet();
     let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<10s"];
+    // What only an open loop has is a search's too.
+    let open = ["--arrivals", "poisson", "--blocked", "shed"];
     let confirm = ["--confirmations", "1", "--confirmation-duration", "200ms"];
     let server = ["search", "inline", "--streams", "4"];
-    let output = loadgen(&[&server[..], &rates, &confirm, &QUICK].concat());
+    let output = loadgen(&[&server[..], &rates, &open, &confirm, &QUICK].concat());
     let said = String::from_utf8(output.stdout).unwrap();
     let progress = String::from_utf8(output.stderr).unwrap();
     // Beside other tests loadgen may be kept from its core: then no trial counts, and it says so.
@@ -145,7 +148,8 @@ fn a_run_that_fails_is_repeated_and_fails_the_comparison_in_the_end() {
     let compare = |failing_starts| {
         let folder = tempfile::tempdir().unwrap();
         let server = failing(folder.path(), failing_starts);
-        loadgen(&[&["compare", "inline", &server][..], &QUICK, &flags].concat())
+        // Its runs come first: before the first of them none is invalid.
+        loadgen(&[&["compare", &server, "inline"][..], &QUICK, &flags].concat())
     };
     let said = |output: &Output| {
         assert_eq!(output.status.code(), Some(1), "{output:?}");

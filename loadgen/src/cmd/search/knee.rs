@@ -134,7 +134,7 @@ pub(in crate::cmd) async fn find(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Searched> {
     let Ask { load, how, server_cpus, loadgen_cpus, .. } = ask;
-    let open = LoadArgs { rate: Some(how.max_rate), ..load.clone() };
+    let open = load.at(how.max_rate);
     let null_throughput = null_throughput(&open, server_cpus, loadgen_cpus).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
     let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
@@ -253,8 +253,10 @@ impl Searching<'_> {
         let HowArgs { warmup, duration, confirmation_duration, cool_down, .. } = *how;
         tokio::time::sleep(cool_down.as_duration()).await;
         let duration = if longer { confirmation_duration } else { duration };
-        let arrivals = rate.and(load.arrivals);
-        let load = LoadArgs { rate: rate.map(MessagesPerSecond), arrivals, ..load.clone() };
+        let load = match rate {
+            Some(rate) => load.at(MessagesPerSecond(rate)),
+            None => load.closed_loop(),
+        };
         let mut flags = load.flags();
         flags.extend(["--warmup".to_owned(), format!("{}ns", warmup.0)]);
         flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);

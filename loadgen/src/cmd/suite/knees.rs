@@ -12,7 +12,7 @@ use crate::cmd::search::knee::{Ask, HowArgs, Searched, find};
 use crate::cmd::search::steps::Found;
 use crate::cmd::servers::Supply;
 use crate::harness::peers::ServerCommand;
-use crate::scenario::{Arrivals, LoadArgs, name_of};
+use crate::scenario::{Arrivals, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// Where a suite keeps the knees that it found.
@@ -113,7 +113,7 @@ impl Suite {
             name: server.name.clone(),
             supply: Supply::Fresh(command.clone()),
             slo: self.plan.slo.clone().expect("a plan with a knee has goals"),
-            load: LoadArgs { arrivals: scenario.arrivals, ..self.load(scenario, None) },
+            load: self.load(scenario, None),
             how: HowArgs {
                 min_rate: None,
                 max_rate: MessagesPerSecond(1e9),

@@ -1,6 +1,8 @@
 //! What a suite file says: [`Plan`], checked, and the order of its runs. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -11,7 +13,7 @@ use serde::Deserialize;
 
 use super::vary::expanded;
 use crate::report::Figure;
-use crate::scenario::{Arrivals, ClientName, UsageError, name_of};
+use crate::scenario::{Arrivals, Blocked, ClientName, ContractName, Header, UsageError, name_of};
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos, NoRate};
 
@@ -42,6 +44,11 @@ pub(super) struct Plan {
 #[serde(deny_unknown_fields)]
 pub(super) struct SuiteScenario {
     pub(super) name: String,
+    /// Which service is called.
+    #[serde(default)]
+    pub(super) contract: ContractName,
+    /// Which client carries the streams; the suite's by default.
+    pub(super) client: Option<ClientName>,
     pub(super) connections: usize,
     /// Over all connections.
     pub(super) streams: usize,
@@ -64,6 +71,13 @@ pub(super) struct SuiteScenario {
     pub(super) rate: Option<Rate>,
     /// Gaps between a stream's messages, with a rate.
     pub(super) arrivals: Option<Arrivals>,
+    /// What becomes of a message whose stream is blocked, with a rate.
+    pub(super) blocked: Option<Blocked>,
+    /// Messages due and not echoed that end a run, with a rate.
+    pub(super) max_backlog: Option<NonZeroU64>,
+    /// Metadata of each stream.
+    #[serde(default, deserialize_with = "parsed_headers")]
+    pub(super) headers: Vec<Header>,
     #[serde(deserialize_with = "parsed")]
     pub(super) payload: ByteSize,
     /// What is compared per server CPU-second.
@@ -369,7 +383,8 @@ fn check_names<'a>(
 }
 
 fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
-    let SuiteScenario { name, connections, streams, in_flight, rate, arrivals, .. } = scenario;
+    let SuiteScenario { name, connections, streams, in_flight, rate, .. } = scenario;
+    let SuiteScenario { arrivals, blocked, max_backlog, .. } = scenario;
     let in_flight = match (in_flight, rate) {
         (None, None) => {
             let value = format!("(none) (scenario {name})");
@@ -377,13 +392,15 @@ fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
         }
         (in_flight, _) => &in_flight.unwrap_or(1),
     };
-    if let (Some(arrivals), None) = (arrivals, rate) {
-        let value = format!("{} (scenario {name})", name_of(*arrivals));
-        return Err(wrong(
-            "arrivals",
-            value,
-            "only a rate has gaps; write a rate, or leave it out",
-        ));
+    let of_rates = [
+        ("arrivals", arrivals.map(name_of)),
+        ("blocked", blocked.map(name_of)),
+        ("max_backlog", max_backlog.map(|most| most.to_string())),
+    ];
+    let typed = of_rates.into_iter().find_map(|(key, value)| Some((key, value?)));
+    if let (Some((key, value)), None) = (typed, rate) {
+        let value = format!("{value} (scenario {name})");
+        return Err(wrong(key, value, "is an open loop's; write a rate, or leave it out"));
     }
     let at_least_1 = [("connections", connections), ("streams", streams), ("in_flight", in_flight)];
     if let Some((key, _)) = at_least_1.into_iter().find(|(_, value)| **value == 0) {
@@ -437,6 +454,13 @@ where
     T: std::str::FromStr<Err: std::fmt::Display>,
 {
     parsed(from).map(Some)
+}
+
+/// `{ "x-id" = "7" }`: keys and values as on the command line.
+fn parsed_headers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<Header>, D::Error> {
+    let typed = BTreeMap::<String, String>::deserialize(from)?;
+    let parsed = typed.iter().map(|(key, value)| format!("{key}={value}").parse());
+    parsed.collect::<Result<_, String>>().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -59,6 +59,11 @@ fn in_a_name(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Integer(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
+        // Of metadata: keys and values.
+        Value::Table(table) => {
+            let pairs = table.iter().map(|(key, value)| format!("{key} {}", in_a_name(value)));
+            pairs.collect::<Vec<_>>().join(" ")
+        }
         // Whatever else stands there is refused by its key.
         other => other.type_str().to_owned(),
     };
@@ -92,6 +97,8 @@ mod tests {
             "b",
         ];
         assert_eq!(names(text), expected);
+        let headers = "[[scenario]]\nname = \"a\"\nheaders = [{}, { x-id = \"7\", y = \"b/c\" }]\n";
+        assert_eq!(names(headers), ["a-headers-", "a-headers-x-id-7-y-b_c"]);
         let shares = "[[scenario]]\nname = \"a\"\nrate = [\"50 %\", \"90% of tonic\"]\n";
         assert_eq!(names(shares), ["a-rate-50-pct", "a-rate-90-pct-of-tonic"]);
     }

@@ -21,7 +21,7 @@ pub(super) use self::heat::{Heat, heat};
 pub(super) use self::load::{LoadCurve, LoadPoint, is_served, load_curve, load_curves};
 pub(super) use self::scale::Scale;
 pub(super) use self::spectrum::{Curve, spectrum};
-pub(super) use self::timeline::{percentiles, throughput};
+pub(super) use self::timeline::{backlog, percentiles, throughput};
 
 /// The style of every chart, for light and dark; stands in the page, and in a file of charts alone.
 pub(super) const STYLE: &str = include_str!("style.css");

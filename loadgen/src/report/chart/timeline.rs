@@ -1,4 +1,4 @@
-//! A run second by second: messages, and percentiles.
+//! A run second by second: messages, what echoes fall behind by, and percentiles.
 
 use maud::{Markup, html};
 
@@ -43,6 +43,31 @@ pub(in crate::report) fn throughput(
     // A line alone needs no name.
     let named = if is_alone { &[] } else { runs };
     plot.panel(layers, &names(named.iter().map(|(name, _)| name.as_str())))
+}
+
+/// By how many messages the echoes had fallen behind what was due, at the end of each second: what became due
+/// since the window began, less what was echoed or shed. Below 0 while echoes of the warm-up arrive.
+pub(in crate::report) fn backlog(measured: &Measured, width: f64, height: f64) -> Panel {
+    let mut behind = 0;
+    let drawn = measured.seconds.iter().map(|second| {
+        behind += second.backlog_growth();
+        (second.second as f64 + 1.0, behind as f64)
+    });
+    let drawn: Vec<_> = drawn.collect();
+    let most = drawn.iter().map(|point| point.1).fold(0.0, f64::max);
+    let y = Axis { title: "messages", scale: Scale::from_zero(most), label: count };
+    let plot = Plot::new(seconds_axis(measured.seconds.len()), y, width, height);
+    let told = |(second, behind): &(f64, f64)| {
+        format!("after {} s: {behind} messages", in_seconds(*second))
+    };
+    let layers = html! {
+        (window_end(&plot, measured))
+        (plot.line(Look(0), std::iter::once((0.0, 0.0)).chain(drawn.iter().copied())))
+        @if drawn.len() <= MARKS_MAX {
+            @for point in &drawn { (plot.mark(Look(0), *point, &told(point))) }
+        }
+    };
+    plot.panel(layers, &[])
 }
 
 /// p50, p99 and the largest time of each second.
@@ -146,6 +171,27 @@ mod tests {
         assert_eq!(text.matches("class=\"mark").count(), record.measured.seconds.len());
         assert!(text.contains("a &amp; b, second 4: 4000 messages"), "{text}");
         assert!(text.contains("4000 messages/s offered"));
+    }
+
+    #[test]
+    fn echoes_fall_behind_by_what_was_due_and_neither_echoed_nor_shed() {
+        let mut record = example::open_loop(4_000.0, 1);
+        for (second, due) in
+            record.measured.seconds.iter_mut().zip([5_000, 4_500, 4_000, 2_500, 2_000])
+        {
+            second.messages_due = due;
+            second.messages_shed = 100;
+        }
+        let text = backlog(&record.measured, 600.0, 300.0).body.into_string();
+        for told in [
+            "after 1 s: 900 messages",
+            "after 2 s: 1300 messages",
+            "after 3 s: 1200 messages",
+            "after 4 s: -400 messages",
+            "after 5 s: -2500 messages",
+        ] {
+            assert!(text.contains(told), "{told} is not in {text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::record::{
     Damaged, Gate, GateName, Measured, RunRecord, Timing, Unstable, Usage, Verdict,
 };
 use crate::report::chart::{
-    Curve, Fairness, Heat, fairness, heat, percentiles, spectrum, throughput,
+    Curve, Fairness, Heat, backlog, fairness, heat, percentiles, spectrum, throughput,
 };
 use crate::report::{markdown, spread};
 use crate::units::Count;
@@ -267,6 +267,12 @@ fn over_time(name: &str, record: &RunRecord, heat_map: &Heat) -> Markup {
                     (throughput(&alone, WIDTH, HEIGHT * 0.8).image("Messages per second over time"))
                     figcaption { "Echoes that arrived in each second. Dashed: the offered load." }
                 }
+                @if measured.response_time.is_some() {
+                    figure {
+                        (backlog(measured, WIDTH, HEIGHT * 0.8).image("Messages due and not echoed over time"))
+                        figcaption { "How far the echoes had fallen behind what was due since the measurement began." }
+                    }
+                }
                 figure {
                     (percentiles(measured, WIDTH, HEIGHT).image("Percentiles over time"))
                     figcaption { "The " (what) " of each second's messages." }
@@ -286,17 +292,23 @@ const OF_A_SECOND: [&str; 3] = ["p50_ns", "p99_ns", "p99_9_ns"];
 
 /// Every second's figures.
 fn seconds(measured: &Measured, what: &str) -> Markup {
+    let is_open = measured.response_time.is_some();
     html! {
         div.scroll.tall tabindex="0" role="region" aria-label="Every second" {
             table {
-                caption { "Every second: echoes, and " (what) }
+                caption { "Every second: messages, and " (what) }
                 thead { tr {
-                    th scope="col" { "second" } th scope="col" { "messages" } (heads(&OF_A_SECOND))
+                    th scope="col" { "second" }
+                    @if is_open { th scope="col" { "due" } }
+                    th scope="col" { "echoed" } (heads(&OF_A_SECOND))
                 } }
                 tbody { @for (index, second) in measured.seconds.iter().enumerate() {
                     @let key = format!("measured.seconds.{index}");
                     tr {
                         th scope="row" { (second.second) }
+                        @if is_open {
+                            td { (cell::number(&format!("{key}.messages_due"), second.messages_due)) }
+                        }
                         td { (cell::number(&format!("{key}.messages_received"), second.messages_received)) }
                         (cell::second(&format!("{key}.latency"), &second.latency, &OF_A_SECOND))
                     }

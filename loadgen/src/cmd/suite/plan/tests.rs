@@ -108,6 +108,29 @@ fn what_cannot_be_run_is_named_with_its_cure() {
     check("transport = \"tonic\"", "", "server tonic: need either");
     check("peer = ", "transport = \"tonic\"\npeer = ", "server slow-starter: need either");
     check("[[server]]", "[[servers]]", "unknown field `servers`");
+    let first = "in_flight = 1";
+    let with = |line: &str| format!("{first}\n{line}");
+    check(first, &with("arrivals = \"poisson\""), "arrivals poisson (scenario one): is an open");
+    check(first, &with("blocked = \"shed\""), "blocked shed (scenario one): is an open loop's");
+    check(first, &with("max_backlog = 5"), "max_backlog 5 (scenario one): is an open loop's");
+    check(first, &with("max_backlog = 0"), "invalid value: integer `0`");
+    check(first, &with("contract = \"talk\""), "unknown variant `talk`");
+    check(first, &with("headers = { te = \"x\" }"), "te: gRPC sets this one itself");
+}
+
+#[test]
+fn a_scenario_may_have_every_input_of_a_load() {
+    let open = "payload = \"8B\"\nrate = \"5k\"\narrivals = \"poisson\"\nblocked = \"shed\"\nmax_backlog = 9\n\
+                contract = \"chat\"\nclient = \"tonic\"\nheaders = { x-id = \"7\", a = \"b=c\" }";
+    let plan = parse(&SUITE.replacen("payload = \"8B\"", open, 1)).unwrap();
+    let scenario = &plan.scenarios[0];
+    assert_eq!(scenario.blocked, Some(Blocked::Shed));
+    assert_eq!(scenario.max_backlog, NonZeroU64::new(9));
+    assert_eq!((scenario.contract, scenario.client), (ContractName::Chat, Some(ClientName::Tonic)));
+    let header = |key: &str, value: &str| Header { key: key.into(), value: value.into() };
+    assert_eq!(scenario.headers, [header("a", "b=c"), header("x-id", "7")]);
+    let others = &plan.scenarios[1];
+    assert_eq!((others.contract, others.client), (ContractName::Echo, None));
 }
 
 #[test]
@@ -134,7 +157,6 @@ fn a_scenario_may_vary_an_input_and_have_a_rate() {
     check("", "in_flight (none) (scenario one): a closed loop needs it");
     check("in_flight = []", "in_flight = []: nothing would be run");
     check("in_flight = [1, 1]", "scenario one-in_flight-1: stands there twice");
-    check("in_flight = 1\narrivals = \"poisson\"", "arrivals poisson (scenario one): only a rate");
 }
 
 #[test]
