@@ -183,6 +183,7 @@ impl Shards {
         };
         let plan = |name: String, shard, scenario: &Arc<Scenario>| Plan {
             name,
+            is_probe: false,
             shard,
             scenario: scenario.clone(),
             target: target.clone(),
@@ -196,7 +197,7 @@ impl Shards {
         let mut probe = None;
         if let Some(beside) = scenario.probe() {
             let (sender, events) = mpsc::unbounded_channel();
-            let plan = plan("probe".to_owned(), 0, &Arc::new(beside));
+            let plan = Plan { is_probe: true, ..plan("probe".to_owned(), 0, &Arc::new(beside)) };
             spawn(plan, receiver, sender).map_err(DriveError::Runtime)?;
             probe = Some(events);
         }

@@ -22,7 +22,7 @@ use crate::units::Nanos;
 /// timer. Open loop, 8 x 125 streams, one core, L p50 with a spin of 0, 50 and 100 us: at 1,000 messages/s 42, 0.36 and
 /// 0.25 us, at 20,000 24, 0.31 and 0.29; R p50 at 20,000 95, 47 and 38 us, because an echo finds the shard
 /// awake too. At 600,000 no difference is left: what is late there is late by the turn before it.
-const SPIN_MAX: Nanos = Nanos(100_000);
+pub(crate) const SPIN_MAX: Nanos = Nanos(100_000);
 
 /// Longest wait: Ctrl-C may have moved the window's end meanwhile.
 const NAP_MAX: Nanos = Nanos(50_000_000);
@@ -52,6 +52,15 @@ pub(crate) struct Paced {
     pub(crate) lag: Option<Nanos>,
 }
 
+/// How a pacer goes about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// Messages due and not echoed that end it.
+    pub(crate) backlog_max: u64,
+    /// How long before a message it sleeps no more.
+    pub(crate) spin_max: Nanos,
+}
+
 /// Releases every message of `streams` at its intended time after the load's begin, until none is left
 /// in the window. Err: more than `backlog_max` are due and not echoed.
 pub(crate) async fn pace(
@@ -59,8 +68,9 @@ pub(crate) async fn pace(
     recorder: &Shared<Recorder>,
     timeline: &Timeline,
     clock: Clock,
-    backlog_max: u64,
+    manner: Manner,
 ) -> Result<(), PacerError> {
+    let Manner { backlog_max, spin_max } = manner;
     let load_begin = timeline.load_begin();
     let mut timer = Timer::new()?;
     let mut next: BinaryHeap<_> = streams
@@ -78,8 +88,8 @@ pub(crate) async fn pace(
         }
         if intended > now {
             let early = intended.since(now);
-            if early > SPIN_MAX {
-                timer.wait((early - SPIN_MAX).min(NAP_MAX)).await?;
+            if early > spin_max {
+                timer.wait((early - spin_max).min(NAP_MAX)).await?;
             } else {
                 tokio::task::yield_now().await;
             }
@@ -153,6 +163,10 @@ mod tests {
         ((0..streams).map(stream).collect(), timeline.clone())
     }
 
+    fn until(backlog_max: u64) -> Manner {
+        Manner { backlog_max, spin_max: SPIN_MAX }
+    }
+
     fn recorder(timeline: &Arc<Timeline>) -> Shared<Recorder> {
         Shared::new(Recorder::new(timeline.clone(), true))
     }
@@ -162,7 +176,8 @@ mod tests {
         let window_end = Nanos(50_000_000);
         let (streams, timeline) = paced(3, 1_000.0, window_end);
         let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
-        pace(streams, &recorder(&timeline), &timeline, Clock::start(), u64::MAX).await.unwrap();
+        let recorder = recorder(&timeline);
+        pace(streams, &recorder, &timeline, Clock::start(), until(u64::MAX)).await.unwrap();
         for flight in flights {
             let mut flight = flight.borrow();
             let mut released = 0;
@@ -179,14 +194,15 @@ mod tests {
     #[tokio::test]
     async fn gaps_beyond_the_window_are_not_waited_for() {
         let (streams, timeline) = paced(3, 0.001, Nanos(1_000_000));
-        pace(streams, &recorder(&timeline), &timeline, Clock::start(), u64::MAX).await.unwrap();
+        let recorder = recorder(&timeline);
+        pace(streams, &recorder, &timeline, Clock::start(), until(u64::MAX)).await.unwrap();
     }
 
     #[tokio::test]
     async fn an_end_that_is_moved_is_noticed() {
         let (streams, timeline) = paced(3, 0.001, Nanos::NEVER);
         let recorder = recorder(&timeline);
-        let pacing = pace(streams, &recorder, &timeline, Clock::start(), u64::MAX);
+        let pacing = pace(streams, &recorder, &timeline, Clock::start(), until(u64::MAX));
         let (paced, ()) = tokio::join!(pacing, async { timeline.end_by(Nanos(1)) });
         paced.unwrap();
     }
@@ -194,9 +210,9 @@ mod tests {
     #[tokio::test]
     async fn messages_that_pile_up_end_the_pacing() {
         let (streams, timeline) = paced(100, 1e9, Nanos::NEVER);
-        let error = pace(streams, &recorder(&timeline), &timeline, Clock::start(), 100_000)
-            .await
-            .unwrap_err();
+        let recorder = recorder(&timeline);
+        let error =
+            pace(streams, &recorder, &timeline, Clock::start(), until(100_000)).await.unwrap_err();
         let PacerError::Unstable(unstable) = error else { panic!("{error}") };
         assert_eq!(unstable.backlog, 100_001);
         assert!(unstable.since_ns < unstable.at_ns, "{unstable:?}");

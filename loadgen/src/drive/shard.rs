@@ -22,7 +22,7 @@ use super::clock::Clock;
 use super::contract::Contract;
 use super::flight::{Flight, Lost};
 use super::inline::InlineCall;
-use super::pacer::{Paced, PacerError, pace};
+use super::pacer::{Manner, Paced, PacerError, SPIN_MAX, pace};
 use super::payload::{Payloads, filler};
 use super::recorder::{Interval, Recorder, Seen};
 use super::stream::{self, Call, Parts, Shared};
@@ -58,6 +58,9 @@ const IDLE_PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 pub(crate) struct Plan {
     /// Of the thread.
     pub(crate) name: String,
+    /// Whether it is the probe beside the load, which may be on the core of a shard: it takes no time from that
+    /// by spinning, because its S alone is looked at.
+    pub(crate) is_probe: bool,
     pub(crate) shard: usize,
     pub(crate) scenario: Arc<Scenario>,
     pub(crate) target: http::Uri,
@@ -391,7 +394,7 @@ impl<C: Contract> Shard<C> {
 
     /// Makes the first messages due; in open loop, starts the pacer.
     fn begin(&mut self) {
-        let Plan { clock, timeline, scenario, .. } = &self.plan;
+        let Plan { clock, timeline, scenario, is_probe, .. } = &self.plan;
         match scenario.load {
             Load::ClosedLoop { in_flight_max } => {
                 for flight in self.flights.values() {
@@ -412,10 +415,11 @@ impl<C: Contract> Shard<C> {
                     lag: None,
                 });
                 let (paced, timeline, clock) = (paced.collect(), timeline.clone(), *clock);
+                let spin_max = if *is_probe { Nanos(0) } else { SPIN_MAX };
+                let manner = Manner { backlog_max, spin_max };
                 let recorder = self.recorder.clone();
-                self.pacer.spawn(async move {
-                    pace(paced, &recorder, &timeline, clock, backlog_max).await
-                });
+                self.pacer
+                    .spawn(async move { pace(paced, &recorder, &timeline, clock, manner).await });
             }
         }
     }
