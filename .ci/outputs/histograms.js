@@ -51,16 +51,19 @@ function written(measured, tag) {
   return tag.startsWith("probe_") ? measured.probe?.[tag.slice("probe_".length)] : measured[tag];
 }
 
+/** Of a second, not of the whole run. */
+const isSecond = (histogram) => histogram.tag.endsWith("_by_second");
+
 /** Each timing of a record is a tag of its log, and each second an interval. */
 function checkLog(stem) {
   const { measured, provenance } = JSON.parse(fs.readFileSync(`${stem}.json`, "utf8"));
   const read = intervals(`${stem}.hlog`);
   const present = TIMINGS.filter((timing) => written(measured, timing)?.count > 0);
   assert.ok(present.includes("service_time"));
-  const whole = read.filter((histogram) => histogram.tag !== "latency");
+  const whole = read.filter((histogram) => !isSecond(histogram));
   assert.deepEqual(whole.map((histogram) => histogram.tag), present);
   for (const histogram of whole) assertSame(histogram, written(measured, histogram.tag), histogram.tag);
-  const seconds = read.filter((histogram) => histogram.tag === "latency");
+  const seconds = read.filter(isSecond);
   assert.equal(seconds.length, measured.seconds.length);
   const began = Date.parse(provenance.window_began_at);
   seconds.forEach((histogram, index) => {

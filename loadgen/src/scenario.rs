@@ -68,7 +68,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub shards: Option<NonZeroUsize>,
 
-    /// Cores to pin the shards to, in turn, such as 2,3 [default: not pinned]
+    /// Cores to pin the shards to, in turn, such as 2,3 [default: not pinned; with an embedded server, that is pinned to
+    /// the first half of the cores, and shards to the rest]
     #[arg(long, value_name = "CPU", value_delimiter = ',')]
     pub cpus: Vec<usize>,
 
@@ -168,9 +169,38 @@ pub struct LoadArgs {
 }
 
 impl LoadArgs {
-    /// Err: a flag that only an open loop has, in a closed one. A search has a rate at each of its trials, and
-    /// none here.
+    /// Err: what no server can be loaded with.
     pub(crate) fn check(&self) -> Result<(), UsageError> {
+        self.check_rate()?;
+        self.check_size()
+    }
+
+    /// Err: what no server can be loaded with, at whatever rate: a search has one at each of its trials.
+    pub(crate) fn check_size(&self) -> Result<(), UsageError> {
+        self.payload_bytes()?;
+        let streams = self.streams.get();
+        match self.connections.map(NonZeroUsize::get) {
+            Some(connections) if connections > streams => {
+                let cure = format!("there are only {streams} streams to carry; pass at most that");
+                Err(usage("--connections", connections, cure))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn payload_bytes(&self) -> Result<usize, UsageError> {
+        let most = MESSAGE_BYTES_MAX - encoding_bytes_max(self.contract);
+        let bytes = usize::try_from(self.payload.as_u64()).ok().filter(|bytes| *bytes <= most);
+        bytes.ok_or_else(|| {
+            let cure = format!(
+                "a message holds at most {MESSAGE_BYTES_MAX} bytes, encoding included: pass at most {most}"
+            );
+            usage("--payload", self.payload, cure)
+        })
+    }
+
+    /// Err: a flag that only an open loop has, in a closed one.
+    fn check_rate(&self) -> Result<(), UsageError> {
         let of_rates = [
             ("--arrivals", self.arrivals.map(name_of)),
             ("--blocked", self.blocked.map(name_of)),
@@ -421,6 +451,8 @@ fn usage(flag: &'static str, value: impl ToString, cure: impl Into<String>) -> U
 pub struct Surroundings {
     /// Cores that this process may use, by their numbers.
     pub cpus: Vec<usize>,
+    /// Cores that shards are pinned to unless `--cpus` says otherwise; none: they are not pinned.
+    pub usual_cpus: Vec<usize>,
     /// Streams that the server allows on one connection, if it says.
     pub streams_per_connection_max: Option<u32>,
     /// Where an unset seed comes from.
@@ -431,6 +463,11 @@ impl Scenario {
     /// Resolves what was typed. Err: what cannot be run, with the cure.
     pub fn resolve(args: &RunArgs, surroundings: &Surroundings) -> Result<Scenario, UsageError> {
         args.load.check()?;
+        let duration_ns = duration(args)?;
+        if let (Some(rate), None) = (args.probe_rate, duration_ns) {
+            let cure = "--messages alone says no time for it; pass --duration too, or leave it out";
+            return Err(usage("--probe-rate", rate.0, cure));
+        }
         let streams = args.load.streams.get();
         let connections = connections(args, surroundings)?;
         let shards = args.shards.map_or((surroundings.cpus.len() / 2).max(1), NonZeroUsize::get);
@@ -467,11 +504,11 @@ impl Scenario {
             idle_connections: args.idle_connections,
             watch_give_back_ns: args.watch_give_back,
             shards: shards.min(connections),
-            cpus: args.cpus.clone(),
+            cpus: if args.cpus.is_empty() { &surroundings.usual_cpus } else { &args.cpus }.clone(),
             load: load(args),
-            payload_bytes: payload_bytes(args)?,
+            payload_bytes: args.load.payload_bytes()?,
             warmup_ns: args.warmup,
-            duration_ns: duration(args)?,
+            duration_ns,
             messages_max: messages(args)?,
             drain_limit_ns: args.drain_limit,
             seed: args.seed.unwrap_or(surroundings.fresh_seed),
@@ -495,13 +532,6 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
     }
     let usual = all.div_ceil(STREAMS_PER_CONNECTION.min(limit)).min(streams);
     let connections = args.load.connections.map_or(usual, NonZeroUsize::get);
-    if connections > streams {
-        return Err(usage(
-            "--connections",
-            connections,
-            format!("there are only {streams} streams to carry; pass at most that"),
-        ));
-    }
     if streams.div_ceil(connections) + args.idle_streams.div_ceil(connections) > limit {
         let needed = all.div_ceil(limit);
         return Err(usage(
@@ -538,25 +568,16 @@ fn encoding_bytes_max(contract: ContractName) -> usize {
     }
 }
 
-fn payload_bytes(args: &RunArgs) -> Result<usize, UsageError> {
-    let most = MESSAGE_BYTES_MAX - encoding_bytes_max(args.load.contract);
-    usize::try_from(args.load.payload.as_u64()).ok().filter(|bytes| *bytes <= most).ok_or_else(|| {
-        usage(
-            "--payload",
-            args.load.payload,
-            format!("a message holds at most {MESSAGE_BYTES_MAX} bytes, encoding included: pass at most {most}"),
-        )
-    })
+/// Err: no time at all.
+pub(crate) fn check_duration(flag: &'static str, duration: Nanos) -> Result<(), UsageError> {
+    match duration {
+        Nanos(0) => Err(usage(flag, "0s", "nothing would be measured; pass a time such as 10s")),
+        _ => Ok(()),
+    }
 }
 
 fn duration(args: &RunArgs) -> Result<Option<Nanos>, UsageError> {
-    if args.duration == Nanos(0) {
-        return Err(usage(
-            "--duration",
-            "0s",
-            "nothing would be measured; pass a time such as 10s",
-        ));
-    }
+    check_duration("--duration", args.duration)?;
     let unbounded = args.messages.is_some() && !args.duration_was_typed;
     Ok((!unbounded).then_some(args.duration))
 }
@@ -590,7 +611,12 @@ mod tests {
         let mut run = typed.run;
         run.duration_was_typed = flags.contains(&"--duration");
         let cpus = vec![0, 1, 2, 5];
-        let surroundings = Surroundings { cpus, streams_per_connection_max: limit, fresh_seed: 7 };
+        let surroundings = Surroundings {
+            cpus,
+            usual_cpus: vec![5],
+            streams_per_connection_max: limit,
+            fresh_seed: 7,
+        };
         Scenario::resolve(&run, &surroundings)
     }
 
@@ -601,6 +627,12 @@ mod tests {
         assert_eq!((scenario.streams, scenario.connections, scenario.shards), (100, 1, 1));
         assert_eq!(scenario.seed, 7);
         assert_eq!(scenario.duration_ns, Some(Nanos(10 * Nanos::SECOND.0)));
+    }
+
+    #[test]
+    fn shards_are_where_they_were_told_to_be_or_where_they_usually_are() {
+        assert_eq!(resolve(&[], None).unwrap().cpus, [5]);
+        assert_eq!(resolve(&["--cpus", "2,1"], None).unwrap().cpus, [2, 1]);
     }
 
     #[test]

@@ -137,7 +137,7 @@ func check(stem string) error {
 	expected, seconds := record.byTag(), record.Measured.Seconds
 	tags, second := 0, 0
 	for _, interval := range intervals {
-		if interval.Tag() == "latency" {
+		if strings.HasSuffix(interval.Tag(), "_by_second") {
 			if second == len(seconds) {
 				return fmt.Errorf("more than %d seconds", second)
 			}

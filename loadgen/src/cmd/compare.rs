@@ -21,7 +21,7 @@ use super::trial::{Trial, TrialError, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
 use crate::report::{Looks, Metric, NoValue, Question, Verdicts};
-use crate::scenario::{LoadArgs, UsageError, name_of};
+use crate::scenario::{LoadArgs, UsageError, check_duration, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// Runs that may fail and are repeated; one more, and the comparison ends.
@@ -112,6 +112,7 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     args.load.check()?;
+    check_duration("--duration", args.duration)?;
     let metrics = args.metrics()?;
     let question = question(args, metrics.len())?;
     let (server_cpus, loadgen_cpus) =
@@ -295,6 +296,7 @@ impl Comparing<'_> {
         flags.extend(["--seed".to_owned(), number.to_string()]);
         let trial = Trial {
             flags: &flags,
+            contract: self.args.load.contract,
             server_cpus: &self.server_cpus,
             loadgen_cpus: &self.loadgen_cpus,
             time: *warmup + *duration,

@@ -128,7 +128,15 @@ impl Places<'_> {
         flags.extend(["--warmup".to_owned(), format!("{}ns", WARMUP.0)]);
         flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);
         let time = WARMUP + duration;
-        let trial = Trial { flags: &flags, server_cpus, loadgen_cpus, time, null_throughput: None };
+        let contract = load.contract;
+        let trial = Trial {
+            flags: &flags,
+            contract,
+            server_cpus,
+            loadgen_cpus,
+            time,
+            null_throughput: None,
+        };
         let folder = tempfile::tempdir().context("cannot make a folder for a record")?;
         match trial.on(&ServerCommand::null()?, &folder.path().join("null.json")).await? {
             Tried::Valid(record) | Tried::Invalid(record, _) => Ok(Some(record)),

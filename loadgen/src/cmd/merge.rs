@@ -58,7 +58,10 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<ExitCode> {
         Format::Csv => report::csv_of_log(&sum),
         Format::Hgrm => {
             let timing = timing(args, &sum)?;
-            report::hgrm(&sum.sum(Some(timing.key())), &format!("{} of {what}", timing.key()))
+            let is_after_the_echo = matches!(timing, Timing::ResponseTime | Timing::ServiceTime);
+            let missing = records::without_echo(if is_after_the_echo { sum.missing } else { 0 });
+            let what = format!("{} of {what}{missing}", timing.key());
+            report::hgrm(&sum.sum(Some(timing.key())), &what)
         }
     };
     output::put(&text, args.out.as_deref())?;

@@ -103,6 +103,10 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
         None => typed(&matches),
     };
     let cli = Cli::from_arg_matches(&matches)?;
+    // Every verb: servers and runs that are started inherit it. A stderr that is gone changes nothing.
+    if let Err(error) = bidi_echo::serve::raise_open_files_limit() {
+        _ = writeln!(std::io::stderr(), "loadgen: cannot raise the limit of open files: {error}");
+    }
     let mut args = match cli.verb {
         Some(Verb::EmbeddedServer { transport, placement }) => {
             harness::server::serve_until_stdin_ends(transport.placed(placement)?, upkeep)?;

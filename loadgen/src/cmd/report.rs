@@ -78,12 +78,22 @@ fn drawn(args: &ReportArgs, records: &[(String, RunRecord)]) -> anyhow::Result<S
             let timing = args.timing.unwrap_or(Timing::headline(&record.measured));
             let hdr = timing.of(&record.measured).ok_or_else(|| {
                 let cure =
-                    "the record is of a closed loop, which has service_time alone".to_owned();
+                    "the record has no such time; a closed loop has flow_wait and service_time"
+                        .to_owned();
                 usage("--timing", timing.key(), cure)
             })?;
-            report::hgrm(hdr, &format!("{} of loadgen record {name}", timing.key()))
+            let missing = without_echo(timing.missing(&record.measured));
+            report::hgrm(hdr, &format!("{} of loadgen record {name}{missing}", timing.key()))
         }
     })
+}
+
+/// What a distribution says of messages that are later than all that are in it.
+pub(super) fn without_echo(missing: u64) -> String {
+    match missing {
+        0 => String::new(),
+        _ => format!("; {missing} messages without an echo are later, and not in it"),
+    }
 }
 
 fn named(timing: Option<Timing>) -> &'static str {

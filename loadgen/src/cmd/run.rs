@@ -11,6 +11,7 @@ use bidi_echo::config::{Config, LISTEN, Transport};
 use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
+use super::servers::cores;
 use super::trial::UNWRITTEN;
 use super::{Exit, output};
 use crate::drive::{self, Opened, Phase, Progress};
@@ -20,12 +21,15 @@ use crate::harness::server::EmbeddedServer;
 use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
-    self, Gate, GateName, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION,
+    self, Gate, GateName, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION,
     Server, Warning, WarningKind,
 };
 use crate::report;
 use crate::scenario::{Arrivals, Blocked, Load, RunArgs, Scenario, Surroundings, UsageError};
 use crate::units::{MessagesPerSecond, Nanos};
+
+/// Share of the median R that the median L may be without a word.
+const LAG_SHARE_MAX: f64 = 0.1;
 
 /// What goes on beside a server that should give memory back.
 const TRICKLE: Load = Load::OpenLoop {
@@ -45,9 +49,6 @@ macro_rules! tell {
 
 /// Measures what `args` say. The exit code is as [`super::main`] tells.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    if let Err(error) = bidi_echo::serve::raise_open_files_limit() {
-        tell!("loadgen: cannot raise the limit of open files: {error}");
-    }
     if let Err(error) = bidi_echo::serve::keep_to_small_pages() {
         tell!(
             "loadgen: cannot do without huge pages: {error}; the first use of one may look like lag"
@@ -93,7 +94,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             .map_err(|error| usage("--json", path.display(), error.to_string()))?;
     }
     let target = Target::choose(args).await?;
-    let scenario = Scenario::resolve(args, &surroundings(&target))?;
+    let scenario = Scenario::resolve(args, &surroundings(args, &target)?)?;
     tell!("loadgen: {}", target.describe());
     let mut watched = Processes::of(args, &target)?;
     watched.resident(|resident| &mut resident.before_bytes);
@@ -137,8 +138,13 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             return Err(error).context(format!("no figures from {}", args_target(args)));
         }
     };
-    if scenario.watch_give_back_ns > Nanos(0) {
-        watch_give_back(&scenario, &target, &mut watched, &screen).await?;
+    let mut not_watched = None;
+    if scenario.watch_give_back_ns > Nanos(0)
+        && let Err(error) = watch_give_back(&scenario, &target, &mut watched, &screen).await
+    {
+        // The run was well until then, and is not to be had again.
+        watched.forget_closed();
+        not_watched = Some(format!("{error:#}"));
     }
     watched.fill(&mut measured);
     let server = target.server(product);
@@ -158,6 +164,8 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
         warnings: Vec::new(),
     };
     record.warnings = warnings(&record, late_headers);
+    let warning = |message| Warning { kind: WarningKind::MemoryNotWatched, message };
+    record.warnings.extend(not_watched.map(warning));
     Ok(record)
 }
 
@@ -236,15 +244,25 @@ async fn interrupted() {
     });
 }
 
-fn surroundings(target: &Target) -> Surroundings {
+/// Cores of an embedded server and of loadgen: each would measure the other if they shared one.
+fn apart(args: &RunArgs) -> Result<(Vec<usize>, Vec<usize>), UsageError> {
+    cores(&[], &args.cpus, &provenance::cpus())
+}
+
+fn surroundings(args: &RunArgs, target: &Target) -> Result<Surroundings, UsageError> {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Below 2^53, so that a JSON reader with floats only repeats it exactly.
     let fresh_seed = Nanos::from(since_epoch).0 & ((1 << 53) - 1);
-    Surroundings {
+    let usual_cpus = match target.origin {
+        Origin::Embedded => apart(args)?.1,
+        _ => Vec::new(),
+    };
+    Ok(Surroundings {
         cpus: provenance::cpus(),
+        usual_cpus,
         streams_per_connection_max: target.peer.streams_per_connection_max,
         fresh_seed,
-    }
+    })
 }
 
 /// The server that is measured.
@@ -286,13 +304,18 @@ impl Target {
                 Ok(Target { origin, uri, peer, embedded: None, note: None })
             }
             Err(error) if origin == Origin::Target => Err(error.into()),
-            Err(ProbeError::Connect { .. }) => Self::embed(transport, None).await,
-            Err(error) => Self::embed(transport, Some(error.to_string())).await,
+            Err(ProbeError::Connect { .. }) => Self::embed(args, transport, None).await,
+            Err(error) => Self::embed(args, transport, Some(error.to_string())).await,
         }
     }
 
-    async fn embed(transport: Transport, note: Option<String>) -> anyhow::Result<Self> {
-        let embedded = EmbeddedServer::start(transport).await?;
+    async fn embed(
+        args: &RunArgs,
+        transport: Transport,
+        note: Option<String>,
+    ) -> anyhow::Result<Self> {
+        let (server_cpus, _) = apart(args)?;
+        let embedded = EmbeddedServer::start(transport, &server_cpus).await?;
         let uri = probe::parse(&format!("http://{}", embedded.address()))?;
         let peer = probe::look(&uri).await?;
         let origin = Origin::Embedded;
@@ -388,6 +411,11 @@ impl Processes {
         });
     }
 
+    /// Part of that tells nothing of what goes back in the end.
+    fn forget_closed(&mut self) {
+        self.resident.iter_mut().for_each(|resident| resident.closed_bytes.clear());
+    }
+
     fn begin(&mut self) {
         self.began = Some(Instant::now());
         self.disturbances.begin();
@@ -458,10 +486,26 @@ fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
             "the server's CPU time and memory are not known; pass --server-pid".to_owned();
         warn(WarningKind::ServerUsageUnknown, message);
     }
+    if let Some((share, lag)) = lag_in_response(measured) {
+        let message = format!(
+            "of the median response time {:.0} % is loadgen's own lag (L p50 {lag}): fewer messages a second on \
+             each shard, or --cpus and more --shards, make it less",
+            100.0 * share
+        );
+        warn(WarningKind::LagInResponse, message);
+    }
     if measured.stopped_early {
         warn(WarningKind::StoppedEarly, "the run ended before its plan".to_owned());
     }
     warnings
+}
+
+/// The share of the median R that the median L is, if that is more than a little, and the latter.
+fn lag_in_response(measured: &Measured) -> Option<(f64, Nanos)> {
+    let median = |hdr: &Option<Hdr>| Some(hdr.as_ref()?.percentile(50.0));
+    let (response, lag) = (median(&measured.response_time)?, median(&measured.send_lag)?);
+    let share = lag.as_secs_f64() / response.as_secs_f64();
+    (share > LAG_SHARE_MAX).then_some((share, lag))
 }
 
 /// The lines on stderr while a run goes on.
@@ -502,7 +546,7 @@ impl<'a> Screen<'a> {
             Progress::Second { second, .. } if self.is_past_the_end(second.second) => return,
             Progress::Second { second, failed } => {
                 let line = self.live.line(self.scenario, second, *failed, gates);
-                if self.is_terminal { line.with_sparkline() } else { line.to_string() }
+                if self.is_terminal { line.within(columns()) } else { line.to_string() }
             }
         };
         self.say(&text);
@@ -527,6 +571,12 @@ impl<'a> Screen<'a> {
             let _ = write!(io::stderr(), "\r\x1b[2K");
         }
     }
+}
+
+/// Of the terminal; what most have if it does not say.
+fn columns() -> usize {
+    let size = terminal_size::terminal_size_of(io::stderr());
+    size.map_or(80, |(terminal_size::Width(columns), _)| usize::from(columns))
 }
 
 /// The record where it is wanted, and the table.

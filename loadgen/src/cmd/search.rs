@@ -20,7 +20,7 @@ use super::interrupt::interrupted;
 use super::records::Records;
 use super::servers::{ServerName, WhereArgs, cores};
 use crate::harness::provenance;
-use crate::scenario::{LoadArgs, UsageError};
+use crate::scenario::{LoadArgs, UsageError, check_duration};
 use crate::slo::Slo;
 use crate::units::MessagesPerSecond;
 
@@ -73,6 +73,9 @@ fn check(args: &SearchArgs) -> Result<(), UsageError> {
         let cure = "is what is searched for; leave it out, or pass --min-rate and --max-rate";
         return Err(wrong("--rate", rate.0.to_string(), cure));
     }
+    args.load.check_size()?;
+    check_duration("--duration", args.how.duration)?;
+    check_duration("--confirmation-duration", args.how.confirmation_duration)?;
     if !(args.how.width >= 0.1 && args.how.width <= 100.0) {
         return Err(wrong("--width", args.how.width.to_string(), "need 0.1 to 100 percent"));
     }

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use bidi_echo::config::{Placement, Transport};
 use clap::Args;
 
-use crate::harness::peers::{Peers, ServerCommand};
+use crate::harness::peers::{PeerError, Peers, ServerCommand};
 use crate::scenario::UsageError;
 
 /// A server as typed.
@@ -95,12 +95,26 @@ impl ServerName {
         Ok(match self {
             ServerName::Ours(transport) => Supply::Fresh(ServerCommand::embedded(*transport)?),
             ServerName::Peer(name) => {
-                let peers = Peers::read(peers)?;
-                Supply::Fresh(peers.build(peers.find(name)?).await?)
+                let peers = Peers::read(peers).map_err(as_usage)?;
+                Supply::Fresh(peers.build(peers.find(name).map_err(as_usage)?).await?)
             }
             ServerName::Command(words) => Supply::Fresh(ServerCommand::of(words.clone())),
             ServerName::Running(target) => Supply::Running(target.clone()),
         })
+    }
+}
+
+/// A file or a name that is wrong is bad usage; a peer that cannot be built is not.
+pub(super) fn as_usage(error: PeerError) -> anyhow::Error {
+    let usage = |flag, value, cure| anyhow::Error::new(UsageError { flag, value, cure });
+    match error {
+        PeerError::Unreadable { path, error } => {
+            usage("peers", path, format!("{error}; pass a file such as loadgen/peers/peers.toml"))
+        }
+        PeerError::Unknown { name, known } => {
+            usage("peer", name, format!("peers.toml has no such peer; it has {known}"))
+        }
+        error => error.into(),
     }
 }
 

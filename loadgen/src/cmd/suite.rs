@@ -25,6 +25,7 @@ use super::Exit;
 use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::search::steps::Found;
+use super::servers::as_usage;
 use super::trial::{Trial, TrialError, Tried};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
@@ -97,7 +98,12 @@ impl Suite {
         let mut plan = Plan::parse(&text, folder, &provenance::cpus())
             .with_context(|| format!("the suite {file} cannot be run"))?;
         plan.keep(&args.only_scenario, &args.only_server)?;
-        let peers = plan.peers.as_deref().map(Peers::read).transpose()?;
+        let peers = plan.peers.as_deref().map(Peers::read).transpose().map_err(as_usage)?;
+        for server in &plan.servers {
+            if let (ServerKind::Peer(name), Some(peers)) = (&server.kind, &peers) {
+                peers.find(name).map_err(as_usage)?;
+            }
+        }
         let name = args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let started_at = provenance::now();
         let date = started_at.get(..10).unwrap_or_default();
@@ -176,7 +182,29 @@ impl Suite {
                 "holds runs of another build or machine (host.txt); begin anew in another folder";
             return Err(refuse(cure.to_owned()).into());
         }
-        Ok(())
+        // Its report would forget them.
+        let planned: Vec<_> = self.plan.runs().into_iter().map(|run| self.file_of(run)).collect();
+        let left_out = self.records()?.into_iter().find(|name| !planned.contains(name));
+        match left_out {
+            None => Ok(()),
+            Some(name) => {
+                let cure =
+                    "which --only-scenario and --only-server leave out; pass those of before";
+                Err(refuse(format!("holds {name}, {cure}")).into())
+            }
+        }
+    }
+
+    /// Names of the records that are in the folder.
+    fn records(&self) -> anyhow::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in self.out.read_dir()? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".json") && name != KNEES {
+                names.push(name);
+            }
+        }
+        Ok(names)
     }
 
     /// What a run that was done before gave. Err: its record is damaged.
@@ -305,6 +333,7 @@ impl Suite {
         let watch = self.plan.scenarios[run.scenario].watch_give_back;
         let trial = Trial {
             flags: &flags,
+            contract: self.plan.scenarios[run.scenario].contract,
             server_cpus: &self.plan.server_cpus,
             loadgen_cpus: &self.plan.loadgen_cpus,
             time: warmup + self.plan.duration(&self.plan.scenarios[run.scenario]) + watch,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::harness::child::Child;
 use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
 use crate::record::{self, RunRecord};
+use crate::scenario::ContractName;
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
@@ -28,6 +29,8 @@ pub(super) const UNWRITTEN: &str = "cannot write the record to";
 pub(super) struct Trial<'a> {
     /// Of `run`, without target, `--json`, cores and shards.
     pub(super) flags: &'a [String],
+    /// What they call.
+    pub(super) contract: ContractName,
     pub(super) server_cpus: &'a [usize],
     /// Where the shards run, one on each.
     pub(super) loadgen_cpus: &'a [usize],
@@ -66,11 +69,15 @@ impl Trial<'_> {
         server: &ServerCommand,
         json: &Path,
     ) -> Result<Tried, TrialError> {
-        let server = server.start(self.server_cpus).await?;
+        let server = server.start(self.server_cpus, self.contract).await?;
         let tried = self.against(&server, json).await;
         match server.stop().await {
             Ok(()) => tried,
-            Err(error) => tried.map(|_| Tried::Failed(None, format!("the server {error}"))),
+            Err(error) => {
+                // A record that looks well would count the next time that somebody reads it.
+                _ = std::fs::rename(json, json.with_extension("failed"));
+                tried.map(|_| Tried::Failed(None, format!("the server {error}")))
+            }
         }
     }
 

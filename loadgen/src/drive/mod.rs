@@ -215,7 +215,7 @@ impl Shards {
                     without_headers += streams - with_headers
                 }
                 Event::Failed(error) => return Err(error),
-                Event::OpenedIdle | Event::Intervals(_) | Event::Done(_) => {
+                Event::OpenedIdle | Event::Intervals(_) | Event::Unstable | Event::Done(_) => {
                     unreachable!("nothing has begun")
                 }
             }
@@ -280,14 +280,17 @@ impl Shards {
         while self.done.len() < self.scenario.shards {
             tokio::select! {
                 () = &mut deadline => return Ok(true),
-                () = &mut *stop, if !*stopped => {
-                    *stopped = true;
-                    self.timeline.end_by(self.clock.now());
-                    self.commands.send_replace(Command::End);
-                    return Ok(false);
+                () = &mut *stop, if !*stopped => break,
+                event = self.events.recv() => match event {
+                    Some(Event::Unstable) => break,
+                    event => self.handle(event, tell)?,
                 }
-                event = self.events.recv() => self.handle(event, tell)?,
             }
+        }
+        if self.done.len() < self.scenario.shards {
+            *stopped = true;
+            self.timeline.end_by(self.clock.now());
+            self.commands.send_replace(Command::End);
         }
         Ok(false)
     }
@@ -315,7 +318,10 @@ impl Shards {
                     }));
                 }
                 Event::Failed(error) => return Err(error),
-                Event::Opened { .. } | Event::OpenedIdle | Event::Intervals(_) => {}
+                Event::Opened { .. }
+                | Event::OpenedIdle
+                | Event::Intervals(_)
+                | Event::Unstable => {}
             }
         }
     }
@@ -330,6 +336,8 @@ impl Shards {
                 intervals.into_iter().for_each(|interval| self.seconds.add(interval, tell));
             }
             Event::Done(figures) => self.done.push(*figures),
+            // The load is over already.
+            Event::Unstable => {}
             Event::Failed(error) => return Err(error),
             Event::Opened { .. } | Event::OpenedIdle => unreachable!("every shard opens once"),
         }

@@ -23,6 +23,8 @@ pub(crate) struct Recorder {
     timeline: Arc<Timeline>,
     open_loop: bool,
     interval: Interval,
+    /// When that ends; zero before it was looked for.
+    interval_end: Nanos,
     finished: Vec<Interval>,
     /// Messages of an open loop that are due and not echoed, on all streams of the shard.
     pub(crate) backlog: u64,
@@ -79,6 +81,7 @@ impl Recorder {
             timeline,
             open_loop,
             interval: Interval::default(),
+            interval_end: Nanos(0),
             finished: Vec::new(),
             backlog: 0,
             seen: Seen::default(),
@@ -180,9 +183,14 @@ impl Recorder {
         self.seen.first_failure.get_or_insert_with(describe);
     }
 
-    /// Closes the seconds that are over at `now`.
+    /// Closes the seconds that are over at `now`: a comparison for each message, a division for each second.
     pub(crate) fn roll(&mut self, now: Nanos) {
-        let second = now.since(self.timeline.window_begin()).0 / Nanos::SECOND.0;
+        if now < self.interval_end {
+            return;
+        }
+        let window_begin = self.timeline.window_begin();
+        let second = now.since(window_begin).0 / Nanos::SECOND.0;
+        self.interval_end = window_begin + Nanos((second + 1) * Nanos::SECOND.0);
         while self.interval.second < second {
             let second = self.interval.second + 1;
             self.close(Interval { second, ..Interval::default() });

@@ -92,6 +92,8 @@ pub(crate) enum Event {
     OpenedIdle,
     /// Seconds that are over.
     Intervals(Vec<Interval>),
+    /// The backlog is over its bound: no shard needs to go on.
+    Unstable,
     /// Nothing is left to do.
     Done(Box<Figures>),
     /// The shard cannot go on.
@@ -431,6 +433,7 @@ impl<C: Contract> Shard<C> {
             let mut recorder = self.recorder.borrow();
             if let PacerError::Unstable(unstable) = error {
                 recorder.seen.unstable.get_or_insert(unstable);
+                let _ = self.events.send(Event::Unstable);
             }
             recorder.failed(|| error.to_string());
         }

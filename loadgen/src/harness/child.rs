@@ -106,7 +106,7 @@ impl Drop for Child {
 
 /// Does `start` with this thread on `cpus`: a process inherits the cores of the thread that starts
 /// it, so it never runs elsewhere, and its runtime counts the right number of cores.
-fn on_cores<T>(cpus: &[usize], start: impl FnOnce() -> T) -> io::Result<T> {
+pub(super) fn on_cores<T>(cpus: &[usize], start: impl FnOnce() -> T) -> io::Result<T> {
     if cpus.is_empty() {
         return Ok(start());
     }

@@ -165,8 +165,12 @@ impl ServerCommand {
         ServerCommand { folder: None, words }
     }
 
-    /// Starts the server on `cpus` and waits until it answers.
-    pub async fn start(&self, cpus: &[usize]) -> Result<ServerProcess, PeerError> {
+    /// Starts the server on `cpus` and waits until it answers calls of this contract.
+    pub async fn start(
+        &self,
+        cpus: &[usize],
+        contract: ContractName,
+    ) -> Result<ServerProcess, PeerError> {
         let refused = |reason: String| PeerError::Start { command: self.in_words(), reason };
         let started = Child::start_piped(command(self.folder.as_deref(), &self.words), cpus);
         let (mut child, stdin, stdout) = started.map_err(|error| refused(error.to_string()))?;
@@ -178,7 +182,7 @@ impl ServerCommand {
         let address = address.ok_or_else(|| refused(child.last_words()))?;
         let uri = probe::parse(&format!("http://{address}"))?;
         probe::look(&uri).await?;
-        probe::answers(&uri, ContractName::Echo).await?;
+        probe::answers(&uri, contract).await?;
         Ok(ServerProcess { child, stdin, _stdout: stdout, address })
     }
 
@@ -276,7 +280,10 @@ run = ["sh", "-c", "echo 'error: no port is free' >&2; exit 1"]
             let (_folder, peers) = read(&PEER.replacen(from, to, 1));
             let peers = peers.unwrap();
             match peers.build(peers.find("nobody").unwrap()).await {
-                Ok(command) => command.start(&[]).await.map(drop).unwrap_err().to_string(),
+                Ok(command) => {
+                    let started = command.start(&[], ContractName::Echo).await;
+                    started.map(drop).unwrap_err().to_string()
+                }
                 Err(error) => error.to_string(),
             }
         };

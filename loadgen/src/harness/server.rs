@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
+use super::child::on_cores;
+
 /// The verb that [`EmbeddedServer::start`] gives to the program it starts.
 pub const VERB: &str = "embedded-server";
 
@@ -40,18 +42,20 @@ pub struct EmbeddedServer {
 pub struct StartError(io::Error);
 
 impl EmbeddedServer {
-    /// Starts the server on this transport and waits until it listens.
-    pub async fn start(transport: Transport) -> Result<Self, StartError> {
-        Self::try_start(transport).await.map_err(StartError)
+    /// Starts the server on this transport and these cores (none: all), and waits until it listens.
+    pub async fn start(transport: Transport, cpus: &[usize]) -> Result<Self, StartError> {
+        Self::try_start(transport, cpus).await.map_err(StartError)
     }
 
-    async fn try_start(transport: Transport) -> io::Result<Self> {
+    async fn try_start(transport: Transport, cpus: &[usize]) -> io::Result<Self> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command.args(arguments(transport));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         // A group of its own: Ctrl-C is for loadgen, which then drains and stops the server.
         command.process_group(0);
-        let mut child = Command::from(command).kill_on_drop(true).spawn()?;
+        let mut command = Command::from(command);
+        command.kill_on_drop(true);
+        let mut child = on_cores(cpus, || command.spawn())??;
         let stdin = child.stdin.take().expect("piped");
         let stdout = child.stdout.take().expect("piped");
         let mut line = String::new();

@@ -62,6 +62,9 @@ impl Measured {
                 }
                 value.0 as f64
             }
+            Metric::Mean if missing > 0 => {
+                return Some(format!("{goal}: not known, {missing} messages have no echo"));
+            }
             Metric::Max if missing > 0 => f64::INFINITY,
             Metric::Max => latency.max().0 as f64,
             Metric::Mean => latency.mean_ns(),

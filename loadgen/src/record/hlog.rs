@@ -20,8 +20,8 @@ use hdrhistogram::serialization::interval_log::{
 use super::{Damaged, Hdr, RunRecord, Timing};
 use crate::units::Nanos;
 
-/// Tag of the seconds of a run: response times, or service times if it is a closed loop.
-pub const SECONDS_TAG: &str = "latency";
+/// How a log's comment begins that says how many messages waited longer than any that is in it.
+const MISSING: &str = "[messages without an echo, in no histogram: ";
 
 /// What stands above the intervals. [`UNITS`] and the legend are how the format describes itself.
 const VERSION: &str = "[Histogram log format version 1.3]";
@@ -45,6 +45,8 @@ const ENVELOPE_BYTES: usize = 8;
 pub struct Hlog {
     /// What [`Interval::start`] counts from, since the Unix epoch; whole milliseconds, as the format has it.
     pub base: Nanos,
+    /// Messages that were shed or lost: later than all, and in no histogram.
+    pub missing: u64,
     /// By their starts.
     pub intervals: Vec<Interval>,
 }
@@ -101,19 +103,22 @@ impl Hlog {
             let tag = Some(timing.key().to_owned());
             Some(Ok(Interval { tag, start: Nanos(0), length: measured.window_ns, hdr }))
         });
+        let tag = Timing::seconds_tag(measured);
         let seconds = measured.seconds.iter().map(|second| {
             let start = second.second.saturating_mul(Nanos::SECOND.0).min(Nanos::NEVER.0);
             let start = Nanos(start);
             let hdr = Hdr::try_from(&second.latency)?;
-            Ok(Interval { tag: Some(SECONDS_TAG.to_owned()), start, length: Nanos::SECOND, hdr })
+            Ok(Interval { tag: Some(tag.to_owned()), start, length: Nanos::SECOND, hdr })
         });
         let intervals = whole.chain(seconds).collect::<Result<_, Damaged>>()?;
-        Ok(Hlog { base: whole_millis(record.window_began()), intervals })
+        let base = whole_millis(record.window_began());
+        Ok(Hlog { base, missing: measured.missing(), intervals })
     }
 
     /// Reads what [`Hlog::text`] or another writer of the format wrote, line by line.
     pub fn parse(text: &[u8]) -> Result<Hlog, HlogError> {
         let mut times = Times::default();
+        let mut missing = 0;
         let mut intervals = Vec::new();
         for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let line_number = index + 1;
@@ -124,7 +129,7 @@ impl Hlog {
                 return Err(HlogError::CutOff { line: line_number });
             }
             match IntervalLogIterator::new(line).next() {
-                None => {}
+                None => missing += missing_in(line),
                 Some(Err(_)) => return Err(HlogError::Line { line: line_number }),
                 Some(Ok(LogEntry::StartTime(at))) => times.start = Some(at),
                 Some(Ok(LogEntry::BaseTime(at))) => times.base = Some(at),
@@ -144,7 +149,7 @@ impl Hlog {
         let base = intervals.iter().map(|interval| interval.start).min().ok_or(HlogError::Empty)?;
         let base = whole_millis(base);
         intervals.iter_mut().for_each(|interval| interval.start = interval.start - base);
-        Ok(Hlog { base, intervals })
+        Ok(Hlog { base, missing, intervals })
     }
 
     /// The log in its format: UTF-8 text, a line break at its end. `what` says where it comes from.
@@ -153,10 +158,14 @@ impl Hlog {
         let mut serializer = V2DeflateSerializer::new();
         let writes = "a Vec takes whatever is written";
         let base = UNIX_EPOCH + self.base.as_duration();
-        let head = IntervalLogWriterBuilder::new()
-            .add_comment(&format!("[{}]", what.replace(['\r', '\n'], " ")))
+        let mut head = IntervalLogWriterBuilder::new();
+        head.add_comment(&format!("[{}]", what.replace(['\r', '\n'], " ")))
             .add_comment(VERSION)
-            .add_comment(UNITS)
+            .add_comment(UNITS);
+        if self.missing > 0 {
+            head.add_comment(&format!("{MISSING}{}]", self.missing));
+        }
+        let head = head
             .with_start_time(base)
             .with_base_time(base)
             .begin_log_with(&mut bytes, &mut serializer)
@@ -200,7 +209,8 @@ impl Hlog {
                 sum.length = sum.length.max(end.since(slot));
             }
         }
-        Hlog { base, intervals: merged.into_values().collect() }
+        let missing = logs.iter().map(|log| log.missing).sum();
+        Hlog { base, missing, intervals: merged.into_values().collect() }
     }
 
     /// The values of all intervals with this tag.
@@ -222,6 +232,13 @@ impl Hlog {
         }
         tags
     }
+}
+
+/// What a comment says of messages without an echo; 0 if it is about something else.
+fn missing_in(comment: &[u8]) -> u64 {
+    let text = std::str::from_utf8(comment).ok().and_then(|line| line.strip_prefix('#'));
+    let count = text.and_then(|text| text.strip_prefix(MISSING)?.trim_end().strip_suffix(']'));
+    count.and_then(|count| count.parse().ok()).unwrap_or_default()
 }
 
 /// What a log's head says of its starts.

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::gates::{Gate, GateName, Verdict, gates, machine_gates};
 pub use self::hdr::{Damaged, Hdr, Step, WrittenHdr, is_supported};
-pub use self::hlog::{Hlog, HlogError, Interval, SECONDS_TAG};
+pub use self::hlog::{Hlog, HlogError, Interval};
 pub use self::store::{check_writable, read, replace_bytes, write, write_bytes};
 pub use self::timing::Timing;
 use crate::scenario::Scenario;
@@ -419,6 +419,10 @@ pub enum WarningKind {
     ServerUsageUnknown,
     /// The run ended before its plan.
     StoppedEarly,
+    /// A part of the response time that counts is loadgen's own lag.
+    LagInResponse,
+    /// The server's memory was not watched to the end after everything had closed.
+    MemoryNotWatched,
 }
 
 #[cfg(test)]

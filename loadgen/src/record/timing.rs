@@ -12,7 +12,7 @@ pub enum Timing {
     ResponseTime,
     /// L, queued - intended. Open loop only.
     SendLag,
-    /// W, pulled - queued. Open loop only.
+    /// W, pulled - queued.
     FlowWait,
     /// S, received - pulled.
     ServiceTime,
@@ -83,6 +83,15 @@ impl Timing {
         match measured.response_time {
             Some(_) => Timing::ResponseTime,
             None => Timing::ServiceTime,
+        }
+    }
+
+    /// The tag of a run's seconds in logs and tables: which time they are of. Response times and service times are
+    /// never added.
+    pub fn seconds_tag(measured: &Measured) -> &'static str {
+        match Timing::headline(measured) {
+            Timing::ResponseTime => "response_time_by_second",
+            _ => "service_time_by_second",
         }
     }
 

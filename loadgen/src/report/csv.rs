@@ -4,14 +4,14 @@
 //! all, with their units in their names. A cell is empty where there is nothing to say; percentiles stand
 //! there however few values lie beyond them, with the number of values beside them.
 
-use crate::record::{Hdr, Hlog, RunRecord, SECONDS_TAG, Timing, WrittenHdr};
+use crate::record::{Hdr, Hlog, RunRecord, Timing, WrittenHdr};
 use crate::units::Nanos;
 
 /// The columns, in order.
 ///
 /// - `run`: name of the record; empty for a log.
-/// - `timing`: key of the time in the record, tag in a log; seconds are `latency`, which is the response
-///   time in open loop and the service time in closed loop.
+/// - `timing`: key of the time in the record, tag in a log; of seconds `response_time_by_second` in open loop,
+///   `service_time_by_second` in closed loop.
 /// - `second`: of the measurement, from 0; empty for a whole run.
 /// - `messages_received`: echoes that arrived in the second, or in the run.
 /// - `count`: values in the histogram; `min_ns` and `mean_ns` are of them, in nanoseconds.
@@ -52,7 +52,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
         for second in &measured.seconds {
             let received = Some(second.messages_received);
             table.row(
-                [run, SECONDS_TAG],
+                [run, Timing::seconds_tag(measured)],
                 Some(second.second),
                 received,
                 &Values::from(&second.latency),
@@ -164,7 +164,10 @@ mod tests {
         assert_eq!(response[9], expected.percentile(99.0).0.to_string());
         assert_eq!(response[12], expected.max().0.to_string());
         let second = rows.last().unwrap();
-        assert_eq!((&second[1], &second[2]), ("latency", (seconds - 1).to_string().as_str()));
+        assert_eq!(
+            (&second[1], &second[2]),
+            ("response_time_by_second", (seconds - 1).to_string().as_str())
+        );
         let expected = record.measured.seconds.last().unwrap().messages_received;
         assert_eq!(second[3], expected.to_string());
     }
@@ -190,6 +193,6 @@ mod tests {
         let rows = read(&csv_of_log(&Hlog::of(&record).unwrap()));
         assert_eq!(rows[0][1], *"service_time");
         assert_eq!(rows[0][4], record.measured.service_time.count().to_string());
-        assert_eq!(rows.last().unwrap()[1], *"latency");
+        assert_eq!(rows.last().unwrap()[1], *"service_time_by_second");
     }
 }

@@ -78,9 +78,20 @@ impl Live {
 }
 
 impl LiveLine {
-    /// With the course of p99 behind it, for a screen that shows one line at a time.
-    pub fn with_sparkline(&self) -> String {
-        format!("{self}  p99 {}", self.sparkline)
+    /// For a terminal so wide, which shows one line at a time: with the course of p99 behind it, or as much of
+    /// that as there is room for. A line that is wrapped could not be taken back.
+    pub fn within(&self, columns: usize) -> String {
+        const WORD: &str = "  p99 ";
+        let line = self.to_string();
+        // The last column is left free: some terminals wrap as soon as it is written.
+        let room = columns.saturating_sub(1);
+        let left = room.saturating_sub(line.chars().count() + WORD.len());
+        let sparks = self.sparkline.chars().count();
+        if left == 0 {
+            return line.chars().take(room).collect();
+        }
+        let latest: String = self.sparkline.chars().skip(sparks.saturating_sub(left)).collect();
+        format!("{line}{WORD}{latest}")
     }
 }
 
@@ -136,6 +147,26 @@ mod tests {
         assert!(line(&second).ends_with("backlog 600"));
         second.messages_shed = 590;
         assert!(line(&second).ends_with("backlog 610"));
+    }
+
+    #[test]
+    fn a_line_never_needs_more_than_the_terminal_has() {
+        let record = example::open_loop(1_000.0, 1);
+        let mut live = Live::default();
+        let mut line = None;
+        for second in 0..40 {
+            let second = Second { second, ..record.measured.seconds[0].clone() };
+            line = Some(live.line(&record.scenario, &second, 0, &[]));
+        }
+        let line = line.unwrap();
+        let length = line.to_string().chars().count();
+        for columns in [1, 20, length, length + 1, length + 10, 200] {
+            let shown = line.within(columns);
+            assert!(shown.chars().count() < columns, "{columns}: {shown}");
+            assert!(line.to_string().starts_with(&shown) || shown.starts_with(&line.to_string()));
+        }
+        assert!(line.within(200).ends_with(&format!("p99 {}", line.sparkline)));
+        assert!(line.within(length + 10).ends_with("p99 ▁▁▁"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Servers that are slow, wrong, rude or gone: loadgen says so, counts it, and ends.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bidi_echo::config::Transport;
@@ -114,6 +115,31 @@ fn swapped_echoes_are_noticed(#[values(ClientName::Inline, ClientName::Tonic)] c
     assert_eq!(number(&record, "/measured/wrong/early"), 200);
     assert_eq!(number(&record, "/measured/messages_lost"), 200);
     assert_eq!(number(&record, "/measured/messages_wrong"), 400);
+}
+
+#[test]
+fn a_backlog_on_one_shard_ends_the_load_of_all() {
+    static SOME_ARE_STUCK: AtomicBool = AtomicBool::new(false);
+    let server = behaving(|inbound| {
+        Box::pin(async {
+            // The first stream that says something hears nothing, all others do.
+            let mut is_stuck = None;
+            let replies = inbound.filter(move |_| {
+                let first = || !SOME_ARE_STUCK.swap(true, Ordering::Relaxed);
+                std::future::ready(!*is_stuck.get_or_insert_with(first))
+            });
+            Ok(Box::pin(replies) as _)
+        })
+    });
+    let shape = ["--shards", "2", "--connections", "2", "--streams", "2"];
+    let load = ["--rate", "10k", "--max-backlog", "2000", "--warmup", "0s"];
+    let times = ["--duration", "60s", "--drain-limit", "500ms"];
+    let (exit, record) =
+        record(&[&["--target", &server.target][..], &shape, &load, &times].concat());
+    assert_eq!(exit, 1);
+    assert_eq!(number(&record, "/measured/unstable/backlog"), 1_001);
+    let window_ns = number(&record, "/measured/window_ns");
+    assert!(window_ns < 30_000_000_000, "the other shard went on for {window_ns} ns");
 }
 
 #[rstest]

@@ -98,7 +98,7 @@ fn a_log_holds_the_records_histograms() {
         // Not assert_eq: a histogram that differs would fill the screen.
         assert!(sum == timing.of(&record.measured).cloned().unwrap_or_default(), "{timing:?}");
     }
-    assert_eq!(log.sum(Some("latency")).count(), record.measured.messages_received);
+    assert_eq!(log.sum(Some("response_time_by_second")).count(), record.measured.messages_received);
 }
 
 #[test]
@@ -232,8 +232,9 @@ fn merged_logs_and_records_hold_each_value_once() {
     service.merge(&parts[1].measured.service_time);
     assert!(sum.sum(Some("service_time")) == service);
     assert!(Some(sum.sum(Some("response_time"))) == parts[0].measured.response_time);
-    let seconds = parts.iter().map(|part| part.measured.messages_received).sum::<u64>();
-    assert_eq!(sum.sum(Some("latency")).count(), seconds);
+    for (tag, part) in ["response_time_by_second", "service_time_by_second"].iter().zip(&parts) {
+        assert_eq!(sum.sum(Some(tag)).count(), part.measured.messages_received, "{tag}");
+    }
     let hgrm = text(&self::merge(
         &[&log, &closed_loop()],
         &["--format", "hgrm", "--timing", "service_time"],

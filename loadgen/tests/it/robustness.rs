@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 use rstest::rstest;
 use rustix::process::Signal;
 
-use crate::support::{Running, loadgen, quiet, two_cpus};
+use crate::support::{Running, SEARCHED, loadgen, quiet, two_cpus};
 
-const QUICK: [&str; 6] = ["--warmup", "100ms", "--duration", "200ms", "--streams", "4"];
+const QUICK: [&str; 4] = ["--warmup", "100ms", "--duration", "200ms"];
 
 const SUITE: &str = r#"
 [suite]
@@ -41,9 +41,13 @@ fn verb(name: &str, folder: &Path) -> Option<Vec<String>> {
     std::fs::write(&file, suite.replace("GENERATOR", &generator.to_string())).unwrap();
     let specific = match name {
         "suite" => vec!["suite", typed(&file)],
-        "compare" => [&["compare", "inline", "inline", "--difference", "0.1"][..], &QUICK].concat(),
+        "compare" => {
+            let endless = ["compare", "inline", "inline", "--difference", "0.1"];
+            [&endless[..], &["--streams", "20"], &QUICK].concat()
+        }
         "search" => {
-            [&["search", "inline", "--slo", "p50<10s", "--min-rate", "500"][..], &QUICK].concat()
+            let from = ["search", "inline", "--slo", "p50<10s", "--min-rate", "500"];
+            [&from[..], &SEARCHED, &QUICK].concat()
         }
         other => panic!("no verb {other}"),
     };
@@ -102,7 +106,8 @@ fn a_disk_that_takes_no_record_is_told_and_leaves_no_half_of_one(
     let _quiet = quiet();
     let out = folder.path().join("out");
     let output = limited(&with_out(&verb, &out));
-    let said = String::from_utf8(output.stderr).unwrap();
+    // A search tells on stdout what ended it, unless it was ended before its first trial.
+    let said = [&output.stderr[..], &output.stdout[..]].map(String::from_utf8_lossy).concat();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot write the record to"), "{said}");
     assert!(said.contains("file too large; raise the limit (ulimit -f)"), "{said}");
@@ -155,6 +160,9 @@ fn a_suite_without_room_for_its_next_record_stops_at_once_and_keeps_what_is_ther
         assert_eq!(std::fs::read(out.join("REPORT.md")).unwrap(), report);
         return;
     }
+    panic!(
+        "each of {CALIBRATIONS_MAX} calibrations was disturbed, so that the suite was never tested"
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use loadgen::scenario::ClientName;
+use loadgen::scenario::{ClientName, ContractName};
 use rustix::process::Signal;
 
 use crate::support::{Running, loadgen, quiet, two_cpus};
@@ -27,6 +27,7 @@ streams = 10
 in_flight = 2
 payload = "16B"
 client = "tonic"
+contract = "chat"
 headers = {{ x-run = "7" }}
 figure = "messages"
 
@@ -75,6 +76,7 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
         let record = loadgen::record::read(&out.join(format!("{name}.json"))).unwrap();
         assert!(record.measured.messages_received > 0, "{name}");
         assert_eq!((record.scenario.streams, record.scenario.payload_bytes), (10, 16));
+        assert_eq!(record.scenario.contract, ContractName::Chat);
         assert_eq!(record.scenario.cpus, [cpus[1]], "{name}");
         assert_eq!(
             (record.scenario.client, &record.scenario.headers["x-run"][..]),
@@ -125,6 +127,14 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
     assert!(before == after, "a run was done again");
     assert!(read("tiny.first.2.json").is_ok());
 
+    // A report of a part would forget the rest.
+    let part = ["suite", path(&file), "--out", path(&out), "--resume", "--only-server", "first"];
+    let output = loadgen(&part);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("holds tiny.second.") && said.contains("leave out"), "{said}");
+    assert_eq!(String::from_utf8(read("REPORT.md").unwrap()).unwrap(), report);
+
     // By hand: neither lost nor overwritten, but named.
     std::fs::write(out.join("tiny.second.1.json"), &before[1][..before[1].len() / 2]).unwrap();
     let output = resume();
@@ -162,6 +172,12 @@ run = ["true"]
     let text =
         suite(cpus).replacen("repetitions = 2", "repetitions = 1\npeers = \"peers.toml\"", 1);
     let text = text + "\n[[server]]\nname = \"third\"\npeer = \"nobody\"\n";
+    // A name that no peer has is a mistake, not a lack.
+    std::fs::write(&file, text.replace("\"nobody\"", "\"nobodi\"")).unwrap();
+    let output = loadgen(&["suite", path(&file), "--out", path(&out)]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("peer nobodi: peers.toml has no such peer; it has nobody"), "{said}");
     std::fs::write(&file, text).unwrap();
     let output = loadgen(&["suite", path(&file), "--out", path(&out), "--only-server", "third"]);
     assert_eq!(output.status.code(), Some(1), "nothing was measured, and that was well");

@@ -24,6 +24,11 @@ use tonic::{Request, Response, Status, Streaming};
 /// Longer than any test's program runs, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// The load of every search: what a null echo carries of one takes seconds to find, and is remembered. What only an
+/// open loop has is a search's too.
+pub(crate) const SEARCHED: [&str; 6] =
+    ["--streams", "4", "--arrivals", "poisson", "--blocked", "shed"];
+
 const LOADGEN: &str = env!("CARGO_BIN_EXE_loadgen");
 
 /// Held by a test that takes a core from all others, and by those that would notice.

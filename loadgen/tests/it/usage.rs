@@ -121,6 +121,10 @@ fn an_embedded_server_is_started_measured_and_stopped() {
     assert!(["embedded", "found"].contains(&origin), "{origin}");
     if origin == "embedded" {
         assert!(number(&record, "/measured/server/rss_bytes_max") > 1_000_000);
+        let all = loadgen::harness::provenance::cpus();
+        // One core cannot be shared out; of more, loadgen has the second half.
+        let apart = if all.len() < 2 { &[] } else { &all[all.len() / 2..] };
+        assert_eq!(record["scenario"]["cpus"], serde_json::json!(apart));
         assert_eq!(record["provenance"]["server"]["transport"], "inline");
         assert_eq!(record["provenance"]["server"]["placement"], "inline");
         let target = record["provenance"]["server"]["target"].as_str().unwrap();

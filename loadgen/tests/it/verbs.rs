@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use crate::support::{loadgen, quiet, two_cpus};
+use crate::support::{SEARCHED, loadgen, quiet, two_cpus};
 
 const QUICK: [&str; 4] = ["--warmup", "100ms", "--duration", "200ms"];
 
@@ -82,7 +82,15 @@ fn what_cannot_be_compared_or_searched_is_refused_with_its_cure() {
     check(&running, "--metric server-cpu: the CPU time of a server that runs already is not known");
     check(&["compare", "inline", "tonic", "--server-cpus", "9999"], "may use the cores");
     check(&["compare", "inline", "tonic", "--blocked", "shed"], "is an open loop's; pass --rate");
+    let nobody = ["compare", "inline", "peer:nobody", "--peers", "peers/peers.toml"];
+    check(&nobody, "peer nobody: peers.toml has no such peer");
+    check(&["compare", "inline", "peer:x", "--peers", "/nowhere"], "peers /nowhere: ");
+    check(&["compare", "inline", "tonic", "--duration", "0s"], "--duration 0s: nothing would be");
+    check(&["compare", "inline", "tonic", "--payload", "5MiB"], "pass at most 4194299");
+    let few = ["compare", "inline", "tonic", "--streams", "2", "--connections", "5"];
+    check(&few, "there are only 2 streams to carry");
     check(&["search", "inline"], "--slo");
+    check(&["search", "inline", "--slo", "p99<1s", "--payload", "5MiB"], "pass at most 4194299");
     check(&["search", "inline", "--slo", "p99<1s", "--rate", "5"], "is what is searched for");
     check(&["search", "inline", "--slo", "p99<1s", "--width", "0"], "need 0.1 to 100 percent");
 }
@@ -94,11 +102,9 @@ fn a_search_ends_at_the_highest_rate_that_it_may_try() {
     }
     let _quiet = quiet();
     let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<10s"];
-    // What only an open loop has is a search's too.
-    let open = ["--arrivals", "poisson", "--blocked", "shed"];
     let confirm = ["--confirmations", "1", "--confirmation-duration", "200ms"];
-    let server = ["search", "inline", "--streams", "4"];
-    let output = loadgen(&[&server[..], &rates, &open, &confirm, &QUICK].concat());
+    let server = ["search", "inline"];
+    let output = loadgen(&[&server[..], &SEARCHED, &rates, &confirm, &QUICK].concat());
     let said = String::from_utf8(output.stdout).unwrap();
     let progress = String::from_utf8(output.stderr).unwrap();
     // Beside other tests loadgen may be kept from its core: then no trial counts, and it says so.
@@ -118,7 +124,7 @@ fn a_goal_that_no_rate_keeps_is_missed() {
     }
     let _quiet = quiet();
     let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<1ns"];
-    let output = loadgen(&[&["search", "inline", "--streams", "4"][..], &rates, &QUICK].concat());
+    let output = loadgen(&[&["search", "inline"][..], &SEARCHED, &rates, &QUICK].concat());
     let said = String::from_utf8(output.stdout).unwrap();
     let code = output.status.code().unwrap();
     assert!([3, 4].contains(&code), "{code}: {said}{}", String::from_utf8_lossy(&output.stderr));
@@ -178,8 +184,8 @@ fn a_trial_that_fails_ends_a_search_with_what_is_known_by_then() {
     let _quiet = quiet();
     let folder = tempfile::tempdir().unwrap();
     let server = failing(folder.path(), "3");
-    let flags = ["--streams", "4", "--slo", "p50<10s", "--min-rate", "1k", "--cool-down", "0s"];
-    let output = loadgen(&[&["search", &server][..], &flags, &QUICK].concat());
+    let flags = ["--slo", "p50<10s", "--min-rate", "1k", "--cool-down", "0s"];
+    let output = loadgen(&[&["search", &server][..], &SEARCHED, &flags, &QUICK].concat());
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.lines().filter(|line| line.starts_with("| ")).count(), 1 + 2, "{said}");

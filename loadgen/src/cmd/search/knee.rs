@@ -264,6 +264,7 @@ impl Searching<'_> {
         flags.extend(["--seed".to_owned(), number.to_string()]);
         let trial = Trial {
             flags: &flags,
+            contract: load.contract,
             server_cpus,
             loadgen_cpus,
             time: warmup + duration,

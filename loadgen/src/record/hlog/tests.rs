@@ -17,7 +17,7 @@ fn interval(tag: Option<&str>, start: Nanos, hdr: Hdr) -> Interval {
 }
 
 fn log(base: Nanos, intervals: Vec<Interval>) -> Hlog {
-    Hlog { base, intervals }
+    Hlog { base, missing: 0, intervals }
 }
 
 /// A log of two tags and an untagged interval, begun in 2026.
@@ -27,7 +27,7 @@ fn example() -> Hlog {
         base,
         vec![
             interval(Some("service_time"), Nanos(0), of((1..5_000).map(|value| value * 977))),
-            interval(Some("latency"), Nanos(0), of([4_711])),
+            interval(Some("other"), Nanos(0), of([4_711])),
             interval(None, seconds(1), Hdr::default()),
         ],
     )
@@ -37,6 +37,16 @@ fn example() -> Hlog {
 fn a_log_reads_back_as_what_was_written() {
     let log = example();
     assert_eq!(Hlog::parse(log.text("a test").as_bytes()).unwrap(), log);
+}
+
+#[test]
+fn messages_without_an_echo_are_told_and_added() {
+    let log = |missing| Hlog { missing, ..example() };
+    let text = log(590).text("a test");
+    assert!(text.contains("#[messages without an echo, in no histogram: 590]\n"), "{text}");
+    assert_eq!(Hlog::parse(text.as_bytes()).unwrap(), log(590));
+    assert_eq!(Hlog::merge(&[log(590), log(0), log(10)]).missing, 600);
+    assert!(!log(0).text("a test").contains("without an echo"));
 }
 
 #[test]
@@ -125,7 +135,7 @@ fn seconds_are_aligned_by_their_begin_and_a_whole_run_covers_all() {
         let [first, second] = values.map(|value| of([value]));
         let whole =
             Interval { length: seconds(2), ..interval(Some("service_time"), Nanos(0), of(values)) };
-        let latency = |start, hdr| interval(Some(SECONDS_TAG), start, hdr);
+        let latency = |start, hdr| interval(Some("service_time_by_second"), start, hdr);
         log(base, vec![whole, latency(Nanos(0), first), latency(seconds(1), second)])
     };
     let merged = Hlog::merge(&[
@@ -146,5 +156,5 @@ fn seconds_are_aligned_by_their_begin_and_a_whole_run_covers_all() {
         [(seconds(0), of([10])), (seconds(1), of([20, 30])), (seconds(2), of([40]))]
     );
     assert_eq!(Hlog::merge(std::slice::from_ref(&merged)), merged, "merging one changes nothing");
-    assert_eq!(merged.sum(Some(SECONDS_TAG)), merged.sum(Some("service_time")));
+    assert_eq!(merged.sum(Some("service_time_by_second")), merged.sum(Some("service_time")));
 }
