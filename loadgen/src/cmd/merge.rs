@@ -58,8 +58,7 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<ExitCode> {
         Format::Csv => report::csv_of_log(&sum),
         Format::Hgrm => {
             let timing = timing(args, &sum)?;
-            let is_after_the_echo = matches!(timing, Timing::ResponseTime | Timing::ServiceTime);
-            let missing = records::without_echo(if is_after_the_echo { sum.missing } else { 0 });
+            let missing = records::without_echo(timing.of_missing(sum.missing));
             let what = format!("{} of {what}{missing}", timing.key());
             report::hgrm(&sum.sum(Some(timing.key())), &what)
         }

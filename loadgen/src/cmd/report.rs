@@ -151,6 +151,12 @@ pub(super) fn read(file: &Path) -> anyhow::Result<RunRecord> {
     })
 }
 
+/// By its name. What a suite remembers beside its records is none of them.
+pub(super) fn is_record(file: &Path) -> bool {
+    file.extension().is_some_and(|extension| extension == "json")
+        && file.file_name().is_some_and(|name| name != KNEES)
+}
+
 fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -160,9 +166,7 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
         path.read_dir().with_context(|| format!("cannot read the folder {}", path.display()))?;
     for entry in entries {
         let file = entry?.path();
-        // What a suite remembers beside its records is none of them.
-        let is_record = file.file_name().is_some_and(|name| name != KNEES);
-        if is_record && file.extension().is_some_and(|extension| extension == "json") {
+        if is_record(&file) {
             files.push(file);
         }
     }

@@ -24,6 +24,7 @@ use self::plan::{Plan, Rate, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
 use super::headroom::null_throughput;
 use super::interrupt::interrupted;
+use super::report::is_record;
 use super::search::steps::Found;
 use super::servers::as_usage;
 use super::trial::{Trial, TrialError, Tried};
@@ -199,9 +200,9 @@ impl Suite {
     fn records(&self) -> anyhow::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in self.out.read_dir()? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".json") && name != KNEES {
-                names.push(name);
+            let entry = entry?;
+            if is_record(&entry.path()) {
+                names.push(entry.file_name().to_string_lossy().into_owned());
             }
         }
         Ok(names)

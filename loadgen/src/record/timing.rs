@@ -98,8 +98,13 @@ impl Timing {
     /// Messages that have no echo, and so waited longer than those that have one. What happens before a message
     /// leaves does not know of them.
     pub fn missing(self, measured: &Measured) -> u64 {
+        self.of_missing(measured.missing())
+    }
+
+    /// The same of so many messages without an echo, wherever they are told.
+    pub fn of_missing(self, missing: u64) -> u64 {
         match self {
-            Timing::ResponseTime | Timing::ServiceTime => measured.missing(),
+            Timing::ResponseTime | Timing::ServiceTime => missing,
             _ => 0,
         }
     }
