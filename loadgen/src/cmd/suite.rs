@@ -337,7 +337,7 @@ impl Suite {
             contract: self.plan.scenarios[run.scenario].contract,
             server_cpus: &self.plan.server_cpus,
             loadgen_cpus: &self.plan.loadgen_cpus,
-            time: warmup + self.plan.duration(&self.plan.scenarios[run.scenario]) + watch,
+            time: warmup + self.plan.duration_of(run) + watch,
             null_throughput: results.null_throughputs[run.scenario],
         };
         let path = self.out.join(self.file_of(run));
@@ -373,7 +373,7 @@ impl Suite {
         flag("--idle-connections", scenario.idle_connections.to_string());
         flag("--watch-give-back", format!("{}ns", scenario.watch_give_back.0));
         flag("--warmup", format!("{}ns", warmup.0));
-        flag("--duration", format!("{}ns", self.plan.duration(scenario).0));
+        flag("--duration", format!("{}ns", self.plan.duration_of(run).0));
         // The same bytes for every server of a repetition.
         flag("--seed", (run.repetition + 1).to_string());
         flags
@@ -405,13 +405,11 @@ impl Suite {
     }
 
     fn time(&self) -> Nanos {
-        let Plan { repetitions, scenarios, servers, .. } = &self.plan;
-        let sum = |times: &mut dyn Iterator<Item = Nanos>| times.fold(Nanos(0), |sum, it| sum + it);
-        let warmups = sum(&mut servers.iter().map(|server| server.warmup));
-        let measures =
-            sum(&mut scenarios.iter().map(|it| self.plan.duration(it) + it.watch_give_back));
-        let each = warmups.0 * scenarios.len() as u64 + measures.0 * servers.len() as u64;
-        Nanos(each * *repetitions as u64)
+        self.plan.runs().into_iter().fold(Nanos(0), |sum, run| {
+            let warmup = self.plan.servers[run.server].warmup;
+            let watch = self.plan.scenarios[run.scenario].watch_give_back;
+            sum + warmup + self.plan.duration_of(run) + watch
+        })
     }
 
     fn comparison(&self, results: Results, all: bool) -> Comparison {
@@ -426,9 +424,13 @@ impl Suite {
         let mut appendix = "## Servers\n\n".to_owned();
         for (place, server) in self.plan.servers.iter().enumerate() {
             let product = products[place].as_deref().unwrap_or("says nothing of itself");
-            let SuiteServer { name, warmup, .. } = server;
-            let line = format!("- {name}: {}; {product}; warm-up {warmup}\n", about[place]);
-            appendix.push_str(&line);
+            let SuiteServer { name, warmup, duration_min, .. } = server;
+            let about = &about[place];
+            appendix.push_str(&format!("- {name}: {about}; {product}; warm-up {warmup}"));
+            if *duration_min > Nanos(0) {
+                appendix.push_str(&format!(", measured for at least {duration_min}"));
+            }
+            appendix.push('\n');
         }
         if let Some(slo) = self.plan.slo.as_ref().filter(|_| !knees.is_empty()) {
             appendix.push_str(&format!("\n## Knees: the highest load that keeps {slo}\n\n"));

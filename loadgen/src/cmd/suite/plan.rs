@@ -132,6 +132,8 @@ pub(super) struct SuiteServer {
     pub(super) name: String,
     pub(super) kind: ServerKind,
     pub(super) warmup: Nanos,
+    /// What its runs measure at least; zero: no more than their scenario says.
+    pub(super) duration_min: Nanos,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -222,9 +224,15 @@ impl Plan {
         Ok(())
     }
 
-    /// How long runs of the scenario measure.
+    /// How long runs of the scenario measure, if the server does not need longer.
     pub(super) fn duration(&self, scenario: &SuiteScenario) -> Nanos {
         scenario.duration.unwrap_or(self.duration)
+    }
+
+    /// How long a run measures.
+    pub(super) fn duration_of(&self, run: Run) -> Nanos {
+        let least = self.servers[run.server].duration_min;
+        self.duration(&self.scenarios[run.scenario]).max(least)
     }
 
     /// Every run in its order: a round of everything, then the next with the servers in reverse (A B B A), so
@@ -295,10 +303,12 @@ struct ServerText {
     peer: Option<String>,
     #[serde(default, deserialize_with = "parsed_if_any")]
     warmup: Option<Nanos>,
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    duration_min: Option<Nanos>,
 }
 
 fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, UsageError> {
-    let ServerText { name, transport, placement, peer, warmup } = server;
+    let ServerText { name, transport, placement, peer, warmup, duration_min } = server;
     let kind = match (transport, placement, peer) {
         (Some(transport), placement, None) => ServerKind::Ours(carried(transport, placement)?),
         (None, None, Some(peer)) => ServerKind::Peer(peer),
@@ -307,7 +317,12 @@ fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, Usage
             return Err(wrong("server", name, cure));
         }
     };
-    Ok(SuiteServer { name, kind, warmup: warmup.unwrap_or(usual_warmup) })
+    Ok(SuiteServer {
+        name,
+        kind,
+        warmup: warmup.unwrap_or(usual_warmup),
+        duration_min: duration_min.unwrap_or(Nanos(0)),
+    })
 }
 
 fn carried(transport: String, placement: Option<String>) -> Result<Transport, UsageError> {

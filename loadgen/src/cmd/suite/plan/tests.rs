@@ -42,6 +42,7 @@ transport = "tonic"
 name = "slow-starter"
 peer = "grpc-java"
 warmup = "8s"
+duration_min = "4s"
 "#;
 
 fn parse(text: &str) -> Result<Plan, UsageError> {
@@ -66,6 +67,10 @@ fn a_suite_is_read_with_its_times_sizes_and_paths() {
     assert_eq!(ours.warmup, Nanos(Nanos::SECOND.0 / 2));
     assert_eq!(peer.kind, ServerKind::Peer("grpc-java".to_owned()));
     assert_eq!(peer.warmup, Nanos(8 * Nanos::SECOND.0));
+    let runs = (0..2).flat_map(|scenario| (0..2).map(move |server| (scenario, server)));
+    let durations =
+        runs.map(|(scenario, server)| plan.duration_of(Run { repetition: 0, scenario, server }));
+    assert_eq!(durations.collect::<Vec<_>>(), [3, 4, 6, 6].map(|it| Nanos(it * Nanos::SECOND.0)));
 }
 
 #[test]
