@@ -13,9 +13,11 @@
 pub(crate) mod audit;
 mod frames;
 mod reading;
+mod role;
+mod streams;
 mod timing;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -24,23 +26,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::Request;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
 
 use super::counters::Counters;
-use super::fields::{self, Fields};
 use super::flow::WINDOW_BYTES_DEFAULT;
 use super::frame::{self, Fault, PREFACE, setting};
 use super::guard::catch_unwind;
 use super::limits::Limits;
 use super::memory::{Held, Scarcity, Share};
-use super::stream::{BodyError, Kept, Key, Wakes};
+use super::stream::{BodyError, Key, Wakes};
 use super::wire::{Core, Wire};
 use crate::drain::Watcher;
 use reading::ReadBuffer;
+
+pub(crate) use role::{Expiry, Opening, Role, Turn};
 
 /// Most bytes of one read. 256 KiB: the largest that a socket holds by default is read at once.
 pub(crate) const READ_BYTES: usize = 256 << 10;
@@ -60,9 +61,6 @@ const LAPS_MAX: usize = 4;
 /// with 500 us the p99.9 wait beside four such connections was 4 ms. A turn that carries many messages
 /// at once needs less: between 200 and 500 us no load showed a difference.
 const TURN_TIME_MAX: Duration = Duration::from_micros(200);
-
-/// Streams that are polled between two looks at the clock: it costs what a tenth of a poll does.
-const POLLS_PER_LOOK: usize = 32;
 
 /// A fatal GOAWAY and last replies get this long to leave, and the peer this long to close.
 const LINGER: Duration = Duration::from_secs(1);
@@ -96,146 +94,6 @@ const SCARCITY_PATIENCE: Duration = Duration::from_millis(100);
 /// Opaque data of the pings that we send.
 const PING_DRAIN: [u8; 8] = *b"draining";
 const PING_KEEPALIVE: [u8; 8] = *b"alive?!?";
-
-/// What differs between server and client, and everything that streams are to them.
-pub(crate) trait Role {
-    /// One stream's application side.
-    type App;
-
-    /// Whether we are the server.
-    const IS_SERVER: bool;
-
-    /// The peer opened a stream (servers). Runs no user code.
-    fn accept(&mut self, core: &mut Core, wakes: &Arc<Wakes>, request: Request<()>) -> Self::App;
-
-    /// A stream to open (clients), if there is one; it will have `key`. Without room for it none is
-    /// given, but `cx` is still woken when there will never be one again.
-    fn poll_open(
-        &mut self,
-        key: Key,
-        wakes: &Arc<Wakes>,
-        has_room: bool,
-        cx: &mut Context<'_>,
-    ) -> Option<Opening<Self::App>>;
-
-    /// A header block came for a stream that is there: response head or trailers.
-    /// Err: it is malformed, which ends the stream.
-    fn headers(
-        &mut self,
-        core: &mut Core,
-        app: &mut Self::App,
-        fields: Fields,
-        end: bool,
-    ) -> Result<(), &'static str>;
-
-    /// Whether DATA may come yet. Err: why the message is malformed if it does (RFC 9113, 8.1).
-    fn expects_data(app: &Self::App) -> Result<(), &'static str>;
-
-    /// DATA came, in `read` if that may be held until [`keep`](Role::keep). Out: how much of it is kept; the
-    /// rest is done with.
-    fn data(
-        &mut self,
-        core: &mut Core,
-        app: &mut Self::App,
-        payload: &[u8],
-        read: Option<&Bytes>,
-    ) -> Kept;
-
-    /// What was kept in place is copied now.
-    fn keep(app: &mut Self::App);
-
-    /// The peer ended its half without trailers.
-    fn end(&mut self, core: &mut Core, app: &mut Self::App);
-
-    /// The stream is over for a reason that is not its own end.
-    fn broken(&mut self, app: &mut Self::App, error: BodyError);
-
-    /// Whether handlers run on tasks of their own.
-    fn is_on_tasks(&self) -> bool {
-        false
-    }
-
-    /// So many handlers on tasks of their own may begin besides those that are alive.
-    fn free_handlers(&self) -> usize {
-        0
-    }
-
-    /// No stream waits to begin any more.
-    fn all_have_begun(&self) {}
-
-    /// So many bodies on tasks of their own may be asked besides those that are.
-    fn free_places(&self) -> usize {
-        0
-    }
-
-    /// Whether no user code has seen the stream yet, so that dropping it runs none.
-    fn is_untouched(app: &Self::App) -> bool;
-
-    /// Bytes in the app's inbox.
-    fn buffered(app: &Self::App) -> usize;
-
-    /// Lets the stream go on. Out: what it waits for.
-    fn poll(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire) -> Turn;
-
-    /// The stream's time is over, for this reason; our half is still open.
-    fn expire(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire, why: Expiry);
-
-    /// Refuses a request whose head was too large; no stream was made of it.
-    fn too_large(&mut self, core: &mut Core, fields: &Fields, wire: &mut Wire);
-
-    /// Whether nothing will be opened any more (clients whose handles are gone).
-    fn is_finished(&self) -> bool;
-
-    /// Nothing can be opened any more, for this reason.
-    fn refuse_openings(&mut self, error: BodyError);
-}
-
-/// A stream that we open.
-pub(crate) struct Opening<App> {
-    pub(crate) request: Request<()>,
-    pub(crate) app: App,
-}
-
-/// Why a stream's time is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expiry {
-    /// `grpc-timeout`.
-    Deadline,
-    /// The peer did not open its window.
-    Stalled,
-    /// Nothing came or went.
-    Idle,
-    /// What came was not read, and used the connection's window up.
-    Unread,
-    /// The server is shutting down.
-    Drained,
-}
-
-impl Expiry {
-    /// The word in metrics.
-    fn reason(self) -> &'static str {
-        match self {
-            Expiry::Deadline => "deadline",
-            Expiry::Stalled => "stalled",
-            Expiry::Idle => "idle",
-            Expiry::Unread => "unread",
-            Expiry::Drained => "drained",
-        }
-    }
-}
-
-/// What a stream waits for after its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turn {
-    /// A frame, a wake, a window.
-    Wait,
-    /// It could go on, but had its share.
-    Again,
-    /// It seems to have nothing more, but has not said so: it is asked after [`LATER`].
-    Later,
-    /// Nothing: both halves are done.
-    Over,
-}
 
 /// How the server asks a connection to end; each implies those before.
 #[derive(Debug)]
@@ -646,17 +504,6 @@ enum Lap {
     Over(io::Result<()>),
 }
 
-/// Where a stream waits to be polled.
-#[derive(Clone, Copy, Debug)]
-enum Queue {
-    /// It may go on.
-    Runnable,
-    /// For the connection's window.
-    Blocked,
-    /// For less to be pending.
-    Parked,
-}
-
 enum Read {
     Some,
     None,
@@ -690,211 +537,6 @@ fn announce<R: Role>(wire: &mut Wire) {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
-    /// Polls what is ready. Out: whether anything was.
-    fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
-        self.bury();
-        self.take_wakes();
-        self.give_places();
-        let streams = &self.streams;
-        self.wire.purge(streams.len(), |key| {
-            streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
-        });
-        let mut polled = self.open_streams(cx);
-        if !R::IS_SERVER && !self.wire.runnable.is_empty() {
-            self.wire.polled_at = now();
-        }
-        // Those that queue up again meanwhile wait for the next lap.
-        let mut ready = self.wire.runnable.len();
-        let mut polls = 0;
-        while self.wire.has_output_room()
-            // Reading has stopped until all has left: nothing is added that could prevent it for ever.
-            && !self.wire.control_is_full()
-            && tokio::task::coop::has_budget_remaining()
-        {
-            let (key, queue) = if ready > 0 {
-                ready -= 1;
-                (self.wire.runnable.pop_front(), Queue::Runnable)
-            } else if let Some(key) = self.wire.unpark() {
-                (Some(key), Queue::Parked)
-            } else if self.wire.connection_room() > 0 {
-                (self.wire.blocked.pop_front(), Queue::Blocked)
-            } else {
-                (None, Queue::Blocked)
-            };
-            let Some(key) = key else { break };
-            polled |= self.poll_stream(key, queue);
-            polls += 1;
-            if polls % POLLS_PER_LOOK == 0 && now() >= self.turn_ends {
-                // Those that are left have their next turn.
-                polled = true;
-                break;
-            }
-        }
-        polled
-    }
-
-    fn take_wakes(&mut self) {
-        let mut woken = std::mem::take(&mut self.woken);
-        if self.wakes.take(&mut woken) {
-            for key in woken.drain(..) {
-                if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
-                    && core.key == key
-                {
-                    self.wire.run(core);
-                }
-            }
-        }
-        self.woken = woken;
-    }
-
-    /// Lets as many streams go on that wait for a place, or to begin, as there are places.
-    fn give_places(&mut self) {
-        if !self.wire.placeless.is_empty() {
-            let places = self.role.free_places();
-            self.go_on(places, |wire| &mut wire.placeless, |core| &mut core.is_placeless);
-        }
-        if !self.wire.unbegun.is_empty() {
-            let places = self.role.free_handlers();
-            self.go_on(places, |wire| &mut wire.unbegun, |core| &mut core.is_unbegun);
-            if self.wire.unbegun.is_empty() {
-                self.role.all_have_begun();
-            }
-        }
-    }
-
-    /// Runs `places` streams of a queue; those that are gone take none.
-    fn go_on(
-        &mut self,
-        mut places: usize,
-        queue: fn(&mut Wire) -> &mut VecDeque<Key>,
-        is_in_it: fn(&mut Core) -> &mut bool,
-    ) {
-        while places > 0
-            && let Some(key) = queue(&mut self.wire).pop_front()
-        {
-            if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
-                && core.key == key
-            {
-                *is_in_it(core) = false;
-                self.wire.run(core);
-                places -= 1;
-            }
-        }
-    }
-
-    /// Says whether there was a stream to poll. `queue`: which one it left; it may stand in others still.
-    fn poll_stream(&mut self, key: Key, queue: Queue) -> bool {
-        let Some(Slot { core, app }) = self.streams.get_mut(key.slot as usize) else {
-            return false;
-        };
-        if core.key != key || core.is_dead {
-            return false;
-        }
-        match queue {
-            Queue::Runnable => core.is_queued = false,
-            Queue::Blocked => core.is_blocked = false,
-            Queue::Parked => core.is_parked = false,
-        }
-        core.later_since = None;
-        core.is_set_aside = false;
-        match self.role.poll(core, app, &mut self.wire) {
-            Turn::Wait => {}
-            Turn::Again => self.wire.run(core),
-            Turn::Later => self.wire.defer(core),
-            Turn::Over => {
-                self.wire.floods.ended();
-                self.finish(key.slot);
-            }
-        }
-        true
-    }
-
-    /// A stream is over, and nothing of it is left in the protocol.
-    fn finish(&mut self, slot: u32) {
-        let Slot { mut core, app } = self.streams.remove(slot as usize);
-        self.wire.abandon(&mut core);
-        self.forget(core.id, core.deadline.take());
-        if core.remote_closed {
-            self.remember_closed(core.id);
-        }
-        self.wire.buffered -= R::buffered(&app);
-        self.clocks.last_busy = self.wire.now;
-        self.counters.stream_closed();
-        self.drop_guarded(app);
-    }
-
-    /// Drops the applications of streams that were reset.
-    fn bury(&mut self) {
-        while let Some(slot) = self.dead.pop() {
-            let Slot { app, .. } = self.streams.remove(slot as usize);
-            self.clocks.last_busy = self.wire.now;
-            self.counters.stream_closed();
-            self.drop_guarded(app);
-        }
-        if self.streams.is_empty() && self.streams.capacity() > 0 {
-            self.streams = Slab::new();
-            self.index = HashMap::default();
-            self.dead = Vec::new();
-        }
-    }
-
-    /// User code may panic when it is dropped; that costs nobody else anything.
-    fn drop_guarded(&self, app: R::App) {
-        if catch_unwind(AssertUnwindSafe(|| drop(app))).is_err() {
-            self.counters.panicked();
-        }
-    }
-
-    /// All streams at once: the connection is gone, or as good as.
-    fn lose_streams(&mut self, error: &BodyError) {
-        self.role.refuse_openings(error.clone());
-        self.index = HashMap::default();
-        self.deadlines = BTreeSet::new();
-        self.dead = Vec::new();
-        self.wire.buffered = 0;
-        for (_, Slot { mut core, mut app }) in std::mem::take(&mut self.streams) {
-            self.wire.abandon(&mut core);
-            if !core.is_dead {
-                self.role.broken(&mut app, error.clone());
-            }
-            self.counters.stream_closed();
-            self.drop_guarded(app);
-        }
-    }
-
-    /// Opens what waits to be opened, as far as the peer's limit has room. Out: whether any was.
-    fn open_streams(&mut self, cx: &mut Context<'_>) -> bool {
-        if R::IS_SERVER || self.phase != Phase::Open || self.peer_left {
-            return false;
-        }
-        let mut opened = false;
-        loop {
-            let open = self.streams.len() as u64;
-            let has_room = open < u64::from(self.wire.peer.max_concurrent_streams)
-                && self.wire.has_output_room();
-            let key = self.next_key();
-            let Some(opening) = self.role.poll_open(key, &self.wakes, has_room, cx) else {
-                break;
-            };
-            let Opening { request, mut app } = opening;
-            opened = true;
-            let bytes = fields::list_bytes(fields::pseudo_of_request(&request), request.headers());
-            let bytes_max = self.wire.peer.header_list_bytes_max;
-            if bytes > u64::from(bytes_max) {
-                // The peer would break it off, or the connection, and say less about why.
-                self.role.broken(&mut app, BodyError::HeadTooLarge { bytes, bytes_max });
-                continue;
-            }
-            let id = self.next_own_stream;
-            // 2^30 streams later the ids are used up; nobody has seen that yet.
-            self.next_own_stream += 2;
-            let mut core = self.core(id, key);
-            self.wire.request(&mut core, &request, false);
-            self.insert(core, app);
-        }
-        opened
-    }
-
     /// Writes what waits. Out: whether anything left.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         let mut wrote = false;

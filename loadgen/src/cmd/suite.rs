@@ -12,7 +12,6 @@ mod vary;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -27,14 +26,12 @@ use super::interrupt::interrupted;
 use super::report::is_record;
 use super::search::steps::Found;
 use super::servers::as_usage;
-use super::trial::{Trial, TrialError, Tried};
+use super::trial::{Trial, TrialError, Tried, disturbance};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
-use crate::record;
-use crate::report::{Compared, Comparison, Contender, Figures, Outcome};
-use crate::scenario::{
-    Arrivals, Blocked, ClientName, ContractName, Header, LoadArgs, UsageError, name_of,
-};
+use crate::record::{self, GateName};
+use crate::report::{Compared, Comparison, Contender, Figures, Mark, Outcome};
+use crate::scenario::{Arrivals, Blocked, ContractName, Header, UsageError, name_of};
 use crate::units::{Count, MessagesPerSecond, Nanos};
 
 /// A line to stderr, which may be gone: a suite does not end for that.
@@ -84,7 +81,10 @@ struct Suite {
     peers: Option<Peers>,
     out: PathBuf,
     resume: bool,
-    started_at: String,
+    /// The folder is another build's or machine's: what it lacks is not run, the report is drawn anew.
+    is_foreign: bool,
+    /// host.txt of the folder.
+    host: String,
 }
 
 impl Suite {
@@ -110,11 +110,13 @@ impl Suite {
         let date = started_at.get(..10).unwrap_or_default();
         let usual = || Path::new("results").join(format!("{date}-{name}"));
         let out = args.out.clone().unwrap_or_else(usual);
-        Ok(Suite { name, text, plan, peers, out, resume: args.resume, started_at })
+        let host = host(&started_at);
+        let resume = args.resume;
+        Ok(Suite { name, text, plan, peers, out, resume, is_foreign: false, host })
     }
 
     /// How it ended: well if something was measured, and every run went well and is valid.
-    async fn run(self) -> anyhow::Result<Exit> {
+    async fn run(mut self) -> anyhow::Result<Exit> {
         self.begin_folder()?;
         let mut results = Results::new(&self.plan);
         let all = tokio::select! {
@@ -144,7 +146,7 @@ impl Suite {
         Ok(exit)
     }
 
-    fn begin_folder(&self) -> anyhow::Result<()> {
+    fn begin_folder(&mut self) -> anyhow::Result<()> {
         if self.resume {
             return self.check_folder();
         }
@@ -158,12 +160,26 @@ impl Suite {
             let cure = format!("{cure} ({error})");
             UsageError { flag: "--out", value: self.out.display().to_string(), cure }
         })?;
-        self.write("suite.toml", &self.text)?;
-        self.write("host.txt", &self.host())
+        let begun =
+            self.begin("suite.toml", &self.text).and_then(|()| self.begin("host.txt", &self.host));
+        if begun.is_err() {
+            // Nothing is in it, and neither a new suite nor --resume could go on with it.
+            _ = std::fs::remove_file(self.out.join("suite.toml"));
+            _ = std::fs::remove_dir(&self.out);
+        }
+        begun
     }
 
-    /// Whether the folder holds runs of this very suite, by this build on this machine.
-    fn check_folder(&self) -> anyhow::Result<()> {
+    /// Writes what a folder begins with.
+    fn begin(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let path = self.out.join(name);
+        record::replace_bytes(text.as_bytes(), &path)
+            .with_context(|| format!("cannot write {}; make room, and begin again", path.display()))
+    }
+
+    /// Whether the folder holds runs of this very suite. What another build or machine left may be drawn anew, but
+    /// not added to.
+    fn check_folder(&mut self) -> anyhow::Result<()> {
         let refuse = |cure: String| UsageError {
             flag: "--resume",
             value: self.out.display().to_string(),
@@ -177,23 +193,31 @@ impl Suite {
             let cure = "holds runs of another text of the suite; begin anew in another folder";
             return Err(refuse(cure.to_owned()).into());
         }
+        let planned: Vec<_> = self.plan.runs().into_iter().map(|run| self.file_of(run)).collect();
+        let records = self.records()?;
+        // Its report would forget them.
+        if let Some(name) = records.iter().find(|name| !planned.contains(name)) {
+            let cure = "which --only-scenario and --only-server leave out; pass those of before";
+            return Err(refuse(format!("holds {name}, {cure}")).into());
+        }
+        let host = read("host.txt")?;
         let without_time = |host: &str| host.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
-        if without_time(&read("host.txt")?) != without_time(&self.host()) {
+        self.is_foreign = without_time(&host) != without_time(&self.host);
+        if self.is_foreign && self.is_unfinished(&records) {
             let cure =
                 "holds runs of another build or machine (host.txt); begin anew in another folder";
             return Err(refuse(cure.to_owned()).into());
         }
-        // Its report would forget them.
-        let planned: Vec<_> = self.plan.runs().into_iter().map(|run| self.file_of(run)).collect();
-        let left_out = self.records()?.into_iter().find(|name| !planned.contains(name));
-        match left_out {
-            None => Ok(()),
-            Some(name) => {
-                let cure =
-                    "which --only-scenario and --only-server leave out; pass those of before";
-                Err(refuse(format!("holds {name}, {cure}")).into())
-            }
-        }
+        self.host = host;
+        Ok(())
+    }
+
+    /// Whether a server that has runs lacks some.
+    fn is_unfinished(&self, records: &[String]) -> bool {
+        let runs = self.plan.runs();
+        let is_there = |run: &Run| records.contains(&self.file_of(*run));
+        let has_begun = |run: &&Run| runs.iter().any(|it| it.server == run.server && is_there(it));
+        records.is_empty() || runs.iter().filter(has_begun).any(|run| !is_there(run))
     }
 
     /// Names of the records that are in the folder.
@@ -231,29 +255,25 @@ impl Suite {
         })
     }
 
-    fn host(&self) -> String {
-        let (host, build) = (provenance::host(), provenance::build());
-        let assertions = if build.debug_assertions { "on" } else { "off" };
-        format!(
-            "begun: {}\ncpu: {}\ncores: {}\nkernel: {}\nloadgen: {} ({}), opt-level {}, debug \
-             assertions {assertions}, {}\n",
-            self.started_at,
-            host.cpu_model,
-            host.cores,
-            host.kernel,
-            build.version,
-            build.revision,
-            build.opt_level,
-            build.rustc,
-        )
+    /// Says when nothing may be run.
+    fn check_own(&self, what: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.is_foreign,
+            "{} lacks {what}, and holds runs of another build or machine (host.txt); begin anew in another folder",
+            self.out.display()
+        );
+        Ok(())
     }
 
     async fn run_all(&self, results: &mut Results) -> anyhow::Result<()> {
         let commands = self.prepare(results).await?;
         for (place, scenario) in self.plan.scenarios.iter().enumerate() {
+            if self.is_foreign {
+                break;
+            }
             let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
             let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
-            let load = self.load(scenario, rate);
+            let load = scenario.load(self.plan.client, rate);
             let null = null_throughput(&load, server_cpus, loadgen_cpus).await?;
             tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
             results.null_throughputs[place] = Some(null);
@@ -273,6 +293,7 @@ impl Suite {
                 results.add(*run, outcome);
                 continue;
             }
+            self.check_own(&file)?;
             match self.run_once(*run, command, results).await {
                 Ok(outcome) => {
                     tell!("suite: {number} of {}: {file}: {}", runs.len(), in_short(&outcome));
@@ -346,20 +367,23 @@ impl Suite {
     }
 
     fn outcome(&self, run: Run, tried: Tried, results: &mut Results) -> Outcome {
-        let (record, bound) = match tried {
-            Tried::Valid(record) => (record, None),
-            Tried::Invalid(record, why) if record.is_bound() => (record, Some(why)),
-            Tried::Invalid(_, why) => return Outcome::Invalid(why),
+        let (record, mark, why) = match tried {
+            Tried::Valid(record) => (record, None, String::new()),
+            tried if is_overloaded(&tried) => return Outcome::Overloaded(tried.why()),
+            Tried::Invalid(record, why) => match Mark::of(&record) {
+                Some(mark) => (record, Some(mark), why),
+                None => return Outcome::Invalid(why),
+            },
             Tried::Failed(_, why) => return Outcome::Failed(why),
         };
         let figures = Figures::of(&record, self.plan.scenarios[run.scenario].figure);
         results.products[run.server] = record.provenance.server.product;
-        match (figures, bound) {
+        match (figures, mark) {
             (None, _) => {
                 Outcome::Failed("the server used no CPU time that could be read".to_owned())
             }
             (Some(figures), None) => Outcome::Counted(figures),
-            (Some(figures), Some(why)) => Outcome::Bound(figures, why),
+            (Some(figures), Some(mark)) => Outcome::Marked(figures, mark, why),
         }
     }
 
@@ -367,7 +391,7 @@ impl Suite {
     fn flags(&self, run: Run, rate: Option<MessagesPerSecond>) -> Vec<String> {
         let scenario = &self.plan.scenarios[run.scenario];
         let warmup = self.plan.servers[run.server].warmup;
-        let mut flags = self.load(scenario, rate).flags();
+        let mut flags = scenario.load(self.plan.client, rate).flags();
         let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
         flag("--idle-streams", scenario.idle_streams.to_string());
         flag("--idle-connections", scenario.idle_connections.to_string());
@@ -377,24 +401,6 @@ impl Suite {
         // The same bytes for every server of a repetition.
         flag("--seed", (run.repetition + 1).to_string());
         flags
-    }
-
-    /// The load itself.
-    fn load(&self, scenario: &SuiteScenario, rate: Option<MessagesPerSecond>) -> LoadArgs {
-        let at_least_1 = |count| NonZeroUsize::new(count).expect("a plan's numbers are checked");
-        LoadArgs {
-            contract: scenario.contract,
-            client: scenario.client.or(self.plan.client).unwrap_or(ClientName::Inline),
-            streams: at_least_1(scenario.streams),
-            connections: Some(at_least_1(scenario.connections)),
-            in_flight: scenario.in_flight.map(at_least_1),
-            rate,
-            arrivals: scenario.arrivals,
-            blocked: scenario.blocked,
-            max_backlog: scenario.max_backlog,
-            payload: scenario.payload,
-            headers: scenario.headers.clone(),
-        }
     }
 
     /// `<scenario>.<server>.<n>.json`, n from 1.
@@ -451,7 +457,14 @@ impl Suite {
                 ));
             }
         }
-        appendix.push_str(&format!("\n## Host\n\n```text\n{}```\n", self.host()));
+        let drawn = match self.is_foreign {
+            true => {
+                let build = provenance::build();
+                format!("report by: loadgen {} ({})\n", build.version, build.revision)
+            }
+            false => String::new(),
+        };
+        appendix.push_str(&format!("\n## Host\n\n```text\n{}{drawn}```\n", self.host));
         let scenarios = self.plan.scenarios.iter().zip(contenders);
         let compared = |(scenario, servers): (&SuiteScenario, _)| Compared {
             name: scenario.name.clone(),
@@ -471,7 +484,8 @@ impl Suite {
 
     fn preface(&self, all: bool) -> String {
         let Plan { repetitions, duration, server_cpus, loadgen_cpus, client, .. } = &self.plan;
-        let date = self.started_at.get(..10).unwrap_or_default();
+        let date =
+            self.host.strip_prefix(BEGUN).and_then(|begun| begun.get(..10)).unwrap_or_default();
         let mut text = format!("# Suite {}, {date}\n\n", self.name);
         if !all {
             text.push_str("**Interrupted: not all of it was run.**\n\n");
@@ -572,8 +586,46 @@ impl Results {
             return Exit::Failed;
         }
         let mut runs = self.contenders.iter().flatten().flat_map(|contender| &contender.runs);
-        let is_invalid = runs.any(|run| matches!(run, Outcome::Invalid(_) | Outcome::Bound(..)));
+        let is_invalid = runs.any(|run| !matches!(run, Outcome::Counted(_)));
         if is_invalid { Exit::Invalid } else { Exit::Done }
+    }
+}
+
+/// How host.txt begins; a time follows.
+const BEGUN: &str = "begun: ";
+
+/// host.txt of a folder that is begun now.
+fn host(started_at: &str) -> String {
+    let (host, build) = (provenance::host(), provenance::build());
+    let assertions = if build.debug_assertions { "on" } else { "off" };
+    format!(
+        "{BEGUN}{}\ncpu: {}\ncores: {}\nkernel: {}\nloadgen: {} ({}), opt-level {}, debug \
+             assertions {assertions}, {}\n",
+        started_at,
+        host.cpu_model,
+        host.cores,
+        host.kernel,
+        build.version,
+        build.revision,
+        build.opt_level,
+        build.rustc,
+    )
+}
+
+/// Whether nothing else went wrong but that the server carries less than it was offered.
+fn is_overloaded(tried: &Tried) -> bool {
+    match tried {
+        Tried::Invalid(record, _) => {
+            let is_behind = |name| matches!(name, GateName::Backlog | GateName::Achieved);
+            record.fell_behind() && record.failed_gates().all(|gate| is_behind(gate.name))
+        }
+        // What fails about the load itself fails in any overload.
+        Tried::Failed(Some(record), _) => {
+            record.fell_behind()
+                && record.measured.messages_wrong == 0
+                && disturbance(&record.gates).is_none()
+        }
+        Tried::Valid(_) | Tried::Failed(None, _) => false,
     }
 }
 
@@ -583,10 +635,14 @@ fn in_short(outcome: &Outcome) -> String {
         Outcome::Counted(figures) => {
             format!("{} messages/s, p50 {}", Count(figures.messages_per_s), p50(figures))
         }
-        Outcome::Bound(figures, reason) => {
+        Outcome::Marked(figures, Mark::Bound, reason) => {
             let rate = Count(figures.messages_per_s);
             format!("at least {rate} messages/s, p50 at most {}: {reason}", p50(figures))
         }
+        Outcome::Marked(figures, mark, reason) => {
+            format!("{} messages/s {mark}: {reason}", Count(figures.messages_per_s))
+        }
+        Outcome::Overloaded(reason) => format!("overloaded: {reason}"),
         Outcome::Failed(reason) => format!("failed: {reason}"),
         Outcome::Invalid(reason) => format!("invalid: {reason}"),
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::harness::child::Child;
 use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
-use crate::record::{self, RunRecord};
+use crate::record::{self, Gate, GateName, RunRecord, Verdict};
 use crate::scenario::ContractName;
 use crate::units::{MessagesPerSecond, Nanos};
 
@@ -136,6 +136,14 @@ impl Trial<'_> {
 }
 
 impl Tried {
+    /// What was wrong, in words.
+    pub(super) fn why(self) -> String {
+        match self {
+            Tried::Valid(_) => String::new(),
+            Tried::Invalid(_, why) | Tried::Failed(_, why) => why,
+        }
+    }
+
     /// What a record says of its run.
     pub(super) fn of(record: RunRecord) -> Self {
         let record = Box::new(record);
@@ -150,6 +158,20 @@ impl Tried {
         let why = failed.join("; ");
         Tried::Invalid(record, why)
     }
+}
+
+/// Whether a run failed because the server could not carry the load.
+pub(super) fn is_overload(record: &RunRecord) -> bool {
+    let measured = &record.measured;
+    measured.unstable.is_some() || measured.messages_lost > 0 || measured.streams_unfinished > 0
+}
+
+/// The gate that says that the machine was taken from those who should carry the load.
+pub(super) fn disturbance(gates: &[Gate]) -> Option<&Gate> {
+    gates.iter().find(|gate| {
+        use GateName::{ShardRunDelay, Steal, Throttling};
+        matches!(gate.name, ShardRunDelay | Steal | Throttling) && gate.verdict == Verdict::Failed
+    })
 }
 
 fn what_failed(record: &RunRecord) -> String {

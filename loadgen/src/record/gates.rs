@@ -139,6 +139,25 @@ impl RunRecord {
             && failed.all(|gate| matches!(gate.name, GateName::ShardCpu | GateName::Headroom))
     }
 
+    /// Whether the gate that failed says that some messages of a closed loop had no echo in all the time that was measured,
+    /// as where a server lets streams wait: then throughput and CPU times are the server's, and the times of
+    /// messages are of those that were answered.
+    pub fn is_of_answered(&self) -> bool {
+        let Load::ClosedLoop { in_flight_max } = self.scenario.load else { return false };
+        let in_flight = (self.scenario.streams * in_flight_max) as f64;
+        let is_short = in_flight_by_law(&self.measured).is_some_and(|by_law| by_law < in_flight);
+        let mut failed = self.failed_gates().peekable();
+        is_short && failed.peek().is_some() && failed.all(|gate| gate.name == GateName::LittlesLaw)
+    }
+
+    /// Whether echoes of an open loop fell behind its schedule, more and more: the server carries less than it was
+    /// offered, unless another gate that failed tells why.
+    pub fn fell_behind(&self) -> bool {
+        let is_behind = |gate: &Gate| matches!(gate.name, GateName::Backlog | GateName::Achieved);
+        matches!(self.scenario.load, Load::OpenLoop { .. })
+            && (self.measured.unstable.is_some() || self.failed_gates().any(is_behind))
+    }
+
     /// Whether no gate failed. Records without gates are of a loadgen that had none: not known.
     pub fn is_valid(&self) -> Option<bool> {
         (!self.gates.is_empty()).then(|| self.failed_gates().next().is_none())
@@ -395,10 +414,14 @@ fn probe(seen: &Probe, measured: &Measured) -> Gate {
     Gate::of(GateName::Probe, is_known.then_some(difference), threshold, "ns", message)
 }
 
+/// Messages in flight by throughput x time (Little's law), if there were any.
+fn in_flight_by_law(measured: &Measured) -> Option<f64> {
+    let time_s = measured.in_flight_mean_ns? / Nanos::SECOND.0 as f64;
+    (measured.messages_received > 0).then_some(time_s * measured.throughput_messages_per_s)
+}
+
 fn littles_law(in_flight: usize, measured: &Measured) -> Gate {
-    let time_s = measured.in_flight_mean_ns.map(|mean| mean / Nanos::SECOND.0 as f64);
-    let by_law = time_s.map(|time| time * measured.throughput_messages_per_s);
-    let by_law = by_law.filter(|_| measured.messages_received > 0);
+    let by_law = in_flight_by_law(measured);
     let error = by_law.map(|by_law| (1.0 - by_law / in_flight as f64).abs());
     let message = match by_law {
         Some(by_law) => format!(
@@ -444,6 +467,38 @@ mod tests {
         let growing = [(100, 98), (100, 97), (100, 99), (100, 98), (100, 97), (100, 98)];
         let (slope, error) = backlog_growth(&seconds(&growing), Nanos(6_000_000_000)).unwrap();
         assert!((slope - 2.2).abs() < 0.1 && slope > BACKLOG_ERRORS_MIN * error, "{slope} {error}");
+    }
+
+    #[test]
+    fn a_closed_loop_whose_messages_were_not_all_answered_still_tells_throughput() {
+        let check = |in_flight: f64, failed: &[GateName], expected| {
+            let mut record = example::closed_loop();
+            let Load::ClosedLoop { in_flight_max } = record.scenario.load else { unreachable!() };
+            let count = (record.scenario.streams * in_flight_max) as f64;
+            let mean_s = in_flight * count / record.measured.throughput_messages_per_s;
+            record.measured.in_flight_mean_ns = Some(mean_s * Nanos::SECOND.0 as f64);
+            let gate = |name: &GateName| example::gate(*name, Verdict::Failed, Some(1.0), "share");
+            record.gates = failed.iter().map(gate).collect();
+            assert_eq!(record.is_of_answered(), expected, "{in_flight} {failed:?}");
+        };
+        check(0.3, &[GateName::LittlesLaw], true);
+        // More than were sent: times are wrong.
+        check(1.3, &[GateName::LittlesLaw], false);
+        check(0.3, &[], false);
+        check(0.3, &[GateName::LittlesLaw, GateName::Steal], false);
+        check(0.3, &[GateName::Steal], false);
+    }
+
+    #[test]
+    fn an_open_loop_whose_echoes_fall_behind_is_known_from_its_gates() {
+        let check = |mut record: RunRecord, failed: GateName, expected| {
+            record.gates = vec![example::gate(failed, Verdict::Failed, Some(1.0), "share")];
+            assert_eq!(record.fell_behind(), expected, "{failed:?}");
+        };
+        check(example::open_loop(1_000.0, 1), GateName::Backlog, true);
+        check(example::open_loop(1_000.0, 1), GateName::Achieved, true);
+        check(example::open_loop(1_000.0, 1), GateName::Steal, false);
+        check(example::closed_loop(), GateName::Backlog, false);
     }
 
     #[test]

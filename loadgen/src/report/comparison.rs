@@ -9,6 +9,7 @@ use std::fmt::{self, Display, Write};
 
 use serde::Deserialize;
 
+use super::mark::{Mark, Marks};
 use crate::record::{Resident, RunRecord, WarningKind, is_supported};
 use crate::units::{Count, Nanos};
 
@@ -88,9 +89,10 @@ pub struct Contender {
 pub enum Outcome {
     /// All well: its figures count.
     Counted(Figures),
-    /// Loadgen, or the round trip, was the limit, and why that is known: CPU times count, the rest are
-    /// bounds ([`RunRecord::is_bound`]).
-    Bound(Figures, String),
+    /// Its CPU times count, the rest as the mark says; why that is known.
+    Marked(Figures, Mark, String),
+    /// An open loop offered more than the server carries: there is no time that it would settle at.
+    Overloaded(String),
     /// Something was lost, wrong or failed.
     Failed(String),
     /// A gate failed: the figures may be loadgen's.
@@ -104,7 +106,7 @@ pub struct Figures {
     pub per_server_cpu_s: f64,
     /// Messages per second.
     pub messages_per_s: f64,
-    /// Median of R, in closed loop of S, unless it is among the messages that have no echo.
+    /// Median of R, in closed loop of S, unless it is among the messages that have no echo, or these are not known.
     pub p50: Option<Nanos>,
     /// Its 99th percentile, likewise, if the samples hold it up.
     pub p99: Option<Nanos>,
@@ -130,9 +132,10 @@ impl Figures {
         let RunRecord { measured, scenario, .. } = record;
         let resident = measured.server_resident.as_ref();
         let messages = measured.messages_per_server_cpu_s?;
+        let is_of_all = !record.is_of_answered();
         let percentile = |percent| match measured.percentile(percent) {
-            (value, false) => Some(value),
-            (_, true) => None,
+            (value, false) if is_of_all => Some(value),
+            _ => None,
         };
         Some(Figures {
             per_server_cpu_s: match figure {
@@ -219,27 +222,33 @@ impl Contender {
         Spread::of_times(self.counted().filter_map(|run| run.p50))
     }
 
+    /// Whether every run, or every one but those that say nothing, offered more than it carries.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.counted().next().is_none()
+            && self.runs.iter().any(|run| matches!(run, Outcome::Overloaded(_)))
+    }
+
     pub(super) fn p99(&self) -> Option<Spread> {
         Spread::of_times(self.counted().filter_map(|run| run.p99))
     }
 
-    /// Why some runs say no more than bounds, and how many.
-    fn bound(&self) -> Option<(usize, &str)> {
+    /// Why some runs have the mark, and how many.
+    fn marked(&self, mark: Mark) -> Option<(usize, &str)> {
         let mut reasons = self.runs.iter().filter_map(|run| match run {
-            Outcome::Bound(_, why) => Some(why.as_str()),
+            Outcome::Marked(_, its, why) if *its == mark => Some(why.as_str()),
             _ => None,
         });
         let first = reasons.next()?;
         Some((1 + reasons.count(), first))
     }
 
-    /// The mark of its figures.
-    pub(super) fn mark(&self) -> &'static str {
-        match (self.bound(), self.knee_is_open) {
-            (Some(_), _) => MARK,
-            (None, true) => KNEE_MARK,
-            (None, false) => "",
-        }
+    /// Those of its figures.
+    pub(super) fn marks(&self) -> Marks {
+        let of_runs = self.runs.iter().filter_map(|run| match run {
+            Outcome::Marked(_, mark, _) => Some(*mark),
+            _ => None,
+        });
+        of_runs.chain(self.knee_is_open.then_some(Mark::OpenKnee)).collect()
     }
 
     pub(super) fn ratio(
@@ -257,8 +266,8 @@ impl Contender {
 impl Outcome {
     fn figures(&self) -> Option<&Figures> {
         match self {
-            Outcome::Counted(figures) | Outcome::Bound(figures, _) => Some(figures),
-            Outcome::Failed(_) | Outcome::Invalid(_) => None,
+            Outcome::Counted(figures) | Outcome::Marked(figures, ..) => Some(figures),
+            Outcome::Overloaded(_) | Outcome::Failed(_) | Outcome::Invalid(_) => None,
         }
     }
 }
@@ -290,12 +299,11 @@ impl Display for Comparison {
 impl Comparison {
     /// What the marks mean that stand somewhere.
     pub(super) fn legends(&self) -> impl Iterator<Item = &'static str> {
-        let stands = |mark: &str| {
+        let stands = |mark: &Mark| {
             let mut all = self.scenarios.iter().flat_map(|scenario| &scenario.servers);
-            all.any(|it| !it.runs.is_empty() && it.mark() == mark)
+            all.any(|it| !it.runs.is_empty() && it.marks().contains(*mark))
         };
-        let legends = [(MARK, LEGEND), (KNEE_MARK, KNEE_LEGEND)];
-        legends.into_iter().filter_map(move |(mark, legend)| stands(mark).then_some(legend))
+        Mark::ALL.into_iter().filter(stands).map(Mark::legend).collect::<Vec<_>>().into_iter()
     }
 
     fn write_ratios(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -330,9 +338,8 @@ impl Comparison {
         for scenario in &self.scenarios {
             write!(out, "| {} | {} |", scenario.name, scenario.load)?;
             for other in scenario.others(without) {
-                let sides = [Some(other), scenario.server(without)];
-                let mark = sides.into_iter().flatten().map(Contender::mark).max().unwrap_or("");
-                let cell = |ratio: Spread| ratio.show(times) + mark;
+                let marks = marks([Some(other), scenario.server(without)]);
+                let cell = |ratio: Spread| format!("{}{marks}", ratio.show(times));
                 write!(out, " {} |", show(ratio(scenario, other), cell))?;
             }
             writeln!(out)?;
@@ -349,16 +356,18 @@ impl Comparison {
                 skipped.extend(server.skipped.as_ref().map(|reason| (&server.name, reason)));
                 for (repetition, run) in (1..).zip(&server.runs) {
                     let (how, reason) = match run {
-                        Outcome::Counted(_) | Outcome::Bound(..) => continue,
+                        Outcome::Counted(_) | Outcome::Marked(..) => continue,
+                        Outcome::Overloaded(reason) => ("is overloaded", reason),
                         Outcome::Failed(reason) => ("failed", reason),
                         Outcome::Invalid(reason) => ("is invalid", reason),
                     };
                     let name = format!("{}.{}.{repetition}", scenario.name, server.name);
                     lines.push(format!("- {name} {how} and is not counted: {reason}"));
                 }
-                lines.extend(server.bound().map(|(count, why)| {
+                lines.extend(Mark::ALL.iter().filter_map(|mark| {
+                    let (count, why) = server.marked(*mark)?;
                     let (scenario, server, all) = (&scenario.name, &server.name, server.runs.len());
-                    format!("- {scenario}.{server}{MARK} in {count} of {all} runs: {why}")
+                    Some(format!("- {scenario}.{server} {mark} in {count} of {all} runs: {why}"))
                 }));
                 lines.extend(warnings(scenario, server));
             }
@@ -375,17 +384,13 @@ impl Comparison {
 
 pub(super) const DASH: &str = "-";
 
-/// Of figures that say what loadgen can do at least as much as what the server can.
-const MARK: &str = " †";
+/// In place of a time that the server never settles at.
+pub(super) const OVERLOADED: &str = "overloaded";
 
-/// Of an open loop's figures, at a share of a knee that is loadgen's as much as the server's.
-const KNEE_MARK: &str = " ‡";
-
-const KNEE_LEGEND: &str = "‡ the rate is a share of the highest load that loadgen could judge here; the server may carry more.";
-
-const LEGEND: &str = "† loadgen's core was full, or the round trip takes so long that it says little of the server: messages/s \
-     are at least, and S at most, what the server can do. CPU time for a message is the server's own, at \
-     that load.";
+/// Of a ratio: those of both sides.
+pub(super) fn marks<'a>(sides: impl IntoIterator<Item = Option<&'a Contender>>) -> Marks {
+    sides.into_iter().flatten().flat_map(Contender::marks).collect()
+}
 
 fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str) -> fmt::Result {
     let baseline = scenario.server(name);
@@ -415,13 +420,16 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
             out,
             "| {}{} | {} | {} | {} | {} | {} | {} | {} | {} | {} / {} |",
             server.name,
-            server.mark(),
+            server.marks(),
             runs(server),
             show(per_cpu, |spread| spread.show(|value| format!("{}{unit}", Count(value)))),
             ratio(|run| Some(run.per_server_cpu_s)),
             middle(&|run| run.messages_per_s, |value| Count(value).to_string()),
             ratio(|run| Some(run.messages_per_s)),
-            show(server.p50(), |spread| time(spread.median)),
+            match server.is_overloaded() {
+                true => OVERLOADED.to_owned(),
+                false => show(server.p50(), |spread| time(spread.median)),
+            },
             ratio(|run| Some(run.p50?.0 as f64)),
             show(server.p99(), |spread| time(spread.median)),
             middle(&|run| run.server_cpu_per_message.0 as f64, time),
@@ -601,7 +609,8 @@ pub(super) mod tests {
 
     /// A run that loadgen was the limit of.
     pub(in super::super) fn bound(per_server_cpu_s: f64) -> Outcome {
-        Outcome::Bound(figures(per_server_cpu_s), "busiest shard thread: 98 %".to_owned())
+        let why = "busiest shard thread: 98 %".to_owned();
+        Outcome::Marked(figures(per_server_cpu_s), Mark::Bound, why)
     }
 
     /// A suite of one closed loop; its baseline is `stock`, its subject `ours`.
@@ -643,9 +652,32 @@ pub(super) mod tests {
         ] {
             assert!(report.lines().any(|it| it == line), "{line:?} is not in\n{report}");
         }
-        assert!(report.contains(LEGEND), "{report}");
+        assert!(report.contains(Mark::Bound.legend()), "{report}");
         let unmarked = suite(vec![("stock", vec![counted(1e5)]), ("ours", vec![counted(1e5)])]);
         assert!(!unmarked.to_string().contains('†'));
+    }
+
+    #[test]
+    fn what_was_not_answered_leaves_no_times() {
+        let partly = |per_cpu| {
+            let figures = Figures { p50: None, p99: None, ..figures(per_cpu) };
+            Outcome::Marked(figures, Mark::Answered, "in flight: 265 of 1000".to_owned())
+        };
+        let servers = vec![
+            ("stock", vec![counted(1e5), counted(1e5)]),
+            ("ours", vec![bound(2e6), partly(2e6)]),
+            ("peer", vec![partly(4e6), partly(4e6)]),
+        ];
+        let report = suite(servers).to_string();
+        for line in [
+            "| row-1 | 1 connection | 20x †§ | 40x § |",
+            "| row-1 | 1 connection | 20x †§ | 0.50x †§ |",
+            "| peer § | 2 | 4 M | 40x | 1000 | 1x | - | - | - | 700 ns / 900 ns |",
+            "- row-1.peer § in 2 of 2 runs: in flight: 265 of 1000",
+        ] {
+            assert!(report.lines().any(|it| it == line), "{line:?} is not in\n{report}");
+        }
+        assert!(report.contains(Mark::Answered.legend()), "{report}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use maud::PreEscaped;
 
 use super::chart::{Bar, Look, Panel, bars};
-use super::comparison::{Compared, Comparison, Contender, DASH, time, times};
+use super::comparison::{Compared, Comparison, Contender, DASH, OVERLOADED, marks, time, times};
 use super::svg::file;
 use crate::units::Count;
 
@@ -87,7 +87,7 @@ impl Comparison {
                 name if *name == self.baseline => Look(6),
                 _ => Look(0),
             };
-            let label = format!("{}{}{}", Count(value), scenario.figure.unit(), server.mark());
+            let label = format!("{}{}{}", Count(value), scenario.figure.unit(), server.marks());
             Some(Bar { name: server.name.clone(), value, label, look })
         };
         let all: Vec<_> = scenario.servers.iter().filter_map(bar).collect();
@@ -105,19 +105,21 @@ fn per_cpu(scenario: &Compared, server: &Contender, baseline: &str) -> String {
             .ratio(scenario.server(baseline), |run| Some(run.per_server_cpu_s))
             .map(|ratio| times(ratio.median)),
     };
-    let sides = [Some(server), scenario.server(baseline)];
-    let mark = sides.into_iter().flatten().map(Contender::mark).max().unwrap_or("");
-    figure.map_or(DASH.to_owned(), |figure| figure + mark)
+    let marks = marks([Some(server), scenario.server(baseline)]);
+    figure.map_or(DASH.to_owned(), |figure| format!("{figure}{marks}"))
 }
 
 fn response_times(server: &Contender) -> String {
-    let Some(p50) = server.p50() else { return DASH.to_owned() };
+    let Some(p50) = server.p50() else {
+        return if server.is_overloaded() { OVERLOADED } else { DASH }.to_owned();
+    };
     let p99 = server.p99().map_or(DASH.to_owned(), |p99| time(p99.median));
-    format!("{} / {p99}{}", time(p50.median), server.mark())
+    format!("{} / {p99}{}", time(p50.median), server.marks())
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::report::comparison::Outcome;
     use crate::report::comparison::tests::{bound, counted, suite};
 
     #[test]
@@ -151,6 +153,11 @@ mod tests {
         let text = comparison.summary();
         assert!(text.contains("| stock | 50 µs / - ‡ |\n\n‡ the rate is a share"), "{text}");
         assert!(!comparison.picture().contains("<rect class=\"mark"), "nothing to draw");
+        let behind = || Outcome::Overloaded("backlog: +9 messages each second".to_owned());
+        comparison.scenarios[0].servers[1].runs = vec![behind(), behind()];
+        assert!(comparison.summary().contains("| ours | overloaded |"));
+        comparison.scenarios[0].servers[1].runs.push(counted(1e5));
+        assert!(comparison.summary().contains("| ours | 50 µs / - |"));
     }
 
     #[test]

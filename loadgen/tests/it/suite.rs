@@ -135,6 +135,23 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
     assert!(said.contains("holds tiny.second.") && said.contains("leave out"), "{said}");
     assert_eq!(String::from_utf8(read("REPORT.md").unwrap()).unwrap(), report);
 
+    // Of another build: drawn anew as it was measured, but not added to.
+    let host = String::from_utf8(read("host.txt").unwrap()).unwrap();
+    std::fs::write(out.join("host.txt"), host.replace("opt-level ", "opt-level 1")).unwrap();
+    let output = resume();
+    let drawn = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(exit_code(&drawn)), "{drawn}");
+    let (figures, by) = drawn.rsplit_once("report by: loadgen ").unwrap();
+    assert!(by.contains(env!("CARGO_PKG_VERSION")), "{by}");
+    assert_eq!(figures.replace("opt-level 1", "opt-level "), report.trim_end_matches("```\n"));
+    std::fs::rename(out.join("tiny.first.2.json"), folder.path().join("aside")).unwrap();
+    let output = resume();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("holds runs of another build or machine"), "{said}");
+    std::fs::rename(folder.path().join("aside"), out.join("tiny.first.2.json")).unwrap();
+    std::fs::write(out.join("host.txt"), host).unwrap();
+
     // By hand: neither lost nor overwritten, but named.
     std::fs::write(out.join("tiny.second.1.json"), &before[1][..before[1].len() / 2]).unwrap();
     let output = resume();

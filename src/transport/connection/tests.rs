@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
 
 use bytes::Bytes;
-use http::{Extensions, Response};
+use http::{Extensions, Request, Response};
 use tokio::io::ReadBuf;
 
 use super::super::frame::{ErrorCode, FRAME_BYTES_MAX, Head, flag, kind};

@@ -1,5 +1,10 @@
 //! HPACK against RFC 7541's examples, against h2 in both directions, and against hostile blocks.
 
+use super::decoder::SCRATCH_BYTES_KEPT;
+use super::huffman::{CODE, CODE_BITS, huffman_decode, huffman_encode};
+use super::primitives::*;
+use super::static_table::STATIC;
+use super::table::*;
 use super::*;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

@@ -8,8 +8,8 @@ use super::steps::{Bounds, Found, Step, Steps};
 use crate::cmd::headroom::null_throughput;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
-use crate::cmd::trial::{Trial, Tried};
-use crate::record::{Gate, GateName, RunRecord, Verdict};
+use crate::cmd::trial::{Trial, Tried, disturbance, is_overload};
+use crate::record::{Gate, GateName, RunRecord};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
@@ -302,23 +302,13 @@ impl Searching<'_> {
 /// What a run says that failed with more load than was carried: a miss, unless the machine was taken from
 /// those who should carry it. Gates about the load itself fail in any overload, and excuse nothing.
 fn overloaded(gates: &[Gate], why: String) -> Judged {
-    let is_machine = |gate: &&Gate| {
-        use GateName::{ShardRunDelay, Steal, Throttling};
-        matches!(gate.name, ShardRunDelay | Steal | Throttling) && gate.verdict == Verdict::Failed
-    };
-    let disturbed = gates.iter().find(is_machine);
-    disturbed.map_or(Judged::Missed(why), |gate| Judged::Invalid(gate.message.clone()))
-}
-
-/// Whether a run failed because the server could not carry the load.
-fn is_overload(record: &RunRecord) -> bool {
-    let measured = &record.measured;
-    measured.unstable.is_some() || measured.messages_lost > 0 || measured.streams_unfinished > 0
+    disturbance(gates).map_or(Judged::Missed(why), |gate| Judged::Invalid(gate.message.clone()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Verdict;
 
     #[test]
     fn an_overload_is_a_loss_unless_the_machine_was_taken_away() {

@@ -78,6 +78,7 @@ impl Suite {
                 if !is_wanted || results.was_searched(&name) {
                     continue;
                 }
+                self.check_own(&format!("the knee of {name}"))?;
                 tell!("suite: searching for the knee of {name}");
                 let ask = self.ask(scenario, server, command)?;
                 let searched = find(&ask, std::future::pending()).await;
@@ -113,7 +114,7 @@ impl Suite {
             name: server.name.clone(),
             supply: Supply::Fresh(command.clone()),
             slo: self.plan.slo.clone().expect("a plan with a knee has goals"),
-            load: self.load(scenario, None),
+            load: scenario.load(self.plan.client, None),
             how: HowArgs {
                 min_rate: None,
                 max_rate: MessagesPerSecond(1e9),
@@ -195,7 +196,8 @@ transport = "inline"
             peers: None,
             out,
             resume: true,
-            started_at: String::new(),
+            is_foreign: false,
+            host: String::new(),
         }
     }
 

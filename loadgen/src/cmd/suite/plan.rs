@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::vary::expanded;
 use crate::report::Figure;
-use crate::scenario::{Arrivals, Blocked, ClientName, ContractName, Header, UsageError, name_of};
+use crate::scenario::{Arrivals, Blocked, ClientName, ContractName, Header, LoadArgs, UsageError};
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos, NoRate};
 
@@ -122,6 +122,30 @@ impl Display for Rate {
             Rate::OfKnee { share, of: Some(of) } => {
                 write!(out, "{:.0} % of {of}'s knee", 100.0 * share)
             }
+        }
+    }
+}
+
+impl SuiteScenario {
+    /// What is sent, at this rate if at any; by `usual_client` unless the scenario names one.
+    pub(super) fn load(
+        &self,
+        usual_client: Option<ClientName>,
+        rate: Option<MessagesPerSecond>,
+    ) -> LoadArgs {
+        let at_least_1 = |count| NonZeroUsize::new(count).expect("a plan's numbers are checked");
+        LoadArgs {
+            contract: self.contract,
+            client: self.client.or(usual_client).unwrap_or(ClientName::Inline),
+            streams: at_least_1(self.streams),
+            connections: Some(at_least_1(self.connections)),
+            in_flight: self.in_flight.map(at_least_1),
+            rate,
+            arrivals: self.arrivals,
+            blocked: self.blocked,
+            max_backlog: self.max_backlog,
+            payload: self.payload,
+            headers: self.headers.clone(),
         }
     }
 }
@@ -399,7 +423,6 @@ fn check_names<'a>(
 
 fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
     let SuiteScenario { name, connections, streams, in_flight, rate, .. } = scenario;
-    let SuiteScenario { arrivals, blocked, max_backlog, .. } = scenario;
     let in_flight = match (in_flight, rate) {
         (None, None) => {
             let value = format!("(none) (scenario {name})");
@@ -407,26 +430,18 @@ fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
         }
         (in_flight, _) => &in_flight.unwrap_or(1),
     };
-    let of_rates = [
-        ("arrivals", arrivals.map(name_of)),
-        ("blocked", blocked.map(name_of)),
-        ("max_backlog", max_backlog.map(|most| most.to_string())),
-    ];
-    let typed = of_rates.into_iter().find_map(|(key, value)| Some((key, value?)));
-    if let (Some((key, value)), None) = (typed, rate) {
-        let value = format!("{value} (scenario {name})");
-        return Err(wrong(key, value, "is an open loop's; write a rate, or leave it out"));
-    }
     let at_least_1 = [("connections", connections), ("streams", streams), ("in_flight", in_flight)];
     if let Some((key, _)) = at_least_1.into_iter().find(|(_, value)| **value == 0) {
         return Err(wrong(key, format!("0 (scenario {name})"), "need at least 1"));
     }
-    if connections > streams {
-        let value = format!("{connections} (scenario {name})");
-        let cure = format!("there are only {streams} streams to carry; write at most that");
-        return Err(wrong("connections", value, cure));
-    }
-    Ok(())
+    let any_rate = rate.as_ref().map(|_| MessagesPerSecond(1.0));
+    scenario.load(None, any_rate).check().map_err(|UsageError { flag, value, cure }| {
+        let key = match flag {
+            "--max-backlog" => "max_backlog",
+            flag => flag.trim_start_matches("--"),
+        };
+        wrong(key, format!("{value} (scenario {name})"), cure)
+    })
 }
 
 /// A share of a knee needs goals, and a server whose knee it is.

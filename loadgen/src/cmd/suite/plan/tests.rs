@@ -99,6 +99,11 @@ fn what_cannot_be_run_is_named_with_its_cure() {
     check("name = \"large\"", "name = \"a/b\"", "scenario \"a/b\": a name is part of");
     check("connections = 1", "connections = 101", "connections 101 (scenario one): there are only");
     check("in_flight = 1", "in_flight = 0", "in_flight 0 (scenario one): need at least 1");
+    check(
+        "payload = \"8B\"",
+        "payload = \"9MiB\"",
+        "payload 9.0 MiB (scenario one): a message holds",
+    );
     check("streams = 100", "streams = -1", "invalid value: integer `-1`");
     check("payload = \"8B\"", "payload = \"much\"", "\"much\"");
     check("figure = \"bytes\"", "figure = \"beauty\"", "unknown variant `beauty`");

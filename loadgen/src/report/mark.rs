@@ -1,0 +1,92 @@
+//! Marks: what a figure in a suite's tables does not say, as a sign behind it and a sentence below.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Display};
+
+use crate::record::RunRecord;
+
+/// Why a figure says less than others do. In the order in which the signs are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mark {
+    /// Loadgen, or the round trip, was the limit ([`RunRecord::is_bound`]).
+    Bound,
+    /// Times are of answered messages, and not all were ([`RunRecord::is_of_answered`]).
+    Answered,
+    /// An open loop's rate is a share of a knee that could not be judged to its end.
+    OpenKnee,
+}
+
+impl Mark {
+    /// All of them.
+    pub(super) const ALL: [Mark; 3] = [Mark::Bound, Mark::Answered, Mark::OpenKnee];
+
+    /// That of a run which failed a gate and yet says something.
+    pub fn of(record: &RunRecord) -> Option<Self> {
+        if record.is_bound() {
+            return Some(Mark::Bound);
+        }
+        record.is_of_answered().then_some(Mark::Answered)
+    }
+
+    /// What it means.
+    pub(super) fn legend(self) -> &'static str {
+        match self {
+            Mark::Bound => {
+                "† loadgen's core was full, or the round trip takes so long that it says little of the server: messages/s \
+                 are at least, and S at most, what the server can do. CPU time for a message is the server's own, at \
+                 that load."
+            }
+            Mark::Answered => {
+                "§ the server answered some streams and let others wait, longer than was measured: messages/s and CPU \
+                 time for a message are the server's, S would be of those that it answered and is left out."
+            }
+            Mark::OpenKnee => {
+                "‡ the rate is a share of the highest load that loadgen could judge here; the server may carry more."
+            }
+        }
+    }
+}
+
+impl Display for Mark {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Mark::Bound => "†",
+            Mark::Answered => "§",
+            Mark::OpenKnee => "‡",
+        })
+    }
+}
+
+/// What stands behind a figure: nothing, or a space and its marks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Marks(BTreeSet<Mark>);
+
+impl Marks {
+    pub(super) fn contains(&self, mark: Mark) -> bool {
+        self.0.contains(&mark)
+    }
+}
+
+impl FromIterator<Mark> for Marks {
+    fn from_iter<I: IntoIterator<Item = Mark>>(marks: I) -> Self {
+        Marks(marks.into_iter().collect())
+    }
+}
+
+impl IntoIterator for Marks {
+    type Item = Mark;
+    type IntoIter = std::collections::btree_set::IntoIter<Mark>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl Display for Marks {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, mark) in self.0.iter().enumerate() {
+            write!(out, "{}{mark}", if place == 0 { " " } else { "" })?;
+        }
+        Ok(())
+    }
+}

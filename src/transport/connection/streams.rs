@@ -1,0 +1,236 @@
+//! What a connection does with its streams between reading and writing: which are polled and in what order, how they
+//! begin, and how they end.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::task::Context;
+
+use slab::Slab;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::super::fields;
+use super::super::guard::catch_unwind;
+use super::super::stream::{BodyError, Key};
+use super::super::wire::{Core, Wire};
+use super::{Connection, Opening, Phase, Role, Slot, Turn, now};
+
+impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
+    /// Polls what is ready. Out: whether anything was.
+    pub(super) fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
+        self.bury();
+        self.take_wakes();
+        self.give_places();
+        let streams = &self.streams;
+        self.wire.purge(streams.len(), |key| {
+            streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
+        });
+        let mut polled = self.open_streams(cx);
+        if !R::IS_SERVER && !self.wire.runnable.is_empty() {
+            self.wire.polled_at = now();
+        }
+        // Those that queue up again meanwhile wait for the next lap.
+        let mut ready = self.wire.runnable.len();
+        let mut polls = 0;
+        while self.wire.has_output_room()
+            // Reading has stopped until all has left: nothing is added that could prevent it for ever.
+            && !self.wire.control_is_full()
+            && tokio::task::coop::has_budget_remaining()
+        {
+            let (key, queue) = if ready > 0 {
+                ready -= 1;
+                (self.wire.runnable.pop_front(), Queue::Runnable)
+            } else if let Some(key) = self.wire.unpark() {
+                (Some(key), Queue::Parked)
+            } else if self.wire.connection_room() > 0 {
+                (self.wire.blocked.pop_front(), Queue::Blocked)
+            } else {
+                (None, Queue::Blocked)
+            };
+            let Some(key) = key else { break };
+            polled |= self.poll_stream(key, queue);
+            polls += 1;
+            if polls % POLLS_PER_LOOK == 0 && now() >= self.turn_ends {
+                // Those that are left have their next turn.
+                polled = true;
+                break;
+            }
+        }
+        polled
+    }
+
+    fn take_wakes(&mut self) {
+        let mut woken = std::mem::take(&mut self.woken);
+        if self.wakes.take(&mut woken) {
+            for key in woken.drain(..) {
+                if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
+                    && core.key == key
+                {
+                    self.wire.run(core);
+                }
+            }
+        }
+        self.woken = woken;
+    }
+
+    /// Lets as many streams go on that wait for a place, or to begin, as there are places.
+    fn give_places(&mut self) {
+        if !self.wire.placeless.is_empty() {
+            let places = self.role.free_places();
+            self.go_on(places, |wire| &mut wire.placeless, |core| &mut core.is_placeless);
+        }
+        if !self.wire.unbegun.is_empty() {
+            let places = self.role.free_handlers();
+            self.go_on(places, |wire| &mut wire.unbegun, |core| &mut core.is_unbegun);
+            if self.wire.unbegun.is_empty() {
+                self.role.all_have_begun();
+            }
+        }
+    }
+
+    /// Runs `places` streams of a queue; those that are gone take none.
+    fn go_on(
+        &mut self,
+        mut places: usize,
+        queue: fn(&mut Wire) -> &mut VecDeque<Key>,
+        is_in_it: fn(&mut Core) -> &mut bool,
+    ) {
+        while places > 0
+            && let Some(key) = queue(&mut self.wire).pop_front()
+        {
+            if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
+                && core.key == key
+            {
+                *is_in_it(core) = false;
+                self.wire.run(core);
+                places -= 1;
+            }
+        }
+    }
+
+    /// Says whether there was a stream to poll. `queue`: which one it left; it may stand in others still.
+    fn poll_stream(&mut self, key: Key, queue: Queue) -> bool {
+        let Some(Slot { core, app }) = self.streams.get_mut(key.slot as usize) else {
+            return false;
+        };
+        if core.key != key || core.is_dead {
+            return false;
+        }
+        match queue {
+            Queue::Runnable => core.is_queued = false,
+            Queue::Blocked => core.is_blocked = false,
+            Queue::Parked => core.is_parked = false,
+        }
+        core.later_since = None;
+        core.is_set_aside = false;
+        match self.role.poll(core, app, &mut self.wire) {
+            Turn::Wait => {}
+            Turn::Again => self.wire.run(core),
+            Turn::Later => self.wire.defer(core),
+            Turn::Over => {
+                self.wire.floods.ended();
+                self.finish(key.slot);
+            }
+        }
+        true
+    }
+
+    /// A stream is over, and nothing of it is left in the protocol.
+    pub(super) fn finish(&mut self, slot: u32) {
+        let Slot { mut core, app } = self.streams.remove(slot as usize);
+        self.wire.abandon(&mut core);
+        self.forget(core.id, core.deadline.take());
+        if core.remote_closed {
+            self.remember_closed(core.id);
+        }
+        self.wire.buffered -= R::buffered(&app);
+        self.clocks.last_busy = self.wire.now;
+        self.counters.stream_closed();
+        self.drop_guarded(app);
+    }
+
+    /// Drops the applications of streams that were reset.
+    fn bury(&mut self) {
+        while let Some(slot) = self.dead.pop() {
+            let Slot { app, .. } = self.streams.remove(slot as usize);
+            self.clocks.last_busy = self.wire.now;
+            self.counters.stream_closed();
+            self.drop_guarded(app);
+        }
+        if self.streams.is_empty() && self.streams.capacity() > 0 {
+            self.streams = Slab::new();
+            self.index = HashMap::default();
+            self.dead = Vec::new();
+        }
+    }
+
+    /// User code may panic when it is dropped; that costs nobody else anything.
+    pub(super) fn drop_guarded(&self, app: R::App) {
+        if catch_unwind(AssertUnwindSafe(|| drop(app))).is_err() {
+            self.counters.panicked();
+        }
+    }
+
+    /// All streams at once: the connection is gone, or as good as.
+    pub(super) fn lose_streams(&mut self, error: &BodyError) {
+        self.role.refuse_openings(error.clone());
+        self.index = HashMap::default();
+        self.deadlines = BTreeSet::new();
+        self.dead = Vec::new();
+        self.wire.buffered = 0;
+        for (_, Slot { mut core, mut app }) in std::mem::take(&mut self.streams) {
+            self.wire.abandon(&mut core);
+            if !core.is_dead {
+                self.role.broken(&mut app, error.clone());
+            }
+            self.counters.stream_closed();
+            self.drop_guarded(app);
+        }
+    }
+
+    /// Opens what waits to be opened, as far as the peer's limit has room. Out: whether any was.
+    fn open_streams(&mut self, cx: &mut Context<'_>) -> bool {
+        if R::IS_SERVER || self.phase != Phase::Open || self.peer_left {
+            return false;
+        }
+        let mut opened = false;
+        loop {
+            let open = self.streams.len() as u64;
+            let has_room = open < u64::from(self.wire.peer.max_concurrent_streams)
+                && self.wire.has_output_room();
+            let key = self.next_key();
+            let Some(opening) = self.role.poll_open(key, &self.wakes, has_room, cx) else {
+                break;
+            };
+            let Opening { request, mut app } = opening;
+            opened = true;
+            let bytes = fields::list_bytes(fields::pseudo_of_request(&request), request.headers());
+            let bytes_max = self.wire.peer.header_list_bytes_max;
+            if bytes > u64::from(bytes_max) {
+                // The peer would break it off, or the connection, and say less about why.
+                self.role.broken(&mut app, BodyError::HeadTooLarge { bytes, bytes_max });
+                continue;
+            }
+            let id = self.next_own_stream;
+            // 2^30 streams later the ids are used up; nobody has seen that yet.
+            self.next_own_stream += 2;
+            let mut core = self.core(id, key);
+            self.wire.request(&mut core, &request, false);
+            self.insert(core, app);
+        }
+        opened
+    }
+}
+
+/// Where a stream waits to be polled.
+#[derive(Clone, Copy, Debug)]
+enum Queue {
+    /// It may go on.
+    Runnable,
+    /// For the connection's window.
+    Blocked,
+    /// For less to be pending.
+    Parked,
+}
+
+/// Streams that are polled between two looks at the clock: it costs what a tenth of a poll does.
+const POLLS_PER_LOOK: usize = 32;
