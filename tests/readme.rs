@@ -75,6 +75,28 @@ fn what_the_papers_link_to_is_there() {
     }
 }
 
+/// What stands between `<!-- table:begin PATH -->` and its end, with PATH.
+fn tables(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.split("<!-- table:begin ").skip(1).map(|rest| {
+        let (path, rest) = rest.split_once(" -->\n").unwrap();
+        (path, rest.split_once("<!-- table:end -->").unwrap().0)
+    })
+}
+
+/// `.ci/figures` puts them there.
+#[test]
+fn the_tables_of_the_readme_are_those_of_the_records() {
+    let readme = read("README.md");
+    assert!(tables(&readme).next().is_some(), "README.md shows no table");
+    for (path, table) in tables(&readme) {
+        assert_eq!(
+            table.trim_end(),
+            read(path).trim_end(),
+            "run .ci/figures: {path} says otherwise"
+        );
+    }
+}
+
 #[test]
 fn links_are_found_and_told_apart() {
     let check = |text, expected: &[Option<&str>]| {
