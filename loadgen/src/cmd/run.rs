@@ -391,7 +391,7 @@ impl Processes {
         };
         let resident = server.as_ref().map(|_| Resident::default());
         let loadgen = Watched::of(std::process::id());
-        let disturbances = Disturbances::default();
+        let disturbances = Disturbances::of(server.iter().flat_map(Watched::cpus));
         Ok(Processes { loadgen, server, used: None, resident, disturbances, began: None })
     }
 

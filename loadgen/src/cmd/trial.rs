@@ -166,11 +166,13 @@ pub(super) fn is_overload(record: &RunRecord) -> bool {
     measured.unstable.is_some() || measured.messages_lost > 0 || measured.streams_unfinished > 0
 }
 
-/// The gate that says that the machine was taken from those who should carry the load.
+/// The gate that says that the machine was taken from those who should carry the load, or that loadgen itself could
+/// not have carried it.
 pub(super) fn disturbance(gates: &[Gate]) -> Option<&Gate> {
     gates.iter().find(|gate| {
-        use GateName::{ShardRunDelay, Steal, Throttling};
-        matches!(gate.name, ShardRunDelay | Steal | Throttling) && gate.verdict == Verdict::Failed
+        use GateName::{Headroom, ShardRunDelay, Steal, Throttling};
+        matches!(gate.name, Headroom | ShardRunDelay | Steal | Throttling)
+            && gate.verdict == Verdict::Failed
     })
 }
 

@@ -416,7 +416,7 @@ impl Shards {
             response_headers: seen.response_headers,
             first_message: seen.first_message,
             half_close: seen.half_close,
-            seconds: self.seconds.finish(),
+            seconds: self.seconds.finish(window),
             echoes_per_stream: echoes.into_values().collect(),
             server: None,
             server_cpu_share: None,
@@ -499,15 +499,51 @@ impl Seconds {
         second
     }
 
-    /// All seconds in order, without empty ones at the end.
-    fn finish(mut self) -> Vec<Second> {
+    /// All seconds in order, those of the window whether anything came in them or not, without empty ones behind it.
+    fn finish(mut self, window: Nanos) -> Vec<Second> {
         for second in self.merging.keys().copied().collect::<Vec<_>>() {
             self.close(second);
         }
         self.merged.sort_by_key(|second| second.second);
-        while self.merged.last().is_some_and(|last| last.messages_received == 0) {
+        let is_empty = |second: &Second| {
+            let Second { messages_due, messages_shed, messages_received, .. } = second;
+            messages_due + messages_shed + messages_received == 0
+        };
+        let is_behind = |second: &Second| second.second * Nanos::SECOND.0 >= window.0;
+        while self.merged.last().is_some_and(|last| is_empty(last) && is_behind(last)) {
             self.merged.pop();
         }
         self.merged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_in_which_nothing_came_is_left_out_only_behind_the_window() {
+        let mut seconds = Seconds { shards: 1, ..Seconds::default() };
+        for (second, due, shed, received) in
+            [(0, 9, 0, 9), (1, 9, 2, 0), (2, 0, 0, 0), (3, 0, 0, 1), (4, 0, 1, 0), (5, 0, 0, 0)]
+        {
+            let latency = Hdr::default();
+            seconds.add(Interval { second, due, shed, received, failed: 0, latency }, &mut |_| {});
+        }
+        let ends = |window| {
+            let mut seconds = Seconds { shards: 1, ..Seconds::default() };
+            for second in 0..4 {
+                let received = u64::from(second == 0);
+                let latency = Hdr::default();
+                let interval = Interval { second, due: 0, shed: 0, received, failed: 0, latency };
+                seconds.add(interval, &mut |_| {});
+            }
+            seconds.finish(Nanos(window)).len()
+        };
+        assert_eq!(ends(3 * Nanos::SECOND.0), 3);
+        assert_eq!(ends(2 * Nanos::SECOND.0 + 1), 3);
+        assert_eq!(ends(0), 1);
+        // What was due or shed has no echo, and is told all the same.
+        assert_eq!(seconds.finish(Nanos(0)).len(), 5);
     }
 }

@@ -16,34 +16,45 @@ use crate::units::Nanos;
 struct Counters {
     /// By thread id: the kernel's names are not unique.
     shards: BTreeMap<i32, ThreadUsage>,
-    /// Stolen and passed time of the cores that this process may use.
+    /// Stolen and passed time of the watched cores.
     steal_ms: Option<(u64, u64)>,
     throttled: Option<Nanos>,
     tcp_retransmits: Option<u64>,
 }
 
 /// Watches this process's shard threads and its machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Disturbances {
+    /// Whose stolen time counts.
+    cores: Vec<usize>,
     begin: Counters,
     end: Counters,
 }
 
 impl Disturbances {
+    /// Of the cores that this process may use, and of its server's.
+    pub fn of(server_cores: impl IntoIterator<Item = usize>) -> Self {
+        let mut cores: Vec<_> = provenance::cpus().into_iter().chain(server_cores).collect();
+        cores.sort_unstable();
+        cores.dedup();
+        Disturbances { cores, begin: Counters::default(), end: Counters::default() }
+    }
+
     /// Counts from now; the shard threads are there.
     pub fn begin(&mut self) {
-        self.begin = Counters::now();
+        self.begin = Counters::now(&self.cores);
     }
 
     /// Counts until now; the shard threads are still there.
     pub fn end(&mut self) {
-        self.end = Counters::now();
+        self.end = Counters::now(&self.cores);
     }
 
     /// The same counted until now, while it goes on.
     #[must_use]
     pub fn so_far(&self) -> Disturbances {
-        Disturbances { begin: self.begin.clone(), end: Counters::now() }
+        let (cores, begin) = (self.cores.clone(), self.begin.clone());
+        Disturbances { end: Counters::now(&cores), cores, begin }
     }
 
     /// Each shard's thread, over the time between.
@@ -74,10 +85,10 @@ impl Disturbances {
 }
 
 impl Counters {
-    fn now() -> Self {
+    fn now(cores: &[usize]) -> Self {
         Counters {
             shards: shards().unwrap_or_default(),
-            steal_ms: steal_ms(),
+            steal_ms: steal_ms(cores),
             throttled: throttled(),
             tcp_retransmits: procfs::net::snmp().ok().map(|snmp| snmp.tcp_retrans_segs),
         }
@@ -99,9 +110,9 @@ fn shards() -> Option<BTreeMap<i32, ThreadUsage>> {
     Some(tasks.filter_map(Result::ok).filter_map(shard).collect())
 }
 
-fn steal_ms() -> Option<(u64, u64)> {
+fn steal_ms(cores: &[usize]) -> Option<(u64, u64)> {
     let stats = KernelStats::current().ok()?;
-    let cores = provenance::cpus().into_iter().filter_map(|cpu| stats.cpu_time.get(cpu));
+    let cores = cores.iter().filter_map(|cpu| stats.cpu_time.get(*cpu));
     cores
         .map(|core| {
             let idle = core.idle_ms() + core.iowait_ms().unwrap_or_default();
@@ -150,7 +161,7 @@ mod tests {
             }
         });
         is_ready.recv().unwrap();
-        let mut seen = Disturbances::default();
+        let mut seen = Disturbances::of([]);
         seen.begin();
         let begin = std::time::Instant::now();
         loop {

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use bidi_echo::build_info;
+use rustix::process::Pid;
 use rustix::thread::CpuSet;
 
 use crate::record::{Build, Host};
@@ -35,7 +36,12 @@ pub fn now_in_millis() -> String {
 
 /// Cores that this process may use, by their numbers; none if the system does not say.
 pub fn cpus() -> Vec<usize> {
-    let allowed = rustix::thread::sched_getaffinity(None);
+    cpus_of(None)
+}
+
+/// Cores that a process may use, this one by default; none if that cannot be read.
+pub fn cpus_of(process: Option<Pid>) -> Vec<usize> {
+    let allowed = rustix::thread::sched_getaffinity(process);
     allowed.map_or(Vec::new(), |set| (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
 }
 

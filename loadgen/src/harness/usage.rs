@@ -2,6 +2,7 @@
 
 use procfs::process::Process;
 
+use super::provenance;
 use crate::record::Usage;
 use crate::units::Nanos;
 
@@ -34,6 +35,12 @@ impl Watched {
             cpu_system_ns: end.cpu_system_ns.since(begin.cpu_system_ns),
             rss_bytes_max: end.rss_bytes_max,
         })
+    }
+
+    /// The cores that it may use, by their numbers; none if the process is gone.
+    pub fn cpus(&self) -> Vec<usize> {
+        let pid = rustix::process::Pid::from_raw(self.process.pid);
+        pid.map_or(Vec::new(), |pid| provenance::cpus_of(Some(pid)))
     }
 
     /// How many cores it may use; `None` if the process is gone.

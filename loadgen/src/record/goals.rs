@@ -65,7 +65,10 @@ impl Measured {
             Metric::Mean if missing > 0 => {
                 return Some(format!("{goal}: not known, {missing} messages have no echo"));
             }
-            Metric::Max if missing > 0 => f64::INFINITY,
+            Metric::Max if missing > 0 => {
+                let longest = latency.max();
+                return Some(format!("{goal}: >{longest}, {missing} messages have no echo"));
+            }
             Metric::Max => latency.max().0 as f64,
             Metric::Mean => latency.mean_ns(),
             Metric::Errors => self.errors() as f64,

@@ -67,9 +67,11 @@ pub fn csv_of_log(log: &Hlog) -> String {
     let mut table = Table::new();
     for interval in &log.intervals {
         let tag = interval.tag.as_deref();
-        let is_whole = Timing::ALL.iter().any(|timing| Some(timing.key()) == tag);
-        let second = (!is_whole).then_some(interval.start.0 / Nanos::SECOND.0);
-        table.row(["", tag.unwrap_or_default()], second, None, &Values::of(&interval.hdr, 0));
+        let timing = Timing::ALL.iter().find(|timing| Some(timing.key()) == tag);
+        let second = timing.is_none().then_some(interval.start.0 / Nanos::SECOND.0);
+        // What a second lacks is not in a log.
+        let missing = timing.map_or(0, |timing| timing.of_missing(log.missing));
+        table.row(["", tag.unwrap_or_default()], second, None, &Values::of(&interval.hdr, missing));
     }
     table.text()
 }
@@ -185,6 +187,10 @@ mod tests {
         assert_eq!([&response[8], &response[9], &response[12]], ["", "", ""]);
         let lag = rows.iter().find(|row| &row[1] == "send_lag").unwrap();
         assert_ne!(&lag[12], "", "it is over before a message is shed");
+        let of_log = read(&csv_of_log(&Hlog::of(&record).unwrap()));
+        let logged = of_log.iter().find(|row| &row[1] == "response_time").unwrap();
+        assert_eq!(logged[7], response[7]);
+        assert_eq!([&logged[8], &logged[9], &logged[12]], ["", "", ""]);
     }
 
     #[test]

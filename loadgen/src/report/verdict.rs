@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use super::looks::Looks;
 use super::pairs::{Finding, Question};
-use crate::record::RunRecord;
+use crate::record::{RunRecord, is_supported};
 use crate::units::Nanos;
 
 /// What is compared of two runs.
@@ -38,7 +38,9 @@ impl Metric {
     /// Its value in a run.
     pub fn of(self, record: &RunRecord) -> Result<f64, NoValue> {
         let measured = &record.measured;
+        let count = measured.latency().count() + measured.missing();
         let percentile = |percent| match measured.percentile(percent) {
+            _ if !is_supported(count, percent) => Err(NoValue::TooFew(count)),
             (longest, true) => Err(NoValue::Beyond(longest, measured.missing())),
             (value, false) => Ok(value.0 as f64),
         };
@@ -65,6 +67,9 @@ pub enum NoValue {
     /// It is that of a message without an echo: later than the longest time, and one of so many.
     #[error("beyond {0}, among {1} messages without an echo")]
     Beyond(Nanos, u64),
+    /// So many messages do not hold a percentile up.
+    #[error("not shown, {0} messages are too few for it")]
+    TooFew(u64),
 }
 
 impl Display for Metric {
@@ -165,6 +170,7 @@ fn percent(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Hdr;
     use crate::report::example;
 
     const QUESTION: Question =
@@ -228,6 +234,11 @@ mod tests {
         assert_eq!(Metric::P99.of(&record), Err(NoValue::Beyond(hdr.max(), shed)));
         record.measured.messages_per_server_cpu_s = None;
         assert_eq!(Metric::PerServerCpu.of(&record), Err(NoValue::Unknown));
+        let mut few = Hdr::default();
+        (1..=300).for_each(|us| few.record(Nanos(us * 1_000)));
+        (record.measured.response_time, record.measured.messages_shed) = (Some(few), 0);
+        assert!(Metric::P50.of(&record).is_ok());
+        assert_eq!(Metric::P99.of(&record), Err(NoValue::TooFew(300)));
         let mut looks = Looks::new(QUESTION);
         looks.push(&[None]);
         let said = told(Metric::P99, looks);

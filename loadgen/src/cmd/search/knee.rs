@@ -300,7 +300,7 @@ impl Searching<'_> {
 }
 
 /// What a run says that failed with more load than was carried: a miss, unless the machine was taken from
-/// those who should carry it. Gates about the load itself fail in any overload, and excuse nothing.
+/// those who should carry it, or loadgen has no headroom there. Gates about the load itself fail in any overload, and excuse nothing.
 fn overloaded(gates: &[Gate], why: String) -> Judged {
     disturbance(gates).map_or(Judged::Missed(why), |gate| Judged::Invalid(gate.message.clone()))
 }
@@ -311,7 +311,7 @@ mod tests {
     use crate::record::Verdict;
 
     #[test]
-    fn an_overload_is_a_loss_unless_the_machine_was_taken_away() {
+    fn an_overload_is_a_loss_unless_the_machine_was_taken_away_or_loadgen_was_at_its_end() {
         let gate = |name, verdict| Gate {
             name,
             verdict,
@@ -325,11 +325,12 @@ mod tests {
             assert_eq!(matches!(&judged, Judged::Missed(why) if why == "7 lost"), is_loss);
             assert_eq!(matches!(&judged, Judged::Invalid(why) if why == "the figure"), !is_loss);
         };
+        use GateName::{Headroom, ShardRunDelay, Steal, Throttling};
         check(&[], true);
         check(&[gate(GateName::Backlog, Verdict::Failed)], true);
         check(&[gate(GateName::Probe, Verdict::Failed)], true);
         check(&[gate(GateName::Steal, Verdict::Passed)], true);
-        for name in [GateName::Steal, GateName::ShardRunDelay, GateName::Throttling] {
+        for name in [Headroom, Steal, ShardRunDelay, Throttling] {
             check(&[gate(GateName::Backlog, Verdict::Failed), gate(name, Verdict::Failed)], false);
         }
     }

@@ -89,7 +89,13 @@ pub(in crate::report) fn load_curves(records: &[(String, RunRecord)]) -> Vec<Loa
 
 /// What runs of one curve have in common, as text.
 fn all_but_the_rate(record: &RunRecord) -> String {
-    let mut scenario = Scenario { seed: 0, ..record.scenario.clone() };
+    // How long was measured, and what a null echo carries, is not the load.
+    let mut scenario = Scenario {
+        seed: 0,
+        duration_ns: None,
+        null_throughput_messages_per_s: None,
+        ..record.scenario.clone()
+    };
     if let Load::OpenLoop { rate_messages_per_s, .. } = &mut scenario.load {
         *rate_messages_per_s = MessagesPerSecond(0.0);
     }
