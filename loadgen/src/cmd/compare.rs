@@ -50,9 +50,9 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "TIME", default_value = "1s")]
     warmup: Nanos,
 
-    /// Length of each measurement
-    #[arg(long, value_name = "TIME", default_value = "3s")]
-    duration: Nanos,
+    /// Length of each measurement [default: 3s; 6s with --rate, where a growing backlog shows after five]
+    #[arg(long, value_name = "TIME")]
+    duration: Option<Nanos>,
 
     /// What is compared; may be repeated [default: all that mean something under this load]
     #[arg(long, value_enum, value_delimiter = ',', value_name = "METRIC")]
@@ -76,6 +76,13 @@ pub(super) struct CompareArgs {
 
     #[command(flatten)]
     places: WhereArgs,
+}
+
+impl CompareArgs {
+    fn duration(&self) -> Nanos {
+        let usual_s = if self.load.rate.is_some() { 6 } else { 3 };
+        self.duration.unwrap_or(Nanos(usual_s * Nanos::SECOND.0))
+    }
 }
 
 /// Compares. The exit code is as [`super::main`] tells; valid runs are required.
@@ -112,7 +119,7 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     args.load.check()?;
-    check_duration("--duration", args.duration)?;
+    check_duration("--duration", args.duration())?;
     let metrics = args.metrics()?;
     let question = question(args, metrics.len())?;
     let (server_cpus, loadgen_cpus) =
@@ -288,7 +295,8 @@ impl Comparing<'_> {
     }
 
     async fn run(&self, number: usize, place: usize) -> Result<Tried, TrialError> {
-        let CompareArgs { warmup, duration, load, .. } = self.args;
+        let CompareArgs { warmup, load, .. } = self.args;
+        let duration = self.args.duration();
         let mut flags = load.flags();
         flags.extend(["--warmup".to_owned(), format!("{}ns", warmup.0)]);
         flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);
@@ -299,7 +307,7 @@ impl Comparing<'_> {
             contract: self.args.load.contract,
             server_cpus: &self.server_cpus,
             loadgen_cpus: &self.loadgen_cpus,
-            time: *warmup + *duration,
+            time: *warmup + duration,
             null_throughput: Some(self.null_throughput),
         };
         let json = self.records.file(&format!("{}.{number}.json", ["a", "b"][place]));
@@ -319,5 +327,30 @@ impl Comparing<'_> {
             invalid: self.invalid,
             failed: self.failed,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CompareArgs,
+    }
+
+    #[test]
+    fn an_open_loop_is_measured_long_enough_to_see_a_backlog_grow() {
+        let check = |flags: &[&str], seconds| {
+            let line = ["compare", "inline", "tonic"].iter().chain(flags);
+            let duration = Line::try_parse_from(line).unwrap().args.duration();
+            assert_eq!(duration, Nanos(seconds * Nanos::SECOND.0), "{flags:?}");
+        };
+        check(&[], 3);
+        check(&["--rate", "5k"], 6);
+        check(&["--rate", "5k", "--duration", "2s"], 2);
     }
 }
