@@ -446,9 +446,10 @@ impl Processes {
         measured.shard_threads = self.disturbances.shard_threads();
         measured.disturbance = self.disturbances.of_machine();
         [measured.loadgen, measured.server] = self.used.unwrap_or_default();
-        let cores = self.server.as_ref().and_then(Watched::cores);
+        let cores = self.server.as_ref().map(|server| server.cpus().len());
+        let cores = cores.filter(|cores| *cores > 0);
         measured.server_cpu_share = measured.server.zip(cores).map(|(used, cores)| {
-            used.cpu().as_secs_f64() / (measured.window_ns.as_secs_f64() * f64::from(cores))
+            used.cpu().as_secs_f64() / (measured.window_ns.as_secs_f64() * cores as f64)
         });
         let echoes = measured.throughput_messages_per_s * measured.window_ns.as_secs_f64();
         measured.messages_per_server_cpu_s = measured

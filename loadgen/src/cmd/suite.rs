@@ -29,7 +29,7 @@ use super::servers::as_usage;
 use super::trial::{Trial, TrialError, Tried, disturbance};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
-use crate::record::{self, GateName};
+use crate::record;
 use crate::report::{Compared, Comparison, Contender, Figures, Mark, Outcome};
 use crate::scenario::{Arrivals, Blocked, ContractName, Header, UsageError, name_of};
 use crate::units::{Count, MessagesPerSecond, Nanos};
@@ -267,16 +267,8 @@ impl Suite {
 
     async fn run_all(&self, results: &mut Results) -> anyhow::Result<()> {
         let commands = self.prepare(results).await?;
-        for (place, scenario) in self.plan.scenarios.iter().enumerate() {
-            if self.is_foreign {
-                break;
-            }
-            let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
-            let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
-            let load = scenario.load(self.plan.client, rate);
-            let null = null_throughput(&load, server_cpus, loadgen_cpus).await?;
-            tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
-            results.null_throughputs[place] = Some(null);
+        if !self.is_foreign {
+            self.calibrate(results).await?;
         }
         self.find_knees(&commands, results).await?;
         let runs = self.plan.runs();
@@ -304,6 +296,19 @@ impl Suite {
                     anyhow::bail!("{why}; --resume goes on with the records that are there")
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What loadgen carries of each scenario against a server that does nothing.
+    async fn calibrate(&self, results: &mut Results) -> anyhow::Result<()> {
+        for (place, scenario) in self.plan.scenarios.iter().enumerate() {
+            let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
+            let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
+            let load = scenario.load(self.plan.client, rate);
+            let null = null_throughput(&load, server_cpus, loadgen_cpus).await?;
+            tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
+            results.null_throughputs[place] = Some(null);
         }
         Ok(())
     }
@@ -616,8 +621,7 @@ fn host(started_at: &str) -> String {
 fn is_overloaded(tried: &Tried) -> bool {
     match tried {
         Tried::Invalid(record, _) => {
-            let is_behind = |name| matches!(name, GateName::Backlog | GateName::Achieved);
-            record.fell_behind() && record.failed_gates().all(|gate| is_behind(gate.name))
+            record.fell_behind() && record.failed_gates().all(|gate| gate.name.is_loss())
         }
         // What fails about the load itself fails in any overload.
         Tried::Failed(Some(record), _) => {

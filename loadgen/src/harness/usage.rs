@@ -43,12 +43,6 @@ impl Watched {
         pid.map_or(Vec::new(), |pid| provenance::cpus_of(Some(pid)))
     }
 
-    /// How many cores it may use; `None` if the process is gone.
-    pub fn cores(&self) -> Option<u32> {
-        let pid = rustix::process::Pid::from_raw(self.process.pid)?;
-        rustix::thread::sched_getaffinity(Some(pid)).ok().map(|cpus| cpus.count())
-    }
-
     /// Resident memory now, in bytes; `None` if the process is gone.
     pub fn resident_bytes(&self) -> Option<u64> {
         Some(self.process.status().ok()?.vmrss? * 1024)

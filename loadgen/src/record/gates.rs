@@ -104,6 +104,13 @@ pub enum GateName {
     Throttling,
 }
 
+impl GateName {
+    /// Whether it fails where a server carries less than an open loop offers, and says nothing against loadgen.
+    pub fn is_loss(self) -> bool {
+        matches!(self, GateName::Backlog | GateName::Achieved)
+    }
+}
+
 impl fmt::Display for GateName {
     /// As records spell it.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -153,9 +160,9 @@ impl RunRecord {
     /// Whether echoes of an open loop fell behind its schedule, more and more: the server carries less than it was
     /// offered, unless another gate that failed tells why.
     pub fn fell_behind(&self) -> bool {
-        let is_behind = |gate: &Gate| matches!(gate.name, GateName::Backlog | GateName::Achieved);
         matches!(self.scenario.load, Load::OpenLoop { .. })
-            && (self.measured.unstable.is_some() || self.failed_gates().any(is_behind))
+            && (self.measured.unstable.is_some()
+                || self.failed_gates().any(|gate| gate.name.is_loss()))
     }
 
     /// Whether no gate failed. Records without gates are of a loadgen that had none: not known.

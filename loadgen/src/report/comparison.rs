@@ -299,11 +299,11 @@ impl Display for Comparison {
 impl Comparison {
     /// What the marks mean that stand somewhere.
     pub(super) fn legends(&self) -> impl Iterator<Item = &'static str> {
-        let stands = |mark: &Mark| {
+        let stands = move |mark: &Mark| {
             let mut all = self.scenarios.iter().flat_map(|scenario| &scenario.servers);
             all.any(|it| !it.runs.is_empty() && it.marks().contains(*mark))
         };
-        Mark::ALL.into_iter().filter(stands).map(Mark::legend).collect::<Vec<_>>().into_iter()
+        Mark::ALL.into_iter().filter(stands).map(Mark::legend)
     }
 
     fn write_ratios(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -37,8 +37,9 @@ impl Mark {
                  that load."
             }
             Mark::Answered => {
-                "§ the server answered some streams and let others wait, longer than was measured: messages/s and CPU \
-                 time for a message are the server's, S would be of those that it answered and is left out."
+                "§ fewer messages came back than were in flight, because the server answered some streams and let others \
+                 wait: messages/s and CPU time for a message are the server's, S would be of those that it answered \
+                 and is left out."
             }
             Mark::OpenKnee => {
                 "‡ the rate is a share of the highest load that loadgen could judge here; the server may carry more."

@@ -9,7 +9,7 @@ use crate::cmd::headroom::null_throughput;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Trial, Tried, disturbance, is_overload};
-use crate::record::{Gate, GateName, RunRecord};
+use crate::record::{Gate, RunRecord};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
@@ -288,8 +288,7 @@ impl Searching<'_> {
     /// A backlog that grows, or a schedule that was not achieved, is the server's loss; any other gate
     /// that failed is the generator's, and says nothing of the server.
     fn judged(&self, record: &RunRecord) -> Judged {
-        let is_loss = |name| matches!(name, GateName::Backlog | GateName::Achieved);
-        if let Some(gate) = record.failed_gates().find(|gate| !is_loss(gate.name)) {
+        if let Some(gate) = record.failed_gates().find(|gate| !gate.name.is_loss()) {
             return Judged::Invalid(gate.message.clone());
         }
         let missed = record.measured.missed(&self.ask.slo);
@@ -308,7 +307,7 @@ fn overloaded(gates: &[Gate], why: String) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Verdict;
+    use crate::record::{GateName, Verdict};
 
     #[test]
     fn an_overload_is_a_loss_unless_the_machine_was_taken_away_or_loadgen_was_at_its_end() {
