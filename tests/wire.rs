@@ -3,7 +3,7 @@
 
 mod support;
 
-use bidi_echo::config::Transport;
+use bidi_echo::config::{Config, Transport};
 use bidi_echo::proto::echo::EchoMessage;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -12,7 +12,7 @@ use rstest::rstest;
 use support::wire::{
     CHAT, Call, Client, ECHO, PREFIX, Stack, Status, echo_message, frame, grpc_request, hex,
 };
-use support::{INLINE, Server, TASK, TONIC};
+use support::{INLINE, Server, TASK, TONIC, on, soon};
 
 /// Request and reply frames of the seed's example.
 const GOLDEN: [(&str, &str); 3] = [
@@ -296,4 +296,31 @@ async fn three_thousand_streams_may_wait_to_be_read_on_one_connection(
         assert_eq!(call.end().await, Status::ok());
     }
     assert_eq!(client.echo(b"no GOAWAY").await, b"no GOAWAY"[..]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn connections_above_the_cap_wait_until_one_has_gone(
+    #[values(INLINE, TASK, TONIC)] transport: Transport,
+) {
+    let server = Server::start(Config { connections_max: 2, ..on(transport) }).await;
+    let (first, second) =
+        (Client::connect(server.address).await, Client::connect(server.address).await);
+    assert_eq!(first.echo(b"first").await, b"first"[..]);
+    assert_eq!(second.echo(b"second").await, b"second"[..]);
+    // The kernel takes it, the server does not: neither is it served, nor is anybody else slower.
+    let address = server.address;
+    let mut third = tokio::spawn(async move {
+        let third = Client::connect(address).await;
+        assert_eq!(third.echo(b"third").await, b"third"[..]);
+        third
+    });
+    for _ in 0..100 {
+        assert_eq!(first.echo(b"on").await, b"on"[..]);
+        assert!(!third.is_finished(), "there are only two places");
+    }
+    second.closed().await.unwrap();
+    let third = soon(&mut third).await.unwrap();
+    drop((first, third));
+    server.stop().await;
 }

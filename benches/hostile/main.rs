@@ -43,8 +43,9 @@ const ROWS_PER_YARDSTICK: usize = 4;
 /// After the neighbour is well and before the attack.
 const SETTLE: Duration = Duration::from_millis(20);
 
-/// What an attack may send in a run, as in the survey from which the rows come.
-const BYTES_MAX: u64 = 256 << 20;
+/// What an attack may send in a run: more than fits into its time. An attack that ends sooner leaves the neighbour
+/// too few messages to be judged by.
+const BYTES_MAX: u64 = 16 << 30;
 
 /// From an attack's begin to where the last run of it stops waiting for timers: longer than those of
 /// the handshake and of header blocks, which are 10 s.
@@ -64,7 +65,7 @@ struct Args {
     runs: usize,
 
     /// Seconds of each run
-    #[arg(long, default_value_t = 0.5, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 1.2, value_name = "SECONDS")]
     run_s: f64,
 
     /// What carries the streams

@@ -18,6 +18,9 @@ use crate::{BYTES_MAX, ROWS_PER_YARDSTICK};
 
 /// The three criteria: the most that resident memory may grow, ...
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
+
+/// Of the neighbour in a run: a p99.9 of fewer is their largest.
+const MESSAGES_MIN: usize = 1_000;
 /// ... the neighbour's p99.9 as a multiple of that beside the honest load, plus this; and no errors.
 const WAIT_RATIO_MAX: f64 = 1.25;
 const WAIT_NS_MORE: f64 = 2e6;
@@ -183,6 +186,7 @@ impl Record {
             ("outcome", row.other_fates.is_empty()),
             ("memory", growth.max <= GROWTH_BYTES_MAX as f64),
             ("errors", errors == 0),
+            ("messages", row.runs.iter().all(|run| run.messages >= MESSAGES_MIN)),
             ("wait", wait.median <= wait_max),
         ];
         let missed: Vec<&str> =
@@ -288,11 +292,11 @@ impl Record {
              {held} of {rows} rows hold. A row holds if the attack ends as it must, resident memory \
              grows by at most {growth} MiB in every run, and a healthy neighbour sees no error and waits, \
              at p99.9 and in the median of {runs} runs, at most {WAIT_RATIO_MAX} times as long as beside an \
-             honest load that keeps the same server busy, plus {more:.0} ms.\n\n\
+             honest load that keeps the same server busy, plus {more:.0} ms. Each run must hold {MESSAGES_MIN} of its messages.\n\n\
              Server on one core, attacker and neighbour on another one; the attacker with the lowest \
              priority, so that the neighbour's own lag (from the instant at which a message was due to when \
              it left; contained in its wait) stays small. A message is due each millisecond. Each run has a \
-             new server, lasts {time:.1} s or until the attacker has sent {bytes} MiB, and counts what was \
+             new server, lasts {time:.1} s or until the attacker has sent {bytes} GiB, and counts what was \
              due meanwhile. Whoever is cut off connects again at once.\n\n\
              The honest load ({yardstick_what}) was measured before every {ROWS_PER_YARDSTICK} rows, \
              {count} times: the neighbour's p99.9 was {yardstick} ms, the server's core was busy for \
@@ -303,7 +307,7 @@ impl Record {
             runs = self.runs,
             more = WAIT_NS_MORE / 1e6,
             time = self.time.as_secs_f64(),
-            bytes = BYTES_MAX >> 20,
+            bytes = BYTES_MAX >> 30,
             yardstick_what = self.yardstick_what(),
             count = self.yardsticks.len(),
             yardstick = yardstick.ms(),

@@ -144,6 +144,12 @@ fn resets() -> Vec<Row> {
             each_stream(0, |out, id| append_frame(out, 3, 0, id, &CANCEL.to_be_bytes()))
         }),
         row(
+            "rapid-reset-short",
+            "HEADERS of 6 bytes, RST_STREAM",
+            calm(&["too_many_resets"]),
+            || each_short_stream(0, |out, id| append_frame(out, 3, 0, id, &CANCEL.to_be_bytes())),
+        ),
+        row(
             "reset-after-headers",
             "RST_STREAM as soon as the answer's headers are here, 100 streams at once",
             calm(&["too_many_resets"]),
@@ -248,6 +254,12 @@ fn header_lists() -> Vec<Row> {
         row("hpack-bomb", "blocks of 12 KB that stand for 48 MB", refused, || {
             numbered(header_bomb)
         }),
+        row(
+            "hpack-fields",
+            "blocks of 1 MiB that are a million fields",
+            calm(&["too_many_header_fields"]),
+            || numbered(|n| indexed_fields(id(n), 1 << 20)),
+        ),
         row("headers-64k", "requests with a header of 64 KiB", refused, || {
             numbered(|n| large_post(id(n), 64 << 10))
         }),
@@ -325,6 +337,15 @@ fn streams() -> Vec<Row> {
                 "streams above the limit, on and on",
                 calm(&["too_many_refused_streams"]),
                 || each_stream(0, |_, _| {}),
+            ),
+        ),
+        with_connections(
+            CUT_OFF_WITH_STREAMS,
+            row(
+                "refused-streams-short",
+                "streams above the limit, each of 15 bytes, on and on",
+                calm(&["too_many_refused_streams"]),
+                || each_short_stream(0, |_, _| {}),
             ),
         ),
         row(
@@ -465,14 +486,18 @@ fn script(
 
 /// The header block of a request for the echo.
 fn echo_block(method: &str, content_type: &str) -> Vec<u8> {
-    hpack::encode(&[
+    hpack::encode(&echo_fields(method, content_type))
+}
+
+fn echo_fields<'a>(method: &'a str, content_type: &'a str) -> [(&'a str, &'a str); 6] {
+    [
         (":method", method),
         (":scheme", "http"),
         (":path", ECHO),
         (":authority", "localhost"),
         ("content-type", content_type),
         ("te", "trailers"),
-    ])
+    ]
 }
 
 /// Echoes on and on: each one that is back is followed by the next of its stream.
@@ -517,6 +542,21 @@ fn streams_of(flags: u8, block: Vec<u8>, then: fn(&mut Vec<u8>, u32)) -> Box<dyn
         script(greeting(&[]), move |heard, out| {
             heard.forget();
             append_headers(out, id(n), flags, &block);
+            then(out, id(n));
+            n += 1;
+            Pace::On
+        })
+    })
+}
+
+/// The same with the shortest heads that there are: all but the first refer to the table. So a read holds most of them.
+fn each_short_stream(flags: u8, then: fn(&mut Vec<u8>, u32)) -> Box<dyn Fn() -> Script> {
+    let blocks = Rc::new(hpack::encode_twice(&echo_fields("POST", "application/grpc")));
+    Box::new(move || {
+        let (mut n, blocks) = (0, blocks.clone());
+        script(greeting(&[]), move |heard, out| {
+            heard.forget();
+            append_headers(out, id(n), flags, &blocks[usize::from(n > 0)]);
             then(out, id(n));
             n += 1;
             Pace::On

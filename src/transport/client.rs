@@ -236,6 +236,11 @@ impl<X: Exchange> Role for Calling<X> {
         }
         app.has_head = true;
         core.content_left = fields::content_length(&headers)?;
+        // 304 tells the length of what it leaves out (RFC 9110, 8.6); HEAD is not asked here.
+        let has_no_content = status == StatusCode::NOT_MODIFIED;
+        if end && !has_no_content && core.content_left.is_some_and(|left| left > 0) {
+            return Err("content_length_mismatch");
+        }
         app.exchange.head(status, &headers, now);
         if end {
             app.end(Ok(&headers), now);

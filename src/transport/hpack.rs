@@ -53,6 +53,8 @@ pub(crate) enum HpackError {
     SizeUpdateRepeated,
     /// We shrank the table and the next block does not begin with a size that fits (section 4.2).
     SizeUpdateMissing,
+    /// More fields than [`Decoder::limit_fields`] allows; the block is not decoded to its end.
+    TooManyFields,
 }
 
 impl HpackError {
@@ -69,6 +71,7 @@ impl HpackError {
             Self::SizeUpdateLate => "dynamic table size update is not at the begin of the block",
             Self::SizeUpdateRepeated => "header block has more than two dynamic table size updates",
             Self::SizeUpdateMissing => "dynamic table size update is missing after it was lowered",
+            Self::TooManyFields => "too_many_header_fields",
         }
     }
 }

@@ -175,6 +175,13 @@ impl Limits {
         (self.header_list_bytes_max as usize).max(1 << 20) + (64 << 10)
     }
 
+    /// Fields that a header block may have. A list within its limit has none with less than 32 bytes (RFC 9113,
+    /// 6.5.2), so no honest one has more; up to 32,768 a list is refused politely even so: they take a fifth
+    /// of a millisecond.
+    pub fn header_fields_max(&self) -> usize {
+        (self.header_list_bytes_max as usize / 32).max(32 << 10)
+    }
+
     /// Most bytes on the heap that the transport, and layers that count what they [hold](super::Held),
     /// own for one connection, if no response body gives more than `piece_bytes_max` at once.
     ///

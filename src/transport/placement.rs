@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use super::counters::Counters;
-use super::guard::catch_unwind;
+use super::guard::{Panicked, catch_unwind};
 use super::stream::{RecvBody, Shared};
 
 /// Where a server's streams run.
@@ -180,7 +180,14 @@ where
                     let (head, body) = response.into_parts();
                     let mut body = UserCode::new(body, counters);
                     let is_over = catch_unwind(AssertUnwindSafe(|| body.as_mut().is_end_stream()));
-                    let is_over = is_over.unwrap_or(false);
+                    let Ok(is_over) = is_over else {
+                        // The user's types in it may panic too; two panics at once would abort.
+                        if catch_unwind(AssertUnwindSafe(|| drop(head))).is_err() {
+                            body.counters.panicked();
+                        }
+                        // Without an answer, as where the call panics: whoever guards the stream counts it.
+                        resume_unwind(Box::new(Panicked));
+                    };
                     // Fails only if nobody waits for the answer: then this task is being aborted.
                     let is_wanted = answered.send(Ok(Response::from_parts(head, is_over))).is_ok();
                     if is_wanted && !is_over {

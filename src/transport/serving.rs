@@ -28,9 +28,9 @@ use super::wire::{Core, Ending, Flushed, Wire};
 /// What one stream may put into the output in one turn before its siblings get theirs.
 const TURN_BYTES: usize = 64 << 10;
 
-/// How often one stream is polled in one turn: a body may be ready for ever and give nothing. More
-/// than the smallest messages need to fill [`TURN_BYTES`].
-const TURN_STEPS: usize = 4_096;
+/// How often one stream's user code is polled in one turn: a body may be ready for ever and give nothing, or next to
+/// nothing. tonic's bodies give all that is ready at once, and never need so many.
+const TURN_STEPS: usize = 256;
 
 /// A body that gave something has to be asked again before it may be left alone, because only
 /// `Pending` promises a wake. Nearly all bodies have nothing more then (tonic's has polled its source
@@ -513,6 +513,7 @@ where
                 return Turn::Wait;
             }
             let had_room = !was_owed || wire.has_pending_room(core);
+            wire.steps += 1;
             let step = self.step(core, app, wire);
             if !had_room {
                 wire.overshoot(core);
@@ -679,8 +680,17 @@ where
         response: Response<B>,
     ) {
         let (mut head, body) = response.into_parts();
-        let ends =
-            app.is_head || catch_unwind(AssertUnwindSafe(|| body.is_end_stream())).unwrap_or(false);
+        let ends = match catch_unwind(AssertUnwindSafe(|| body.is_end_stream())) {
+            Ok(is_over) => app.is_head || is_over,
+            Err(Panicked) => {
+                self.counters.panicked();
+                let _ = self.drop_guarded(app, body);
+                let _ = self.drop_guarded(app, head);
+                app.shared.end_with(PANICKED.code as u8);
+                self.dismiss(app);
+                return fail(core, app.is_grpc, wire, PANICKED);
+            }
+        };
         // Replaces the future that gave the answer. That, the body and the user's types in the
         // extensions are each dropped behind a guard of its own: two panics at once would abort.
         let sending = State::Sending(Box::pin(body));

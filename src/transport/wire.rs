@@ -64,6 +64,8 @@ pub(crate) struct Wire {
     pub(crate) floods: FloodGuard,
     /// When this turn began, or its last read returned; the only time that frames know.
     pub(crate) now: Instant,
+    /// Polls of user code since the clock was last looked at.
+    pub(crate) steps: usize,
     /// When streams were last polled; kept up to date for clients only.
     pub(crate) polled_at: Instant,
     send: SendWindow,
@@ -237,14 +239,17 @@ impl Core {
 
 impl Wire {
     pub(crate) fn new(limits: Arc<Limits>, now: Instant) -> Self {
+        let mut decoder = hpack::Decoder::new(DECODER_TABLE_BYTES);
+        decoder.limit_fields(limits.header_fields_max());
         Wire {
             limits,
             out: Output::default(),
             peer: PeerSettings::default(),
             encoder: hpack::Encoder::new(ENCODER_TABLE_BYTES),
-            decoder: hpack::Decoder::new(DECODER_TABLE_BYTES),
+            decoder,
             floods: FloodGuard::default(),
             now,
+            steps: 0,
             polled_at: now,
             send: SendWindow::default(),
             recv: RecvWindow::new(WINDOW_BYTES_DEFAULT),

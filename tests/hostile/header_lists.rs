@@ -74,3 +74,19 @@ async fn a_small_block_that_stands_for_a_large_list_is_refused_and_then_ends_the
     let attack = Attack { opening: vec![], wave: header_bomb, waves: 200 };
     check(placement, attack, ENHANCE_YOUR_CALM, "too_many_large_header_lists").await;
 }
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_megabyte_of_one_byte_fields_ends_the_connection(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    let wave = |n| indexed_fields(id(n), 1 << 20);
+    let attack = Attack { opening: vec![], wave, waves: 10 };
+    check(placement, attack, ENHANCE_YOUR_CALM, "too_many_header_fields").await;
+    // As many as are decoded at most are a list that is too large, and no more.
+    let mut host = Host::new(placement, Limits::default()).await;
+    let (mut peer, _serving) = host.greeted().await;
+    peer.send(&indexed_fields(id(0), (32 << 10) - POST.len())).await;
+    assert_eq!(peer.answer(id(0)).await.status(), "431");
+    host.neighbour.is_well().await;
+}

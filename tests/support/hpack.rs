@@ -21,6 +21,21 @@ pub fn encode(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
+/// A block of literals that all enter the table, and one that names them again, a byte for each.
+pub fn encode_twice(fields: &[(&str, &str)]) -> [Vec<u8>; 2] {
+    const FIRST_OF_THE_TABLE: u8 = 62;
+    let mut entering = Vec::new();
+    for field in fields {
+        let mut literal = encode(&[*field]);
+        literal[0] = 0x40;
+        entering.append(&mut literal);
+    }
+    // The last that entered is the first.
+    let again =
+        (0..fields.len()).rev().map(|back| 0x80 | (FIRST_OF_THE_TABLE + back.to_le_bytes()[0]));
+    [entering, again.collect()]
+}
+
 /// An integer behind a prefix of `bits` (section 5.1).
 pub fn integer(out: &mut Vec<u8>, pattern: u8, bits: u32, value: usize) {
     let most = (1 << bits) - 1;

@@ -392,6 +392,11 @@ pub fn id(n: u32) -> u32 {
 /// A request with one header of `bytes`, in as few frames as it takes.
 pub fn large_post(stream: u32, bytes: usize) -> Vec<u8> {
     let block = hpack::encode(&[&POST[..], &[("x", &"y".repeat(bytes))]].concat());
+    request_of(stream, &block)
+}
+
+/// A request with this header block, in as few frames as it takes.
+fn request_of(stream: u32, block: &[u8]) -> Vec<u8> {
     let mut fragments = block.chunks(16_384).peekable();
     let mut frames = Vec::new();
     while let Some(fragment) = fragments.next() {
@@ -400,6 +405,13 @@ pub fn large_post(stream: u32, bytes: usize) -> Vec<u8> {
         append_frame(&mut frames, kind, flags | last, stream, fragment);
     }
     frames
+}
+
+/// A request with so many fields more, of one byte each: `accept-encoding: gzip, deflate`.
+pub fn indexed_fields(stream: u32, count: usize) -> Vec<u8> {
+    let mut block = hpack::encode(&POST);
+    block.resize(block.len() + count, 0x80 | 16);
+    request_of(stream, &block)
 }
 
 /// The `n`th of requests whose small header block stands for a large list: the first one enters a

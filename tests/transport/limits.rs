@@ -161,6 +161,12 @@ async fn a_client_that_says_goaway_is_served_to_the_end_of_its_streams_and_no_fu
     peer.send(&[post(5, END_STREAM), data(3, 0, b"x"), data(1, END_STREAM, b"b")].concat()).await;
     assert_eq!(rest(&mut peer, 1).await, b"b");
     assert_eq!(peer.try_frame().await, None);
+    let counted = served.counters.snapshot();
+    assert_eq!(
+        (counted.streams_opened, counted.streams_refused),
+        (1, 2),
+        "3 came behind GOAWAY, too"
+    );
     drop(peer);
     soon(served.task).await.unwrap().unwrap();
 }

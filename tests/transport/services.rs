@@ -15,6 +15,25 @@ impl Drop for Mine {
     }
 }
 
+/// Panics when it is asked whether it is over.
+struct Undecided;
+
+impl http_body::Body for Undecided {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<BodyFrame<Bytes>, BoxError>>> {
+        Poll::Ready(Some(Ok(BodyFrame::data("x".into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        panic!("asked")
+    }
+}
+
 /// Fails or works as the path says; `/a/b` echoes.
 fn failing()
 -> impl Service<Request<RecvBody>, Response = Response<Boxed>, Error = BoxError, Future: Send>
@@ -41,6 +60,12 @@ fn failing()
                         |_| -> Poll<Option<Result<BodyFrame<Bytes>, BoxError>>> { panic!("body") },
                     );
                     return Ok(Response::new(StreamBody::new(panics).boxed_unsync()));
+                }
+                "/panic/is-end" => return Ok(Response::new(Undecided.boxed_unsync())),
+                "/panic/is-end-and-drop" => {
+                    let mut response = Response::new(Undecided.boxed_unsync());
+                    response.extensions_mut().insert(Arc::new(Mine));
+                    return Ok(response);
                 }
                 "/panic/drop-body" => {
                     let mine = Mine;
@@ -121,9 +146,11 @@ async fn a_failure_or_a_panic_ends_one_stream_and_the_neighbours_live(
     check("/panic/poll", "13", "500").await;
     check("/panic/drop-done", "13", "500").await;
     check("/panic/body", "13", "reset 2").await;
+    check("/panic/is-end", "13", "500").await;
+    check("/panic/is-end-and-drop", "13", "500").await;
     check("/error/call", "13", "500").await;
     check("/error/body", "13", "reset 2").await;
-    assert_eq!(served.counters.snapshot().panics, 8);
+    assert_eq!(served.counters.snapshot().panics, 14);
 }
 
 #[rstest]

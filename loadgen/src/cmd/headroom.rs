@@ -166,10 +166,20 @@ fn key(flags: &[String], server_cpus: &[usize], loadgen_cpus: &[usize]) -> Strin
         host.cores,
         host.cpu_model,
         host.kernel,
-        build.revision,
+        stamp(&build.revision),
         build.opt_level,
         flags.join(" ")
     )
+}
+
+/// Tells builds apart: those of one commit are alike, those of changed sources go by the time of the program.
+fn stamp(revision: &str) -> String {
+    if revision != "unknown" && !revision.ends_with("-dirty") {
+        return revision.to_owned();
+    }
+    let built = std::env::current_exe().and_then(|program| fs::metadata(program)?.modified());
+    let built = built.map(|at| humantime::format_rfc3339_nanos(at).to_string());
+    format!("{revision} of {}", built.unwrap_or_default())
 }
 
 /// The cache of this user's programs (XDG Base Directory Specification, `XDG_CACHE_HOME`).
@@ -199,6 +209,16 @@ fn write(cache: &Path, known: &BTreeMap<String, f64>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn builds_of_changed_sources_are_told_apart_by_their_time() {
+        assert_eq!(stamp("0123456789ab"), "0123456789ab");
+        for revision in ["0123456789ab-dirty", "unknown"] {
+            let stamp = stamp(revision);
+            let at = stamp.strip_prefix(&format!("{revision} of ")).unwrap();
+            humantime::parse_rfc3339(at).unwrap();
+        }
+    }
 
     #[test]
     fn what_was_measured_is_remembered_and_what_is_damaged_is_not() {

@@ -83,7 +83,9 @@ fn drawn(args: &ReportArgs, records: &[(String, RunRecord)]) -> anyhow::Result<S
                 usage("--timing", timing.key(), cure)
             })?;
             let missing = without_echo(timing.missing(&record.measured));
-            report::hgrm(hdr, &format!("{} of loadgen record {name}{missing}", timing.key()))
+            let invalid = invalid(&log(name, record)?.gates_as_text());
+            let what = format!("{} of loadgen record {name}{missing}{invalid}", timing.key());
+            report::hgrm(hdr, &what)
         }
     })
 }
@@ -93,6 +95,14 @@ pub(super) fn without_echo(missing: u64) -> String {
     match missing {
         0 => String::new(),
         _ => format!("; {missing} messages without an echo are later, and not in it"),
+    }
+}
+
+/// What a distribution says of gates that failed.
+pub(super) fn invalid(failed_gates: &str) -> String {
+    match failed_gates {
+        "" => String::new(),
+        failed => format!("; INVALID, failed gates: {failed}"),
     }
 }
 

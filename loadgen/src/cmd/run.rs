@@ -599,3 +599,41 @@ fn show(record: &RunRecord, args: &RunArgs) -> anyhow::Result<()> {
     stdout.write_all(table.as_bytes()).context("cannot write to stdout")?;
     written
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cmd::Cli;
+    use crate::record::{GateName, Verdict, Wrong};
+    use crate::report::example;
+
+    #[test]
+    fn of_several_exit_codes_failure_goes_before_invalid_before_a_missed_goal() {
+        let check = |is_lost: bool, is_invalid: bool, slo: &str, flags: &[&str], expected: Exit| {
+            let mut record = example::closed_loop();
+            record.measured.statuses.retain(|status, _| status == "OK");
+            record.measured.first_failure = None;
+            record.measured.messages_wrong = 0;
+            record.measured.wrong = Wrong::default();
+            record.measured.messages_lost = u64::from(is_lost);
+            let verdict = if is_invalid { Verdict::Failed } else { Verdict::Passed };
+            record.gates = vec![example::gate(GateName::Steal, verdict, Some(1.0), "share")];
+            let typed = [&["loadgen", "--slo", slo], flags].concat();
+            let args = Cli::try_parse_from(typed).unwrap().run;
+            assert_eq!(exit(&record, &args), expected, "{is_lost} {is_invalid} {slo} {flags:?}");
+        };
+        let (kept, missed) = ("p50<1h", "p50<1ns");
+        let required: &[&str] = &["--require-valid"];
+        check(false, false, kept, required, Exit::Done);
+        check(false, false, missed, required, Exit::GoalMissed);
+        check(false, true, kept, &[], Exit::Done);
+        check(false, true, missed, &[], Exit::GoalMissed);
+        check(false, true, kept, required, Exit::Invalid);
+        check(false, true, missed, required, Exit::Invalid);
+        check(true, true, missed, required, Exit::Failed);
+        check(true, false, kept, &[], Exit::Failed);
+        check(true, false, missed, &[], Exit::Failed);
+    }
+}

@@ -91,6 +91,14 @@ fn check(args: &SearchArgs) -> Result<(), UsageError> {
 }
 
 fn show(args: &SearchArgs, searched: &Searched) -> anyhow::Result<Exit> {
+    let (line, exit) = result(&args.server.to_string(), &args.slo, &args.how, searched);
+    let text = format!("{}\n{line}\n", table(searched));
+    io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
+    Ok(exit)
+}
+
+/// A row for each trial, in their order.
+pub(in crate::cmd) fn table(searched: &Searched) -> String {
     let mut text = String::from("| trial | offered | achieved | p50 | p99 | judged |\n");
     text.push_str("|---|---|---|---|---|---|\n");
     for (number, row) in (1..).zip(&searched.trials) {
@@ -110,10 +118,7 @@ fn show(args: &SearchArgs, searched: &Searched) -> anyhow::Result<Exit> {
             "| {number}{kind} | {rate} | {achieved} | {p50} | {p99} | {judged} |\n"
         ));
     }
-    let (line, exit) = result(&args.server.to_string(), &args.slo, &args.how, searched);
-    let text = format!("{text}\n{line}\n");
-    io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
-    Ok(exit)
+    text
 }
 
 /// What was found, in a line. What could not be judged is told as that, never as a miss.

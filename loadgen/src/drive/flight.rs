@@ -44,6 +44,9 @@ pub(crate) enum Pull {
 /// usual turn.
 const BLOCKED_AFTER: Nanos = Nanos(1_000_000);
 
+/// What is pulled so long after the window still left in it: the grain of timers and turns.
+const SENT_GRACE: Nanos = Nanos(1_000_000);
+
 /// One stream's messages.
 #[derive(Debug)]
 pub(crate) struct Flight {
@@ -71,6 +74,8 @@ pub(crate) struct Flight {
     pub(crate) counted: u64,
     /// Echoes of the measurement.
     pub(crate) echoes: u64,
+    /// Messages of the measurement that the transport took only after the window, echoed or not.
+    pub(crate) sent_late: u64,
 }
 
 /// Messages of the measurement that were not echoed.
@@ -109,6 +114,7 @@ impl Flight {
             lost: Lost::default(),
             counted: 0,
             echoes: 0,
+            sent_late: 0,
         }
     }
 
@@ -179,11 +185,21 @@ impl Flight {
                 self.due.pop_front();
                 let sequence = self.next_sequence;
                 self.next_sequence += 1;
-                self.sent.push_back(Sent { sequence, intended, queued, pulled: now() });
+                let pulled = now();
+                if pulled > self.timeline.window_end() {
+                    self.count_late(intended, pulled);
+                }
+                self.sent.push_back(Sent { sequence, intended, queued, pulled });
                 Pull::Message(sequence)
             }
             _ => Pull::Wait,
         }
+    }
+
+    #[cold]
+    fn count_late(&mut self, intended: Nanos, pulled: Nanos) {
+        let is_late = pulled.since(self.timeline.window_end()) > SENT_GRACE;
+        self.sent_late += u64::from(is_late && self.timeline.counts(intended));
     }
 
     /// Whom to wake when [`Flight::pull`] said `Wait` and something changes.
@@ -370,6 +386,21 @@ mod tests {
         flight.end(Code::Unavailable);
         assert!(queue(&mut flight, 150), "the schedule goes on without the stream");
         assert_eq!(flight.lost(), Lost { unsent: 3, unanswered: 1, shed: 0 });
+    }
+
+    #[test]
+    fn what_leaves_after_the_window_left_late_whether_it_is_echoed_or_not() {
+        let mut flight = flight(9, u64::MAX);
+        [90, 110, 120, 130].iter().for_each(|at| assert!(queue(&mut flight, *at)));
+        let grace = END + SENT_GRACE;
+        let late = grace + Nanos(1);
+        // The first is of the warm-up.
+        for (sequence, pulled) in (0..).zip([late, END, grace, late]) {
+            assert_eq!(flight.pull(|| pulled), Pull::Message(sequence));
+        }
+        assert_eq!(flight.sent_late, 1);
+        flight.end(Code::Unavailable);
+        assert_eq!((flight.sent_late, flight.lost().unanswered), (1, 3));
     }
 
     #[test]

@@ -353,6 +353,7 @@ impl Shards {
     fn measured(mut self, stopped: bool) -> (Measured, Option<String>) {
         let mut seen = Seen::default();
         let mut lost = Lost::default();
+        let mut sent_late = 0;
         let mut streams_unfinished = 0;
         let mut echoes = BTreeMap::new();
         let mut unfinished = BTreeMap::new();
@@ -363,6 +364,7 @@ impl Shards {
             lost.unsent += figures.lost.unsent;
             lost.unanswered += figures.lost.unanswered;
             lost.shed += figures.lost.shed;
+            sent_late += figures.sent_late;
             streams_unfinished += figures.streams_unfinished;
             echoes.extend(figures.echoes);
             unfinished.extend(figures.unfinished_schedules);
@@ -392,7 +394,7 @@ impl Shards {
             first_failure: seen.first_failure,
             messages_due: messages_sent + lost.unsent + lost.shed,
             messages_sent,
-            messages_sent_in_window: Some(messages_sent - seen.sent_late),
+            messages_sent_in_window: Some(messages_sent - sent_late),
             messages_received: seen.received,
             messages_lost: lost.unsent + lost.unanswered,
             messages_shed: lost.shed,

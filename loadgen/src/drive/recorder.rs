@@ -14,9 +14,6 @@ use super::timeline::Timeline;
 use crate::record::{Hdr, Unstable, Wrong};
 use crate::units::Nanos;
 
-/// What is pulled so long after the window still left in it: the grain of timers and turns.
-const SENT_GRACE: Nanos = Nanos(1_000_000);
-
 /// What one shard saw.
 #[derive(Debug)]
 pub(crate) struct Recorder {
@@ -46,8 +43,6 @@ pub(crate) struct Seen {
     pub(crate) gap_error: Hdr,
     /// Sum of the times from queued to received.
     pub(crate) in_flight: Nanos,
-    /// Echoes of messages that left only after the window.
-    pub(crate) sent_late: u64,
     /// Echoes of the measurement.
     pub(crate) received: u64,
     /// Echoes that arrived inside the window.
@@ -121,8 +116,7 @@ impl Recorder {
         }
         self.roll(received);
         self.interval.received += 1;
-        let window_end = self.timeline.window_end();
-        if received < window_end {
+        if received < self.timeline.window_end() {
             self.seen.received_in_window += 1;
         }
         // Not whether the window still counts it: Ctrl-C may have moved the end since it was sent.
@@ -131,7 +125,6 @@ impl Recorder {
         }
         self.seen.received += 1;
         self.seen.last_received = received;
-        self.seen.sent_late += u64::from(sent.pulled.since(window_end) > SENT_GRACE);
         self.times(sent, received);
         true
     }
@@ -242,7 +235,6 @@ impl Seen {
             sum.merge(part);
         }
         self.in_flight = self.in_flight + other.in_flight;
-        self.sent_late += other.sent_late;
         self.received += other.received;
         self.received_in_window += other.received_in_window;
         self.last_received = self.last_received.max(other.last_received);
@@ -300,16 +292,6 @@ mod tests {
         assert_eq!(seen.flow_wait.max(), Nanos(30));
         assert_eq!(seen.in_flight, Nanos(70 + 80 + Nanos::SECOND.0));
         assert_eq!((seen.response_time.count(), seen.send_lag.count()), (0, 0));
-    }
-
-    #[test]
-    fn what_leaves_after_the_window_left_late() {
-        let mut recorder = recorder(true);
-        let window = 2 * Nanos::SECOND.0;
-        for pulled in [window - 1, window + SENT_GRACE.0, window + SENT_GRACE.0 + 1] {
-            assert!(recorder.echo(&sent(100, 110, pulled), Nanos(BEGIN + 2 * window)));
-        }
-        assert_eq!(recorder.seen.sent_late, 1);
     }
 
     #[test]

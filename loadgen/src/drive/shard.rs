@@ -105,6 +105,8 @@ pub(crate) enum Event {
 pub(crate) struct Figures {
     pub(crate) seen: Seen,
     pub(crate) lost: Lost,
+    /// Messages of the measurement that left only after the window.
+    pub(crate) sent_late: u64,
     pub(crate) streams_unfinished: u64,
     /// Echoes of the measurement by stream number.
     pub(crate) echoes: BTreeMap<usize, u64>,
@@ -491,6 +493,7 @@ impl<C: Contract> Shard<C> {
         let mut figures = Figures {
             seen: Seen::default(),
             lost: Lost::default(),
+            sent_late: 0,
             streams_unfinished: 0,
             echoes: BTreeMap::new(),
             unfinished_schedules: BTreeMap::new(),
@@ -502,6 +505,7 @@ impl<C: Contract> Shard<C> {
             figures.lost.unsent += lost.unsent;
             figures.lost.unanswered += lost.unanswered;
             figures.lost.shed += lost.shed;
+            figures.sent_late += flight.sent_late;
             figures.streams_unfinished += u64::from(flight.status.is_none());
             figures.echoes.insert(*stream, flight.echoes);
             if !self.paced_to_the_end {

@@ -407,18 +407,29 @@ fn backlog_growth(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
     Some((slope, (rest / (count - 2.0) / spread).sqrt()))
 }
 
-/// What waits inside loadgen makes the load's time longer than that of a stream which shares nothing with it.
+/// What waits inside loadgen makes the load's time longer than that of a stream which shares nothing with it. A probe
+/// that lost more than half of its messages, beside a load that did not, saw another server.
 fn probe(seen: &Probe, measured: &Measured) -> Gate {
-    let is_known = seen.service_time.count() > 0 && measured.service_time.count() > 0;
-    let [of_probe, of_load] =
-        [&seen.service_time, &measured.service_time].map(|hdr| hdr.percentile(50.0));
+    let (of_probe, is_lost) = seen.service_time.percentile_among(50.0, seen.messages_lost);
+    let (of_load, is_load_lost) =
+        measured.service_time.percentile_among(50.0, measured.messages_lost);
     let threshold = (PROBE_DIFFERENCE_MAX * of_probe.0 as f64).max(LAG_HARMLESS.0 as f64);
-    let difference = of_load.0.abs_diff(of_probe.0) as f64;
+    let beyond = |is_lost| if is_lost { ">" } else { "" };
     let message = format!(
-        "an independent probe: S p50 {of_probe}, of the load {of_load}, at most {} apart",
+        "an independent probe: S p50 {}{of_probe}, of the load {}{of_load}, at most {} apart",
+        beyond(is_lost),
+        beyond(is_load_lost),
         nanos(threshold)
     );
-    Gate::of(GateName::Probe, is_known.then_some(difference), threshold, "ns", message)
+    let is_known = seen.service_time.count() > 0 && measured.service_time.count() > 0;
+    let difference =
+        (is_known && !is_lost && !is_load_lost).then_some(of_load.0.abs_diff(of_probe.0) as f64);
+    let mut gate = Gate::of(GateName::Probe, difference, threshold, "ns", message);
+    if is_lost && !is_load_lost {
+        gate.verdict = Verdict::Failed;
+        gate.message.push_str(&format!("; the probe lost {} messages", seen.messages_lost));
+    }
+    gate
 }
 
 /// Messages in flight by throughput x time (Little's law), if there were any.
@@ -574,6 +585,31 @@ mod tests {
         assert_eq!(verdict(3_600.0, Some(1e6)), Verdict::Failed);
         assert_eq!(verdict(4_400.0, Some(1e6)), Verdict::Failed);
         assert_eq!(verdict(4_000.0, None), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_probe_that_lost_its_messages_saw_another_server_than_the_load() {
+        let check = |probe_lost: u64, load_lost: u64, expected: Verdict| {
+            let mut record = example::open_loop(1_000.0, 1);
+            let measured = &mut record.measured;
+            let mut times = Hdr::default();
+            (0..100).for_each(|_| times.record(measured.service_time.percentile(50.0)));
+            measured.messages_lost = load_lost;
+            measured.probe = Some(Probe {
+                messages_lost: probe_lost,
+                response_time: times.clone(),
+                service_time: times,
+            });
+            let gates = gates(&record.scenario, measured);
+            let gate = gates.iter().find(|gate| gate.name == GateName::Probe).unwrap();
+            assert_eq!(gate.verdict, expected, "{probe_lost} {load_lost}: {}", gate.message);
+        };
+        check(0, 0, Verdict::Passed);
+        check(99, 0, Verdict::Passed);
+        check(101, 0, Verdict::Failed);
+        // The server lost what both sent: nothing tells them apart.
+        check(101, 1_000_000, Verdict::Unknown);
+        check(0, 1_000_000, Verdict::Unknown);
     }
 
     #[test]

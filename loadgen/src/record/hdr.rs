@@ -226,6 +226,24 @@ pub struct WrittenHdr {
     pub hdr_v2_base64: String,
 }
 
+impl WrittenHdr {
+    /// A percentile as it is written: 50, 90, 99, 99.9, or 99.99 for any other.
+    pub fn percentile(&self, percent: f64) -> Nanos {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a percentage in hundredths is at most ten thousand"
+        )]
+        match (100.0 * percent).round() as u64 {
+            5_000 => self.p50_ns,
+            9_000 => self.p90_ns,
+            9_900 => self.p99_ns,
+            9_990 => self.p99_9_ns,
+            _ => self.p99_99_ns,
+        }
+    }
+}
+
 impl From<&Hdr> for WrittenHdr {
     fn from(hdr: &Hdr) -> Self {
         let mut bytes = Vec::new();

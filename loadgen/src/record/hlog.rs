@@ -5,7 +5,7 @@
 //! line per interval with its tag, start, length, largest value and histogram (V2, DEFLATE, base64).
 //! Knows no file. Logs are merged by adding histograms; percentiles are never averaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -22,6 +22,9 @@ use crate::units::Nanos;
 
 /// How a log's comment begins that says how many messages waited longer than any that is in it.
 const MISSING: &str = "[messages without an echo, in no histogram: ";
+
+/// How a log's comment begins that names the gates which a run failed.
+const INVALID: &str = "[INVALID, the figures may be loadgen's or its machine's; failed gates: ";
 
 /// What stands above the intervals. [`UNITS`] and the legend are how the format describes itself.
 const VERSION: &str = "[Histogram log format version 1.3]";
@@ -47,6 +50,8 @@ pub struct Hlog {
     pub base: Nanos,
     /// Messages that were shed or lost: later than all, and in no histogram.
     pub missing: u64,
+    /// Gates that a run of them failed, as records spell them: whether the values are the server's is not sure.
+    pub failed_gates: BTreeSet<String>,
     /// By their starts.
     pub intervals: Vec<Interval>,
 }
@@ -112,13 +117,15 @@ impl Hlog {
         });
         let intervals = whole.chain(seconds).collect::<Result<_, Damaged>>()?;
         let base = whole_millis(record.window_began());
-        Ok(Hlog { base, missing: measured.missing(), intervals })
+        let failed_gates = record.failed_gates().map(|gate| gate.name.to_string()).collect();
+        Ok(Hlog { base, missing: measured.missing(), failed_gates, intervals })
     }
 
     /// Reads what [`Hlog::text`] or another writer of the format wrote, line by line.
     pub fn parse(text: &[u8]) -> Result<Hlog, HlogError> {
         let mut times = Times::default();
         let mut missing = 0;
+        let mut failed_gates = BTreeSet::new();
         let mut intervals = Vec::new();
         for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let line_number = index + 1;
@@ -129,7 +136,11 @@ impl Hlog {
                 return Err(HlogError::CutOff { line: line_number });
             }
             match IntervalLogIterator::new(line).next() {
-                None => missing += missing_in(line),
+                None => {
+                    missing += said(line, MISSING).and_then(|it| it.parse().ok()).unwrap_or(0);
+                    let failed = said(line, INVALID).into_iter().flat_map(|it| it.split(", "));
+                    failed_gates.extend(failed.map(str::to_owned));
+                }
                 Some(Err(_)) => return Err(HlogError::Line { line: line_number }),
                 Some(Ok(LogEntry::StartTime(at))) => times.start = Some(at),
                 Some(Ok(LogEntry::BaseTime(at))) => times.base = Some(at),
@@ -149,7 +160,7 @@ impl Hlog {
         let base = intervals.iter().map(|interval| interval.start).min().ok_or(HlogError::Empty)?;
         let base = whole_millis(base);
         intervals.iter_mut().for_each(|interval| interval.start = interval.start - base);
-        Ok(Hlog { base, missing, intervals })
+        Ok(Hlog { base, missing, failed_gates, intervals })
     }
 
     /// The log in its format: UTF-8 text, a line break at its end. `what` says where it comes from.
@@ -164,6 +175,9 @@ impl Hlog {
             .add_comment(UNITS);
         if self.missing > 0 {
             head.add_comment(&format!("{MISSING}{}]", self.missing));
+        }
+        if !self.failed_gates.is_empty() {
+            head.add_comment(&format!("{INVALID}{}]", self.gates_as_text()));
         }
         let head = head
             .with_start_time(base)
@@ -210,7 +224,13 @@ impl Hlog {
             }
         }
         let missing = logs.iter().map(|log| log.missing).sum();
-        Hlog { base, missing, intervals: merged.into_values().collect() }
+        let failed_gates = logs.iter().flat_map(|log| log.failed_gates.clone()).collect();
+        Hlog { base, missing, failed_gates, intervals: merged.into_values().collect() }
+    }
+
+    /// [`Hlog::failed_gates`] in one line; empty if there is none.
+    pub fn gates_as_text(&self) -> String {
+        self.failed_gates.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// The values of all intervals with this tag.
@@ -234,11 +254,10 @@ impl Hlog {
     }
 }
 
-/// What a comment says of messages without an echo; 0 if it is about something else.
-fn missing_in(comment: &[u8]) -> u64 {
-    let text = std::str::from_utf8(comment).ok().and_then(|line| line.strip_prefix('#'));
-    let count = text.and_then(|text| text.strip_prefix(MISSING)?.trim_end().strip_suffix(']'));
-    count.and_then(|count| count.parse().ok()).unwrap_or_default()
+/// What a comment says that begins with `begin`; `None` if it is about something else.
+fn said<'a>(comment: &'a [u8], begin: &str) -> Option<&'a str> {
+    let text = std::str::from_utf8(comment).ok()?.strip_prefix('#')?.strip_prefix(begin)?;
+    text.trim_end().strip_suffix(']')
 }
 
 /// What a log's head says of its starts.

@@ -3,6 +3,7 @@
 //! Its JSON is the project's file format: keys carry their units, and the schema in
 //! `results/run.schema.json` is generated from these types (a test holds the two together).
 
+mod check;
 mod gates;
 mod goals;
 mod hdr;
@@ -301,6 +302,18 @@ pub struct Second {
 }
 
 impl Second {
+    /// The percentile of its times if what was shed in it waited longer than all that is in it; and whether it falls
+    /// among that, so that all that is known is that it lies beyond the largest value. Of the percentiles that a
+    /// record writes: 50, 90, 99, 99.9 and 99.99. What was lost has no second, and is in the figures of the run.
+    pub fn percentile(&self, percent: f64) -> (Nanos, bool) {
+        // Where nothing was shed, and for a histogram that cannot be read, what was written stands.
+        let decoded = (self.messages_shed > 0).then(|| Hdr::try_from(&self.latency).ok()).flatten();
+        match decoded {
+            Some(hdr) => hdr.percentile_among(percent, self.messages_shed),
+            None => (self.latency.percentile(percent), false),
+        }
+    }
+
     /// By how many it made the messages more that are due and not echoed. What is shed is none of them: it
     /// never will be echoed, and that is its purpose.
     pub fn backlog_growth(&self) -> i128 {

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
+use super::check::contradiction;
 use super::{Hdr, RunRecord, SCHEMA_VERSION};
 
 /// Whether something could be written to `path`, asked before work is spent on it. Leaves no trace.
@@ -78,7 +79,8 @@ fn is_device(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir())
 }
 
-/// Reads a record that [`write()`] wrote. Err: it is none, or a histogram of it is damaged; without the path.
+/// Reads a record that [`write()`] wrote. Err: it is none, a histogram of it is damaged, or its figures contradict each
+/// other; without the path.
 pub fn read(path: &Path) -> io::Result<RunRecord> {
     let record: RunRecord = serde_json::from_slice(&fs::read(path)?)?;
     if record.schema_version != SCHEMA_VERSION {
@@ -88,6 +90,9 @@ pub fn read(path: &Path) -> io::Result<RunRecord> {
     for second in &record.measured.seconds {
         let damaged = |error| io::Error::other(format!("second {}: {error}", second.second));
         Hdr::try_from(&second.latency).map_err(damaged)?;
+    }
+    if let Some(contradiction) = contradiction(&record) {
+        return Err(io::Error::other(format!("it contradicts itself: {contradiction}")));
     }
     Ok(record)
 }

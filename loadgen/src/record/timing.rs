@@ -98,10 +98,15 @@ impl Timing {
     /// Messages that have no echo, and so waited longer than those that have one. What happens before a message
     /// leaves does not know of them.
     pub fn missing(self, measured: &Measured) -> u64 {
-        self.of_missing(measured.missing())
+        match self {
+            Timing::ProbeResponseTime | Timing::ProbeServiceTime => {
+                measured.probe.as_ref().map_or(0, |probe| probe.messages_lost)
+            }
+            _ => self.of_missing(measured.missing()),
+        }
     }
 
-    /// The same of so many messages without an echo, wherever they are told.
+    /// The same of so many messages of the load without an echo, wherever they are told.
     pub fn of_missing(self, missing: u64) -> u64 {
         match self {
             Timing::ResponseTime | Timing::ServiceTime => missing,

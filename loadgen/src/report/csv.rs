@@ -4,7 +4,7 @@
 //! all, with their units in their names. A cell is empty where there is nothing to say; percentiles stand
 //! there however few values lie beyond them, with the number of values beside them.
 
-use crate::record::{Hdr, Hlog, RunRecord, Timing, WrittenHdr};
+use crate::record::{Hdr, Hlog, RunRecord, Second, Timing};
 use crate::units::Nanos;
 
 /// The columns, in order.
@@ -16,8 +16,10 @@ use crate::units::Nanos;
 /// - `messages_received`: echoes that arrived in the second, or in the run.
 /// - `count`: values in the histogram; `min_ns` and `mean_ns` are of them, in nanoseconds.
 /// - percentiles and `max_ns`: of them and, in a whole run, of the messages without an echo, which are later
-///   than all of them; empty if it falls among those.
-pub const COLUMNS: [&str; 13] = [
+///   than all of them; of a second, of what was shed in it. Empty if it falls among those.
+/// - `failed_gates`: of the run, with spaces between them. If there is one, the figures may be loadgen's or its machine's
+///   rather than the server's.
+pub const COLUMNS: [&str; 14] = [
     "run",
     "timing",
     "second",
@@ -31,32 +33,38 @@ pub const COLUMNS: [&str; 13] = [
     "p99_9_ns",
     "p99_99_ns",
     "max_ns",
+    "failed_gates",
 ];
 
 /// All rows of these records: of each its timings, then its seconds.
 pub fn csv(records: &[(String, RunRecord)]) -> String {
     let mut table = Table::new();
-    for (run, RunRecord { measured, .. }) in records {
+    for (run, record) in records {
+        let measured = &record.measured;
+        let failed: Vec<_> = record.failed_gates().map(|gate| gate.name.to_string()).collect();
+        let failed_gates = &failed.join(" ");
         for timing in Timing::ALL {
             if let Some(hdr) = timing.of(measured) {
-                let received = Timing::OF_MESSAGES.contains(&timing);
-                let received = received.then_some(measured.messages_received);
-                table.row(
-                    [run, timing.key()],
-                    None,
-                    received,
-                    &Values::of(hdr, timing.missing(measured)),
-                );
+                let is_of_messages = Timing::OF_MESSAGES.contains(&timing);
+                table.row(&Row {
+                    run,
+                    timing: timing.key(),
+                    second: None,
+                    received: is_of_messages.then_some(measured.messages_received),
+                    values: Values::of(hdr, timing.missing(measured)),
+                    failed_gates,
+                });
             }
         }
         for second in &measured.seconds {
-            let received = Some(second.messages_received);
-            table.row(
-                [run, Timing::seconds_tag(measured)],
-                Some(second.second),
-                received,
-                &Values::from(&second.latency),
-            );
+            table.row(&Row {
+                run,
+                timing: Timing::seconds_tag(measured),
+                second: Some(second.second),
+                received: Some(second.messages_received),
+                values: Values::from(second),
+                failed_gates,
+            });
         }
     }
     table.text()
@@ -65,18 +73,35 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
 /// All rows of a log, in its order; `run` and `messages_received` are empty.
 pub fn csv_of_log(log: &Hlog) -> String {
     let mut table = Table::new();
+    let failed: Vec<_> = log.failed_gates.iter().map(String::as_str).collect();
     for interval in &log.intervals {
         let tag = interval.tag.as_deref();
         let timing = Timing::ALL.iter().find(|timing| Some(timing.key()) == tag);
-        let second = timing.is_none().then_some(interval.start.0 / Nanos::SECOND.0);
         // What a second lacks is not in a log.
         let missing = timing.map_or(0, |timing| timing.of_missing(log.missing));
-        table.row(["", tag.unwrap_or_default()], second, None, &Values::of(&interval.hdr, missing));
+        table.row(&Row {
+            run: "",
+            timing: tag.unwrap_or_default(),
+            second: timing.is_none().then_some(interval.start.0 / Nanos::SECOND.0),
+            received: None,
+            values: Values::of(&interval.hdr, missing),
+            failed_gates: &failed.join(" "),
+        });
     }
     table.text()
 }
 
 struct Table(csv::Writer<Vec<u8>>);
+
+/// What stands in a row, by [`COLUMNS`].
+struct Row<'a> {
+    run: &'a str,
+    timing: &'a str,
+    second: Option<u64>,
+    received: Option<u64>,
+    values: Values,
+    failed_gates: &'a str,
+}
 
 impl Table {
     fn new() -> Self {
@@ -85,18 +110,14 @@ impl Table {
         Table(writer)
     }
 
-    fn row(
-        &mut self,
-        [run, timing]: [&str; 2],
-        second: Option<u64>,
-        received: Option<u64>,
-        values: &Values,
-    ) {
+    fn row(&mut self, row: &Row<'_>) {
+        let Row { run, timing, second, received, values, failed_gates } = row;
         let cell = |number: Option<u64>| number.map_or(String::new(), |it| it.to_string());
-        let cells = [run.to_owned(), timing.to_owned(), cell(second), cell(received)]
+        let cells = [(*run).to_owned(), (*timing).to_owned(), cell(*second), cell(*received)]
             .into_iter()
             .chain([values.count.to_string(), values.min.0.to_string(), values.mean_ns.to_string()])
-            .chain(values.ends.map(|end| cell(end.map(|end| end.0))));
+            .chain(values.ends.map(|end| cell(end.map(|end| end.0))))
+            .chain([(*failed_gates).to_owned()]);
         self.0.write_record(cells).expect(WRITES);
     }
 
@@ -129,10 +150,15 @@ impl Values {
     }
 }
 
-impl From<&WrittenHdr> for Values {
-    fn from(hdr: &WrittenHdr) -> Self {
-        let ends = [hdr.p50_ns, hdr.p90_ns, hdr.p99_ns, hdr.p99_9_ns, hdr.p99_99_ns, hdr.max_ns];
-        Values { count: hdr.count, min: hdr.min_ns, mean_ns: hdr.mean_ns, ends: ends.map(Some) }
+impl From<&Second> for Values {
+    fn from(second: &Second) -> Self {
+        let hdr = &second.latency;
+        let percentiles = [50.0, 90.0, 99.0, 99.9, 99.99].map(|percent| second.percentile(percent));
+        let max = (hdr.max_ns, second.messages_shed > 0);
+        let known = |(value, is_beyond): (Nanos, bool)| (!is_beyond).then_some(value);
+        let [p50, p90, p99, p99_9, p99_99] = percentiles.map(known);
+        let ends = [p50, p90, p99, p99_9, p99_99, known(max)];
+        Values { count: hdr.count, min: hdr.min_ns, mean_ns: hdr.mean_ns, ends }
     }
 }
 
@@ -141,6 +167,7 @@ const WRITES: &str = "a Vec takes whatever is written, and rows are of one lengt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{GateName, Verdict};
     use crate::report::example;
 
     fn read(text: &str) -> Vec<csv::StringRecord> {
@@ -191,6 +218,33 @@ mod tests {
         let logged = of_log.iter().find(|row| &row[1] == "response_time").unwrap();
         assert_eq!(logged[7], response[7]);
         assert_eq!([&logged[8], &logged[9], &logged[12]], ["", "", ""]);
+    }
+
+    #[test]
+    fn what_falls_among_what_a_second_shed_is_not_known() {
+        let mut record = example::open_loop(2_000.0, 1);
+        let second = record.measured.seconds.last_mut().unwrap();
+        second.messages_shed = second.latency.count / 4;
+        let rows = read(&csv(&[("shed".to_owned(), record.clone())]));
+        let row = rows.iter().next_back().unwrap();
+        assert_ne!(&row[7], "");
+        assert_eq!([&row[8], &row[9], &row[12]], ["", "", ""]);
+        let before = &rows[rows.len() - 2];
+        assert_ne!(&before[12], "", "that second shed nothing");
+    }
+
+    #[test]
+    fn every_row_of_a_run_that_is_not_valid_says_so() {
+        let mut record = example::open_loop(2_000.0, 1);
+        let failed = |name| example::gate(name, Verdict::Failed, Some(1.0), "share");
+        record.gates.extend([failed(GateName::SendLag), failed(GateName::Probe)]);
+        let valid = ("valid".to_owned(), example::closed_loop());
+        let rows = read(&csv(&[("invalid".to_owned(), record.clone()), valid]));
+        for row in rows {
+            assert_eq!(&row[13], if &row[0] == "invalid" { "send_lag probe" } else { "" });
+        }
+        let of_log = read(&csv_of_log(&Hlog::of(&record).unwrap()));
+        assert!(of_log.iter().all(|row| &row[13] == "probe send_lag"));
     }
 
     #[test]

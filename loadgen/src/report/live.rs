@@ -29,8 +29,9 @@ pub struct Live {
 pub struct LiveLine {
     progress: String,
     received: u64,
-    p50: Nanos,
-    p99: Nanos,
+    /// With whether it lies among what was shed.
+    p50: (Nanos, bool),
+    p99: (Nanos, bool),
     failed: u64,
     /// Of an open loop.
     backlog: Option<i128>,
@@ -51,7 +52,8 @@ impl Live {
         self.received += second.messages_received;
         self.failed += failed;
         self.backlog += second.backlog_growth();
-        self.p99.push_back(second.latency.p99_ns);
+        let [p50, p99] = [50.0, 99.0].map(|percent| second.percentile(percent));
+        self.p99.push_back(p99.0);
         if self.p99.len() > SPARKS {
             self.p99.pop_front();
         }
@@ -60,8 +62,8 @@ impl Live {
         LiveLine {
             progress: self.progress(scenario, second.second + 1),
             received: second.messages_received,
-            p50: second.latency.p50_ns,
-            p99: second.latency.p99_ns,
+            p50,
+            p99,
             failed: self.failed,
             backlog: is_open.then_some(self.backlog),
             failing: failing.map(|gate| gate.name).collect(),
@@ -118,6 +120,10 @@ impl fmt::Display for LiveLine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LiveLine { progress, received, p50, p99, failed, .. } = self;
         let rate = Count(*received as f64);
+        let time = |(value, is_beyond): &(Nanos, bool)| {
+            if *is_beyond { format!(">{value}") } else { value.to_string() }
+        };
+        let (p50, p99) = (time(p50), time(p99));
         write!(
             out,
             "{progress}  {rate:>7} messages/s  p50 {p50:>8}  p99 {p99:>8}  errors {failed}"
@@ -147,6 +153,17 @@ mod tests {
         assert!(line(&second).ends_with("backlog 600"));
         second.messages_shed = 590;
         assert!(line(&second).ends_with("backlog 610"));
+    }
+
+    #[test]
+    fn a_percentile_among_what_was_shed_is_told_as_beyond() {
+        let record = example::open_loop(1_000.0, 1);
+        let mut second = record.measured.seconds[0].clone();
+        second.messages_shed = second.latency.count / 10;
+        let line = Live::default().line(&record.scenario, &second, 0, &[]).to_string();
+        let largest = format!("p99 {:>8}", format!(">{}", second.latency.max_ns));
+        assert!(line.contains(&largest), "{line}");
+        assert!(!line.contains("p50 >") && !line.contains("p50  >"), "{line}");
     }
 
     #[test]

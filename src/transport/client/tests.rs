@@ -157,6 +157,30 @@ async fn data_before_the_head_of_the_response_is_malformed() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_the_content_that_it_announces_is_malformed() {
+    // :status 200 and 304, by the static table; content-length: 4.
+    let content_length = [0x0f, 0x0d, 1, b'4'];
+    for (status, expected) in [(0x88, Some("content_length_mismatch")), (0x8b, None)] {
+        let (mut peer, client, connection) = Peer::new(&[]).await;
+        let call = Silent::default();
+        let request = Request::post("http://a/b").body(()).unwrap();
+        assert!(client.open(request, call.clone()).is_ok());
+        peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
+        let block = [&[status][..], &content_length].concat();
+        peer.say(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &block).await;
+        let code = peer.hear(kind::RST_STREAM, 0, 1).await;
+        // Ours was not over when the answer was.
+        let expected_code =
+            if expected.is_some() { ErrorCode::PROTOCOL_ERROR } else { ErrorCode::CANCEL };
+        assert_eq!(code, expected_code.0.to_be_bytes());
+        let told = call.0.lock().unwrap().clone();
+        assert_eq!(told, Some(expected.map_or(Ok(()), |why| Err(BodyError::Ended(why)))));
+        drop(client);
+        timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+    }
+}
+
 /// One entry of SETTINGS.
 fn entry(name: u16, value: u32) -> Vec<u8> {
     [&name.to_be_bytes()[..], &value.to_be_bytes()].concat()

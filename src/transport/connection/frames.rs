@@ -15,6 +15,7 @@ use super::super::flow::WINDOW_BYTES_DEFAULT;
 use super::super::frame::{
     self, ErrorCode, FRAME_BYTES_MAX, Fault, HEAD_BYTES, Head, PREFACE, Settings, flag, kind,
 };
+use super::super::hpack::HpackError;
 use super::super::limits::FloodKind;
 use super::super::stream::{BodyError, Key};
 use super::super::wire::Core;
@@ -282,7 +283,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let mut fields = Fields::default();
         let list_bytes_max = self.wire.limits.header_list_bytes_max as usize;
         self.wire.decoder.decode(block, |field| fields.add(&field, list_bytes_max)).map_err(
-            |error| Fault { code: ErrorCode::COMPRESSION_ERROR, reason: error.reason() },
+            |error| match error {
+                HpackError::TooManyFields => Fault::calm(error.reason()),
+                _ => Fault { code: ErrorCode::COMPRESSION_ERROR, reason: error.reason() },
+            },
         )?;
         if fields.is_too_large {
             // It was unpacked already, whatever becomes of its stream.
@@ -357,6 +361,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         fields: Fields,
     ) -> Result<(), Fault> {
         if self.last_accepted.is_some_and(|last| id > last) || self.phase == Phase::Closing {
+            self.counters.stream_refused();
             return self.wire.charge(FloodKind::Refused);
         }
         if depends_on == Some(id) {

@@ -31,6 +31,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         // Those that queue up again meanwhile wait for the next lap.
         let mut ready = self.wire.runnable.len();
         let mut polls = 0;
+        self.wire.steps = 0;
         while self.wire.has_output_room()
             // Reading has stopped until all has left: nothing is added that could prevent it for ever.
             && !self.wire.control_is_full()
@@ -49,10 +50,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let Some(key) = key else { break };
             polled |= self.poll_stream(key, queue);
             polls += 1;
-            if polls % POLLS_PER_LOOK == 0 && now() >= self.turn_ends {
-                // Those that are left have their next turn.
-                polled = true;
-                break;
+            if polls == POLLS_PER_LOOK || self.wire.steps >= STEPS_PER_LOOK {
+                if now() >= self.turn_ends {
+                    // Those that are left have their next turn.
+                    polled = true;
+                    break;
+                }
+                (polls, self.wire.steps) = (0, 0);
             }
         }
         polled
@@ -234,3 +238,6 @@ enum Queue {
 
 /// Streams that are polled between two looks at the clock: it costs what a tenth of a poll does.
 const POLLS_PER_LOOK: usize = 32;
+
+/// Polls of user code between them; most streams need two or three.
+const STEPS_PER_LOOK: usize = 256;

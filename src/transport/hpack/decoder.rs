@@ -15,6 +15,8 @@ pub(crate) struct Decoder {
     table_bytes_max: u32,
     /// Set once we shrank the table: the next block must begin with a size no larger than this.
     size_owed: Option<u32>,
+    /// Fields that a block may have.
+    fields_max: usize,
 }
 
 impl Decoder {
@@ -22,7 +24,19 @@ impl Decoder {
     /// a new connection, whatever our first SETTINGS say, until the peer has acknowledged them.
     pub(crate) fn new(table_bytes_max: usize) -> Self {
         let max = table_bytes(table_bytes_max);
-        Self { table: Table::new(max), scratch: Vec::new(), table_bytes_max: max, size_owed: None }
+        Self {
+            table: Table::new(max),
+            scratch: Vec::new(),
+            table_bytes_max: max,
+            size_owed: None,
+            fields_max: usize::MAX,
+        }
+    }
+
+    /// A block with more fields than this is not decoded to its end, and neither is any after it: one byte
+    /// may stand for a field, and a megabyte of them would keep the thread for milliseconds.
+    pub(crate) fn limit_fields(&mut self, max: usize) {
+        self.fields_max = max;
     }
 
     /// The peer acknowledged our SETTINGS_HEADER_TABLE_SIZE.
@@ -50,7 +64,12 @@ impl Decoder {
     ) -> Result<(), HpackError> {
         let mut reader = Reader { rest: block };
         self.size_updates(&mut reader)?;
+        let mut fields = 0;
         while let Some(first) = reader.next() {
+            fields += 1;
+            if fields > self.fields_max {
+                return Err(HpackError::TooManyFields);
+            }
             if first & INDEXED.pattern != 0 {
                 let (name, value) = self.table.field(reader.integer(first, INDEXED)?)?;
                 field(Field { name, value, never_indexed: false });

@@ -819,3 +819,15 @@ async fn we_read_what_h2_encodes() {
         }
     }
 }
+
+#[test]
+fn a_block_with_more_fields_than_allowed_is_not_decoded_to_its_end() {
+    let mut decoder = Decoder::new(4096);
+    decoder.limit_fields(3);
+    let mut seen = 0;
+    // :method GET, again and again.
+    assert_eq!(decoder.decode(&[0x82; 3], |_| seen += 1), Ok(()));
+    assert_eq!(seen, 3);
+    assert_eq!(decoder.decode(&[0x82; 1_000], |_| seen += 1), Err(HpackError::TooManyFields));
+    assert_eq!(seen, 6);
+}

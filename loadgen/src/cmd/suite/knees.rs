@@ -10,6 +10,7 @@ use super::{Results, Suite, load};
 use crate::cmd::records::Records;
 use crate::cmd::search::knee::{Ask, HowArgs, Searched, find};
 use crate::cmd::search::steps::Found;
+use crate::cmd::search::table;
 use crate::cmd::servers::Supply;
 use crate::harness::peers::ServerCommand;
 use crate::scenario::{Arrivals, name_of};
@@ -17,6 +18,9 @@ use crate::units::{MessagesPerSecond, Nanos};
 
 /// Where a suite keeps the knees that it found.
 pub(in crate::cmd) const KNEES: &str = "knees.json";
+
+/// Where it keeps the trials that say so.
+const TRIALS: &str = "knees.md";
 
 /// Distance of the bounds at which a knee is known well enough to offer a share of it, in percent.
 const KNEE_WIDTH: f64 = 5.0;
@@ -82,11 +86,26 @@ impl Suite {
                 tell!("suite: searching for the knee of {name}");
                 let ask = self.ask(scenario, server, command)?;
                 let searched = find(&ask, std::future::pending()).await;
+                if let Ok(searched) = &searched {
+                    self.keep_trials(&name, &table(searched))?;
+                }
                 results.searched(name, searched.and_then(Searched::without_failure));
                 self.write(KNEES, &serde_json::to_string_pretty(&results.knees)?)?;
             }
         }
         Ok(())
+    }
+
+    /// Adds a search's trials to those of before.
+    fn keep_trials(&self, knee: &str, trials: &str) -> anyhow::Result<()> {
+        let before = match std::fs::read_to_string(self.out.join(TRIALS)) {
+            Ok(before) => before,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                "# Trials of the searches for knees\n".to_owned()
+            }
+            Err(error) => return Err(error).with_context(|| format!("cannot read {TRIALS}")),
+        };
+        self.write(TRIALS, &format!("{before}\n## {knee}\n\n{trials}"))
     }
 
     /// Those that this folder knows. What an older build remembered of searches that failed is left out.
@@ -219,6 +238,18 @@ transport = "inline"
         results.searched(knee, Ok(Found { lower: None, ..FOUND }));
         let why = suite.rate(RUN, &results).unwrap_err();
         assert!(why.contains("at no load"), "{why}");
+    }
+
+    #[test]
+    fn the_trials_of_every_search_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let suite = suite(folder.path().to_owned());
+        suite.keep_trials("ours", "| 1 |\n").unwrap();
+        suite.keep_trials("theirs", "| 2 |\n").unwrap();
+        let text = std::fs::read_to_string(folder.path().join(TRIALS)).unwrap();
+        let expected =
+            "# Trials of the searches for knees\n\n## ours\n\n| 1 |\n\n## theirs\n\n| 2 |\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

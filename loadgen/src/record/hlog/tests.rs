@@ -17,7 +17,7 @@ fn interval(tag: Option<&str>, start: Nanos, hdr: Hdr) -> Interval {
 }
 
 fn log(base: Nanos, intervals: Vec<Interval>) -> Hlog {
-    Hlog { base, missing: 0, intervals }
+    Hlog { base, missing: 0, failed_gates: BTreeSet::new(), intervals }
 }
 
 /// A log of two tags and an untagged interval, begun in 2026.
@@ -61,6 +61,21 @@ fn the_head_says_version_times_and_units_before_the_intervals() {
     let first = lines.iter().position(|line| line.starts_with("Tag=")).unwrap();
     assert!(legend < first);
     assert!(lines[first].starts_with("Tag=service_time,0.000,1.000,4.8"), "{}", lines[first]);
+}
+
+#[test]
+fn a_run_that_is_not_valid_says_so_in_its_log_and_in_what_it_is_merged_into() {
+    let failed = |names: &[&str]| Hlog {
+        failed_gates: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..example()
+    };
+    let text = failed(&["send_lag", "steal"]).text("");
+    assert!(text.contains("\n#[INVALID, "), "{text}");
+    assert!(text.contains(" failed gates: send_lag, steal]\n"), "{text}");
+    assert_eq!(Hlog::parse(text.as_bytes()).unwrap(), failed(&["send_lag", "steal"]));
+    let merged = Hlog::merge(&[failed(&["send_lag"]), failed(&[]), failed(&["probe"])]);
+    assert_eq!(merged.gates_as_text(), "probe, send_lag");
+    assert!(!failed(&[]).text("").contains("INVALID"));
 }
 
 #[test]

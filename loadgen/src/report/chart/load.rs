@@ -103,7 +103,7 @@ fn all_but_the_rate(record: &RunRecord) -> String {
     format!("{scenario:?} {:?} {:?} {:?}", server.product, server.transport, server.placement)
 }
 
-/// Percentiles of R against the offered load. Hollow marks are of runs that were not served.
+/// Percentiles of R against the offered load. Hollow marks are of runs that were not served, or are not valid.
 pub(in crate::report) fn load_curve(curve: &LoadCurve<'_>, width: f64, height: f64) -> Panel {
     let most = curve.runs.iter().filter_map(|it| offered(it.run)).fold(0.0, f64::max);
     let times = curve.runs.iter().filter_map(|it| it.run.measured.response_time.as_ref());
@@ -129,8 +129,13 @@ pub(in crate::report) fn load_curve(curve: &LoadCurve<'_>, width: f64, height: f
                 @if let Some(at) = point(run, percent) {
                     @let says = format!("{name}: p{percent} {} at {} messages/s offered, {} served",
                         time(at.1), Count(at.0), Count(run.measured.throughput_messages_per_s));
-                    @if is_served(run) { (plot.mark(Look(index), at, &says)) }
-                    @else { (plot.hollow_mark(Look(index), at, &says)) }
+                    @match (is_served(run), run.is_valid()) {
+                        (true, None | Some(true)) => (plot.mark(Look(index), at, &says)),
+                        (true, Some(false)) => {
+                            (plot.hollow_mark(Look(index), at, &format!("{says}; the run is not valid")))
+                        }
+                        (false, _) => (plot.hollow_mark(Look(index), at, &says)),
+                    }
                 }
             }
         }
@@ -191,5 +196,8 @@ mod tests {
         assert!(!text(&records).contains("hollow"));
         records[2].1.measured.throughput_messages_per_s = 2_500.0;
         assert_eq!(text(&records).matches("hollow").count(), PERCENTILES.len());
+        records[0].1.gates = vec![example::gate(GateName::Steal, Verdict::Failed, None, "share")];
+        assert_eq!(text(&records).matches("hollow").count(), 2 * PERCENTILES.len());
+        assert_eq!(text(&records).matches("the run is not valid").count(), PERCENTILES.len());
     }
 }

@@ -74,8 +74,8 @@ pub(in crate::report) fn backlog(measured: &Measured, width: f64, height: f64) -
 pub(in crate::report) fn percentiles(measured: &Measured, width: f64, height: f64) -> Panel {
     type Pick = fn(&Second) -> Option<f64>;
     let lines: [(&str, Pick); 3] = [
-        ("p50", |it| is_supported(it.latency.count, 50.0).then_some(it.latency.p50_ns.0 as f64)),
-        ("p99", |it| is_supported(it.latency.count, 99.0).then_some(it.latency.p99_ns.0 as f64)),
+        ("p50", |it| known(it, 50.0)),
+        ("p99", |it| known(it, 99.0)),
         ("largest", |it| (it.latency.count > 0).then_some(it.latency.max_ns.0 as f64)),
     ];
     let drawn: Vec<_> =
@@ -90,6 +90,12 @@ pub(in crate::report) fn percentiles(measured: &Measured, width: f64, height: f6
         }
     };
     plot.panel(layers, &names(lines.iter().map(|(name, _)| *name)))
+}
+
+/// A percentile that a second holds up and that does not lie among what was shed in it.
+fn known(second: &Second, percent: f64) -> Option<f64> {
+    let (value, is_beyond) = second.percentile(percent);
+    (is_supported(second.latency.count, percent) && !is_beyond).then_some(value.0 as f64)
 }
 
 /// The axis of both: seconds since the window began.
@@ -209,6 +215,14 @@ mod tests {
         };
         let run = || ("a".to_owned(), &record);
         assert_eq!((marks(&[run()]), marks(&[run(), run()])), (5, 4));
+    }
+
+    #[test]
+    fn percentiles_among_what_was_shed_are_left_out() {
+        let mut record = example::open_loop(4_000.0, 1);
+        record.measured.seconds.iter_mut().for_each(|second| second.messages_shed = 400);
+        let text = percentiles(&record.measured, 600.0, 300.0).body.into_string();
+        assert!(!text.contains("p99, second 0") && text.contains("p50, second 0"), "{text}");
     }
 
     #[test]

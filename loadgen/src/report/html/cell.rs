@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 use serde_json::Value;
 
-use crate::record::{Hdr, WrittenHdr, is_supported};
+use crate::record::{Hdr, Second, is_supported};
 use crate::units::{Count, Nanos};
 
 /// What stands where there is nothing to say.
@@ -78,24 +78,30 @@ pub(super) fn row(key: &str, hdr: Option<&Hdr>, missing: u64, fields: &[&str]) -
     }
 }
 
-/// The same of a second, as it is written.
-pub(super) fn second(key: &str, hdr: &WrittenHdr, fields: &[&str]) -> Markup {
-    let value = |field| match field {
-        "p50_ns" => hdr.p50_ns,
-        "p90_ns" => hdr.p90_ns,
-        "p99_ns" => hdr.p99_ns,
-        "p99_9_ns" => hdr.p99_9_ns,
-        _ => hdr.p99_99_ns,
-    };
+/// The same of a second, whose histogram is at `key`.
+pub(super) fn second(key: &str, second: &Second, fields: &[&str]) -> Markup {
+    let Second { latency: hdr, messages_shed, .. } = second;
+    let beyond = if *messages_shed > 0 { ">" } else { "" };
     html! {
         @for (_, field, percent) in chosen(fields) {
             @let key = format!("{key}.{field}");
-            td {
-                @if is_supported(hdr.count, percent) { (time(&key, value(field))) }
-                @else { (unsupported(&key, hdr.count, value(field))) }
-            }
+            @let written = hdr.percentile(percent);
+            td { @match second.percentile(percent) {
+                (shown, true) => {
+                    @let why = format!("{messages_shed} messages were shed, and this percentile is among them");
+                    data value=(written.0) data-key=(key) title=(why) { ">" (shown) }
+                }
+                (shown, false) if is_supported(hdr.count, percent) => {
+                    (figure(&key, written.0, &shown.to_string()))
+                }
+                _ => (unsupported(&key, hdr.count, written)),
+            } }
         }
-        td { @if hdr.count > 0 { (time(&format!("{key}.max_ns"), hdr.max_ns)) } @else { (DASH) } }
+        td {
+            @if hdr.count > 0 {
+                (figure(&format!("{key}.max_ns"), hdr.max_ns.0, &format!("{beyond}{}", hdr.max_ns)))
+            } @else { (DASH) }
+        }
     }
 }
 

@@ -231,7 +231,7 @@ fn against_load(curve: &LoadCurve<'_>) -> Markup {
             h2 { "Response time against offered load" }
             p.soft { "Runs that differ in their rate alone. The knee by power is the run of the greatest "
                 "throughput by mean response time (Kleinrock 1979), if a higher rate shows that it is one. Hollow: "
-                "less than 99.9 % of the offered load was served, or messages were lost." }
+                "less than 99.9 % of the offered load was served, messages were lost, or the run is not valid." }
             div.pair {
                 figure { (load_curve(curve, WIDTH, HEIGHT).image("Response time against offered load")) }
                 div.scroll tabindex="0" role="region" aria-label="Runs by offered load" {

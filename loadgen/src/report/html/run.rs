@@ -293,6 +293,7 @@ const OF_A_SECOND: [&str; 3] = ["p50_ns", "p99_ns", "p99_9_ns"];
 /// Every second's figures.
 fn seconds(measured: &Measured, what: &str) -> Markup {
     let is_open = measured.response_time.is_some();
+    let sheds = measured.messages_shed > 0;
     html! {
         div.scroll.tall tabindex="0" role="region" aria-label="Every second" {
             table {
@@ -300,6 +301,7 @@ fn seconds(measured: &Measured, what: &str) -> Markup {
                 thead { tr {
                     th scope="col" { "second" }
                     @if is_open { th scope="col" { "due" } }
+                    @if sheds { th scope="col" { "shed" } }
                     th scope="col" { "echoed" } (heads(&OF_A_SECOND))
                 } }
                 tbody { @for (index, second) in measured.seconds.iter().enumerate() {
@@ -309,8 +311,11 @@ fn seconds(measured: &Measured, what: &str) -> Markup {
                         @if is_open {
                             td { (cell::number(&format!("{key}.messages_due"), second.messages_due)) }
                         }
+                        @if sheds {
+                            td { (cell::number(&format!("{key}.messages_shed"), second.messages_shed)) }
+                        }
                         td { (cell::number(&format!("{key}.messages_received"), second.messages_received)) }
-                        (cell::second(&format!("{key}.latency"), &second.latency, &OF_A_SECOND))
+                        (cell::second(&format!("{key}.latency"), second, &OF_A_SECOND))
                     }
                 } }
             }

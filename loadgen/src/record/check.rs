@@ -1,0 +1,127 @@
+//! Whether the figures of a record agree with each other: what was damaged by hand or on a disk mostly does not.
+//!
+//! In: a record. Out: the first contradiction, in words. Asks only what holds for every record that loadgen ever
+//! wrote, whatever was measured.
+
+use super::{Gate, GateName, Measured, RunRecord, Timing, Verdict};
+
+/// What contradicts what, with both values; `None` if all figures agree.
+pub(super) fn contradiction(record: &RunRecord) -> Option<String> {
+    let RunRecord { measured, gates, .. } = record;
+    sums(measured).or_else(|| gates.iter().find_map(verdict))
+}
+
+/// Counts that are told twice, or are the sum of others.
+fn sums(measured: &Measured) -> Option<String> {
+    let received = measured.messages_received;
+    let sum = |counts: &mut dyn Iterator<Item = u64>| counts.map(u128::from).sum::<u128>();
+    let wrong = measured.wrong;
+    let wrong = [wrong.corrupt, wrong.duplicated, wrong.early, wrong.unasked];
+    let known = [received, measured.messages_lost, measured.messages_shed];
+    let seconds = measured.seconds.iter().map(|second| second.latency.count);
+    let told = [
+        (
+            "messages_due",
+            u128::from(measured.messages_due),
+            "messages_received + messages_lost + messages_shed",
+            sum(&mut known.into_iter()),
+        ),
+        (
+            "messages_wrong",
+            u128::from(measured.messages_wrong),
+            "the sum of wrong",
+            sum(&mut wrong.into_iter()),
+        ),
+        (
+            "messages_received",
+            u128::from(received),
+            "the sum of echoes_per_stream",
+            sum(&mut measured.echoes_per_stream.iter().copied()),
+        ),
+        (
+            "messages_received",
+            u128::from(received),
+            "the number of values in all seconds",
+            sum(&mut seconds.into_iter()),
+        ),
+    ];
+    for (name, value, other, sum) in told {
+        if value != sum {
+            return Some(format!("{name} is {value}, but {other} is {sum}"));
+        }
+    }
+    Timing::OF_MESSAGES.into_iter().find_map(|timing| {
+        let count = timing.of(measured)?.count();
+        let name = timing.key();
+        (count != received)
+            .then(|| format!("messages_received is {received}, but {name} holds {count} values"))
+    })
+}
+
+/// A verdict that its own figure denies. Some gates excuse a figure and say why; none fails one that keeps its bound.
+fn verdict(gate: &Gate) -> Option<String> {
+    let Gate { name, verdict, figure, threshold, .. } = gate;
+    let figure = (*figure)?;
+    let is_kept = figure <= *threshold;
+    let agrees = match verdict {
+        Verdict::Passed => is_kept || matches!(name, GateName::ShardCpu | GateName::Headroom),
+        Verdict::Failed => !is_kept,
+        Verdict::Unknown => false,
+    };
+    let verdict = if *verdict == Verdict::Failed { "failed" } else { "passed or unknown" };
+    (!agrees).then(|| {
+        format!("gate {name} is {verdict}, but its figure is {figure} of at most {threshold}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::example;
+
+    #[test]
+    fn a_record_as_it_was_written_does_not_contradict_itself() {
+        assert_eq!(contradiction(&example::closed_loop()), None);
+        assert_eq!(contradiction(&example::open_loop(1_000.0, 1)), None);
+    }
+
+    #[test]
+    fn a_figure_that_was_changed_contradicts_another() {
+        let check = |change: fn(&mut Measured), expected: &str| {
+            let mut record = example::open_loop(1_000.0, 1);
+            change(&mut record.measured);
+            let said = contradiction(&record).unwrap_or_default();
+            assert!(said.contains(expected), "{expected}: {said}");
+        };
+        check(|it| it.messages_due += 1, "messages_due is ");
+        check(|it| it.messages_lost += 1, "messages_lost + messages_shed is ");
+        check(|it| it.messages_shed += 1, "messages_lost + messages_shed is ");
+        check(|it| it.messages_wrong += 1, "messages_wrong is 2, but the sum of wrong is 1");
+        check(|it| it.wrong.early += 1, "messages_wrong is 1, but the sum of wrong is 2");
+        check(|it| it.echoes_per_stream[0] += 1, "the sum of echoes_per_stream is ");
+        check(|it| _ = it.seconds.pop(), "the number of values in all seconds is ");
+        check(|it| it.service_time.clear(), "service_time holds 0 values");
+        check(|it| it.response_time = Some(it.connect.clone()), "response_time holds ");
+        // No sum overflows, whatever stands there.
+        check(|it| it.messages_lost = u64::MAX, "messages_lost + messages_shed is 18446744073709");
+    }
+
+    #[test]
+    fn a_verdict_that_was_changed_contradicts_its_figure() {
+        let check = |name, verdict, figure, expected| {
+            let mut record = example::open_loop(1_000.0, 1);
+            record.gates = vec![example::gate(name, verdict, figure, "share")];
+            record.gates[0].threshold = 1.0;
+            assert_eq!(contradiction(&record).is_some(), expected, "{name} {verdict:?} {figure:?}");
+        };
+        check(GateName::Steal, Verdict::Passed, Some(1.0), false);
+        check(GateName::Steal, Verdict::Passed, Some(1.1), true);
+        check(GateName::Steal, Verdict::Failed, Some(1.1), false);
+        check(GateName::Steal, Verdict::Failed, Some(1.0), true);
+        check(GateName::Steal, Verdict::Unknown, Some(1.0), true);
+        check(GateName::Steal, Verdict::Unknown, None, false);
+        check(GateName::Probe, Verdict::Failed, None, false);
+        check(GateName::ShardCpu, Verdict::Passed, Some(1.1), false);
+        check(GateName::Headroom, Verdict::Passed, Some(1.1), false);
+    }
+}
