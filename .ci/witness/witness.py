@@ -3,8 +3,8 @@
 
 The server's own counters must agree exactly. A packet capture on loopback (tshark) tells when each message left
 and when its echo came: at a low rate loadgen's service time must agree with that within 50 us at the median, and so must what it
-says of departures, how far the gaps between them are from the plan's; the differences at p99 are printed. Needs tshark and the
-right to capture on lo.
+says of departures, how far the gaps between them are from the plan's, and its response time, which the plan begins; the
+differences at p99 are printed. Needs tshark and the right to capture on lo.
 
 usage: witness.py FOLDER_OF_BINARIES
 """
@@ -110,6 +110,10 @@ def main():
     gaps = [1e6 * abs(later - earlier - 1 / RATE) for earlier, later in zip(left, left[1:])]
     assert measured["gap_error"]["count"] == len(gaps)
     hold("departure gaps, off the plan by", measured["gap_error"], gaps)
+    # The plan has a message each 1 / RATE. The capture does not know when it began: not after the earliest departure.
+    began = min(at - number / RATE for number, at in enumerate(left))
+    responses = [1e6 * (at - began - number / RATE) for number, at in enumerate(came)]
+    hold("response time", measured["response_time"], responses)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ use super::{Gate, GateName, Measured, RunRecord, Timing, Verdict};
 /// What contradicts what, with both values; `None` if all figures agree.
 pub(super) fn contradiction(record: &RunRecord) -> Option<String> {
     let RunRecord { measured, gates, .. } = record;
-    sums(measured).or_else(|| gates.iter().find_map(verdict))
+    sums(measured)
+        .or_else(|| derived(measured, record.scenario.payload_bytes as u64))
+        .or_else(|| gates.iter().find_map(verdict))
 }
 
 /// Counts that are told twice, or are the sum of others.
@@ -58,6 +60,48 @@ fn sums(measured: &Measured) -> Option<String> {
     })
 }
 
+/// Figures that follow from others.
+fn derived(measured: &Measured, payload_bytes: u64) -> Option<String> {
+    let bytes = |messages: u64| u128::from(messages) * u128::from(payload_bytes);
+    let sent_in_window = measured.messages_sent_in_window.unwrap_or_default();
+    let told = [
+        (
+            "payload_bytes_sent",
+            u128::from(measured.payload_bytes_sent) == bytes(measured.messages_sent),
+        ),
+        (
+            "payload_bytes_received",
+            u128::from(measured.payload_bytes_received) == bytes(measured.messages_received),
+        ),
+        (
+            "throughput_payload_bytes_per_s",
+            is_near(
+                measured.throughput_payload_bytes_per_s,
+                measured.throughput_messages_per_s * payload_bytes as f64,
+            ),
+        ),
+        ("messages_sent", measured.messages_sent <= measured.messages_due),
+        ("messages_sent_in_window", sent_in_window <= measured.messages_sent),
+        ("messages_per_server_cpu_s", is_of_its_cpu_time(measured)),
+    ];
+    let (name, _) = told.into_iter().find(|(_, agrees)| !agrees)?;
+    Some(format!("{name} is not what the figures that it follows from give"))
+}
+
+/// Messages by CPU time, if both are known.
+fn is_of_its_cpu_time(measured: &Measured) -> bool {
+    let (Some(rate), Some(used)) = (measured.messages_per_server_cpu_s, measured.server) else {
+        return true;
+    };
+    let messages = measured.throughput_messages_per_s * measured.window_ns.as_secs_f64();
+    is_near(rate * used.cpu().as_secs_f64(), messages)
+}
+
+/// Up to what a float loses on its way.
+fn is_near(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-6 * a.abs().max(b.abs())
+}
+
 /// A verdict that its own figure denies. Some gates excuse a figure and say why; none fails one that keeps its bound.
 fn verdict(gate: &Gate) -> Option<String> {
     let Gate { name, verdict, figure, threshold, .. } = gate;
@@ -102,6 +146,12 @@ mod tests {
         check(|it| _ = it.seconds.pop(), "the number of values in all seconds is ");
         check(|it| it.service_time.clear(), "service_time holds 0 values");
         check(|it| it.response_time = Some(it.connect.clone()), "response_time holds ");
+        check(|it| it.payload_bytes_sent += 1, "payload_bytes_sent is not");
+        check(|it| it.payload_bytes_received += 1, "payload_bytes_received is not");
+        check(|it| it.throughput_messages_per_s *= 1.01, "throughput_payload_bytes_per_s is not");
+        check(|it| it.throughput_payload_bytes_per_s *= 1.01, "throughput_payload_bytes_per_s is");
+        check(|it| it.messages_sent_in_window = Some(u64::MAX), "messages_sent_in_window is not");
+        check(|it| it.messages_per_server_cpu_s = Some(9.0), "messages_per_server_cpu_s is not");
         // No sum overflows, whatever stands there.
         check(|it| it.messages_lost = u64::MAX, "messages_lost + messages_shed is 18446744073709");
     }

@@ -146,6 +146,13 @@ impl RunRecord {
             && failed.all(|gate| matches!(gate.name, GateName::ShardCpu | GateName::Headroom))
     }
 
+    /// The share of its cores' time that the server used in a closed loop, if that was not all of it: then loadgen, or
+    /// the way between them, had its part in how much was carried, whether a gate failed or not.
+    pub fn server_cpu_share_to_spare(&self) -> Option<f64> {
+        let is_closed = matches!(self.scenario.load, Load::ClosedLoop { .. });
+        self.measured.server_cpu_share.filter(|used| is_closed && *used < SATURATED_SHARE_MIN)
+    }
+
     /// Whether the gate that failed says that some messages of a closed loop had no echo in all the time that was measured,
     /// as where a server lets streams wait: then throughput and CPU times are the server's, and the times of
     /// messages are of those that were answered.

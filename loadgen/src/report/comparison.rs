@@ -122,6 +122,8 @@ pub struct Figures {
     pub all_open_bytes: Option<f64>,
     /// The share of that which went back to the system, if that was watched.
     pub share_given_back: Option<f64>,
+    /// Why a closed loop says at least what the server carries, although no gate failed: it had time to spare.
+    pub unsaturated: Option<String>,
     /// What its record warns of.
     pub warnings: Vec<WarningKind>,
 }
@@ -152,6 +154,9 @@ impl Figures {
                 .and_then(|it| it.bytes_per_idle_connection(scenario)),
             all_open_bytes: resident.map(|it| it.all_open_bytes as f64),
             share_given_back: resident.and_then(Resident::share_given_back),
+            unsaturated: record
+                .server_cpu_share_to_spare()
+                .map(|used| format!("the server used {:.0} % of its cores' time", 100.0 * used)),
             warnings: record.warnings.iter().map(|warning| warning.kind).collect(),
         })
     }
@@ -236,6 +241,7 @@ impl Contender {
     fn marked(&self, mark: Mark) -> Option<(usize, &str)> {
         let mut reasons = self.runs.iter().filter_map(|run| match run {
             Outcome::Marked(_, its, why) if *its == mark => Some(why.as_str()),
+            Outcome::Counted(figures) if mark == Mark::Bound => figures.unsaturated.as_deref(),
             _ => None,
         });
         let first = reasons.next()?;
@@ -246,6 +252,7 @@ impl Contender {
     pub(super) fn marks(&self) -> Marks {
         let of_runs = self.runs.iter().filter_map(|run| match run {
             Outcome::Marked(_, mark, _) => Some(*mark),
+            Outcome::Counted(figures) => figures.unsaturated.as_ref().map(|_| Mark::Bound),
             _ => None,
         });
         of_runs.chain(self.knee_is_open.then_some(Mark::OpenKnee)).collect()
@@ -534,6 +541,21 @@ pub(super) mod tests {
     use super::*;
 
     #[test]
+    fn a_server_with_time_to_spare_is_marked_though_no_gate_failed() {
+        let check = |mut record: RunRecord, share, expected: Option<&str>| {
+            record.measured.server_cpu_share = share;
+            let figures = Figures::of(&record, Figure::Messages).unwrap();
+            assert_eq!(figures.unsaturated.as_deref(), expected, "{share:?}");
+        };
+        let said = Some("the server used 64 % of its cores' time");
+        check(crate::report::example::closed_loop(), Some(0.64), said);
+        check(crate::report::example::closed_loop(), Some(0.95), None);
+        check(crate::report::example::closed_loop(), None, None);
+        // An open loop offers what it offers.
+        check(crate::report::example::open_loop(1_000.0, 1), Some(0.64), None);
+    }
+
+    #[test]
     fn a_median_stands_in_the_middle() {
         let check = |values: &[f64], expected| {
             let spread = Spread::of(values.iter().copied());
@@ -599,6 +621,7 @@ pub(super) mod tests {
             bytes_per_idle_connection: None,
             all_open_bytes: Some(4e6),
             share_given_back: Some(0.8),
+            unsaturated: None,
             warnings: vec![WarningKind::LoadgenBusy],
         }
     }

@@ -33,6 +33,8 @@ pub(crate) fn open_loop(rate: f64, factor: u64) -> RunRecord {
     let mut record = of(load, factor);
     let measured = &mut record.measured;
     measured.throughput_messages_per_s = rate;
+    measured.throughput_payload_bytes_per_s = 8.0 * rate;
+    measured.messages_per_server_cpu_s = Some(rate * SECONDS as f64 / 0.02);
     measured.response_time = Some(times(measured.messages_received, 2 * factor));
     measured.send_lag = Some(times(measured.messages_received, 1));
     measured.flow_wait = Some(times(measured.messages_received, 1));
@@ -115,7 +117,11 @@ pub(crate) fn gate(name: GateName, verdict: Verdict, figure: Option<f64>, unit: 
 }
 
 fn measured(received: u64, factor: u64, seconds: Vec<Second>) -> Measured {
-    let used = Usage { cpu_user_ns: Nanos(900), cpu_system_ns: Nanos(100), rss_bytes_max: 1 << 20 };
+    let used = Usage {
+        cpu_user_ns: Nanos(18_000_000),
+        cpu_system_ns: Nanos(2_000_000),
+        rss_bytes_max: 1 << 20,
+    };
     Measured {
         window_ns: Nanos(SECONDS * Nanos::SECOND.0),
         stopped_early: false,

@@ -8,7 +8,8 @@ use crate::record::RunRecord;
 /// Why a figure says less than others do. In the order in which the signs are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
-    /// Loadgen, or the round trip, was the limit ([`RunRecord::is_bound`]).
+    /// Loadgen, or the round trip, was the limit ([`RunRecord::is_bound`]), or the server had time to spare
+    /// ([`RunRecord::server_cpu_share_to_spare`]).
     Bound,
     /// Times are of answered messages, and not all were ([`RunRecord::is_of_answered`]).
     Answered,
@@ -32,7 +33,7 @@ impl Mark {
     pub(super) fn legend(self) -> &'static str {
         match self {
             Mark::Bound => {
-                "† loadgen's core was full, or the round trip takes so long that it says little of the server: messages/s \
+                "† loadgen's core was full, or the server's was not, because messages were on their way: messages/s \
                  are at least, and S at most, what the server can do. CPU time for a message is the server's own, at \
                  that load."
             }

@@ -86,11 +86,12 @@ impl Suite {
                 tell!("suite: searching for the knee of {name}");
                 let ask = self.ask(scenario, server, command)?;
                 let searched = find(&ask, std::future::pending()).await;
-                if let Ok(searched) = &searched {
-                    self.keep_trials(&name, &table(searched))?;
-                }
-                results.searched(name, searched.and_then(Searched::without_failure));
+                let trials = searched.as_ref().map(table).unwrap_or_default();
+                results.searched(name.clone(), searched.and_then(Searched::without_failure));
                 self.write(KNEES, &serde_json::to_string_pretty(&results.knees)?)?;
+                if !trials.is_empty() {
+                    self.keep_trials(&name, &trials)?;
+                }
             }
         }
         Ok(())
