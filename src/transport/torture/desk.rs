@@ -404,9 +404,9 @@ async fn a_turn_that_takes_long_ends_and_the_next_one_reads_less() {
     let unread = |desk: &Desk<_, _>| desk.tray.0.lock().unwrap().inbound.len();
     let all = unread(&desk);
     desk.turn();
-    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (32, 32 << 10));
+    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (32, 8 << 10));
     desk.turn();
-    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (64, 48 << 10));
+    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (64, 12 << 10));
     desk.run();
     assert_eq!((answered.load(SeqCst), unread(&desk)), (6_000, 0));
 }
