@@ -49,8 +49,7 @@ pub(crate) const READ_BYTES: usize = 256 << 10;
 /// Bytes of a connection's first read: nobody knows yet what they cost. Doubles with each short lap.
 const READ_BYTES_FIRST: usize = 8 << 10;
 
-/// A read is never cut below this. 4 KiB may be 270 requests of 15 bytes that are refused, or half as many that are reset,
-/// each of which costs what a message costs, or more: a tenth of a millisecond or two.
+/// A read is never cut below this: 4 KiB may be 270 requests of 15 bytes, each to be refused.
 const READ_BYTES_MIN: usize = 4 << 10;
 
 /// Laps of one poll before other tasks of the thread get their turn.

@@ -176,8 +176,7 @@ impl Limits {
     }
 
     /// Fields that a header block may have. A list within its limit has none with less than 32 bytes (RFC 9113,
-    /// 6.5.2), so no honest one has more; up to 32,768 a list is refused politely even so: they take a fifth
-    /// of a millisecond.
+    /// 6.5.2), so no honest one has more; up to 32,768 a list is refused politely even so.
     pub fn header_fields_max(&self) -> usize {
         (self.header_list_bytes_max as usize / 32).max(32 << 10)
     }

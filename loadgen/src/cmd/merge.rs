@@ -59,7 +59,7 @@ pub(super) fn run(args: &MergeArgs) -> anyhow::Result<ExitCode> {
         Format::Hgrm => {
             let timing = timing(args, &sum)?;
             let missing = records::without_echo(timing.of_missing(sum.missing));
-            let invalid = records::invalid(&sum.gates_as_text());
+            let invalid = records::invalid(&sum.failed_gates);
             let what = format!("{} of {what}{missing}{invalid}", timing.key());
             report::hgrm(&sum.sum(Some(timing.key())), &what)
         }

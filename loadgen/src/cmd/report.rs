@@ -1,5 +1,6 @@
 //! `loadgen report`: draws from records and measures nothing.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -83,7 +84,7 @@ fn drawn(args: &ReportArgs, records: &[(String, RunRecord)]) -> anyhow::Result<S
                 usage("--timing", timing.key(), cure)
             })?;
             let missing = without_echo(timing.missing(&record.measured));
-            let invalid = invalid(&log(name, record)?.gates_as_text());
+            let invalid = invalid(&record.failed_gate_names());
             let what = format!("{} of loadgen record {name}{missing}{invalid}", timing.key());
             report::hgrm(hdr, &what)
         }
@@ -99,11 +100,12 @@ pub(super) fn without_echo(missing: u64) -> String {
 }
 
 /// What a distribution says of gates that failed.
-pub(super) fn invalid(failed_gates: &str) -> String {
-    match failed_gates {
-        "" => String::new(),
-        failed => format!("; INVALID, failed gates: {failed}"),
+pub(super) fn invalid(failed_gates: &BTreeSet<String>) -> String {
+    if failed_gates.is_empty() {
+        return String::new();
     }
+    let names: Vec<_> = failed_gates.iter().map(String::as_str).collect();
+    format!("; INVALID, failed gates: {}", names.join(", "))
 }
 
 fn named(timing: Option<Timing>) -> &'static str {

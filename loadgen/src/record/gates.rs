@@ -4,6 +4,7 @@
 //! figures say something about loadgen instead of the server. Pure: every figure that a gate needs is
 //! in the record, so a verdict can be repeated by whoever doubts it.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -137,6 +138,11 @@ impl RunRecord {
         self.gates.iter().filter(|gate| gate.verdict == Verdict::Failed)
     }
 
+    /// Their names as records spell them.
+    pub fn failed_gate_names(&self) -> BTreeSet<String> {
+        self.failed_gates().map(|gate| gate.name.to_string()).collect()
+    }
+
     /// Whether all that failed says that loadgen, or the round trip itself, was the limit of a closed loop: then
     /// throughput is at least, and time at most, what the server can do, and its CPU time is its own.
     pub fn is_bound(&self) -> bool {
@@ -148,7 +154,7 @@ impl RunRecord {
 
     /// The share of its cores' time that the server used in a closed loop, if that was not all of it: then loadgen, or
     /// the way between them, had its part in how much was carried, whether a gate failed or not.
-    pub fn server_cpu_share_to_spare(&self) -> Option<f64> {
+    pub fn server_cpu_share_if_unsaturated(&self) -> Option<f64> {
         let is_closed = matches!(self.scenario.load, Load::ClosedLoop { .. });
         self.measured.server_cpu_share.filter(|used| is_closed && *used < SATURATED_SHARE_MIN)
     }

@@ -117,7 +117,7 @@ impl Hlog {
         });
         let intervals = whole.chain(seconds).collect::<Result<_, Damaged>>()?;
         let base = whole_millis(record.window_began());
-        let failed_gates = record.failed_gates().map(|gate| gate.name.to_string()).collect();
+        let failed_gates = record.failed_gate_names();
         Ok(Hlog { base, missing: measured.missing(), failed_gates, intervals })
     }
 
@@ -177,7 +177,7 @@ impl Hlog {
             head.add_comment(&format!("{MISSING}{}]", self.missing));
         }
         if !self.failed_gates.is_empty() {
-            head.add_comment(&format!("{INVALID}{}]", self.gates_as_text()));
+            head.add_comment(&format!("{INVALID}{}]", in_words(&self.failed_gates)));
         }
         let head = head
             .with_start_time(base)
@@ -228,11 +228,6 @@ impl Hlog {
         Hlog { base, missing, failed_gates, intervals: merged.into_values().collect() }
     }
 
-    /// [`Hlog::failed_gates`] in one line; empty if there is none.
-    pub fn gates_as_text(&self) -> String {
-        self.failed_gates.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-    }
-
     /// The values of all intervals with this tag.
     pub fn sum(&self, tag: Option<&str>) -> Hdr {
         let mut sum = Hdr::default();
@@ -252,6 +247,10 @@ impl Hlog {
         }
         tags
     }
+}
+
+fn in_words(gates: &BTreeSet<String>) -> String {
+    gates.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 /// What a comment says that begins with `begin`; `None` if it is about something else.

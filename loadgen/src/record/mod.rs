@@ -302,16 +302,16 @@ pub struct Second {
 }
 
 impl Second {
-    /// The percentile of its times if what was shed in it waited longer than all that is in it; and whether it falls
+    /// Percentiles of its times if what was shed in it waited longer than all that is in it; and whether each falls
     /// among that, so that all that is known is that it lies beyond the largest value. Of the percentiles that a
     /// record writes: 50, 90, 99, 99.9 and 99.99. What was lost has no second, and is in the figures of the run.
-    pub fn percentile(&self, percent: f64) -> (Nanos, bool) {
+    pub fn percentiles<const N: usize>(&self, percents: [f64; N]) -> [(Nanos, bool); N] {
         // Where nothing was shed, and for a histogram that cannot be read, what was written stands.
         let decoded = (self.messages_shed > 0).then(|| Hdr::try_from(&self.latency).ok()).flatten();
-        match decoded {
+        percents.map(|percent| match &decoded {
             Some(hdr) => hdr.percentile_among(percent, self.messages_shed),
             None => (self.latency.percentile(percent), false),
-        }
+        })
     }
 
     /// By how many it made the messages more that are due and not echoed. What is shed is none of them: it

@@ -4,6 +4,8 @@
 //! all, with their units in their names. A cell is empty where there is nothing to say; percentiles stand
 //! there however few values lie beyond them, with the number of values beside them.
 
+use std::collections::BTreeSet;
+
 use crate::record::{Hdr, Hlog, RunRecord, Second, Timing};
 use crate::units::Nanos;
 
@@ -41,8 +43,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
     let mut table = Table::new();
     for (run, record) in records {
         let measured = &record.measured;
-        let failed: Vec<_> = record.failed_gates().map(|gate| gate.name.to_string()).collect();
-        let failed_gates = &failed.join(" ");
+        let failed_gates = &in_a_cell(&record.failed_gate_names());
         for timing in Timing::ALL {
             if let Some(hdr) = timing.of(measured) {
                 let is_of_messages = Timing::OF_MESSAGES.contains(&timing);
@@ -73,7 +74,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
 /// All rows of a log, in its order; `run` and `messages_received` are empty.
 pub fn csv_of_log(log: &Hlog) -> String {
     let mut table = Table::new();
-    let failed: Vec<_> = log.failed_gates.iter().map(String::as_str).collect();
+    let failed_gates = &in_a_cell(&log.failed_gates);
     for interval in &log.intervals {
         let tag = interval.tag.as_deref();
         let timing = Timing::ALL.iter().find(|timing| Some(timing.key()) == tag);
@@ -85,10 +86,14 @@ pub fn csv_of_log(log: &Hlog) -> String {
             second: timing.is_none().then_some(interval.start.0 / Nanos::SECOND.0),
             received: None,
             values: Values::of(&interval.hdr, missing),
-            failed_gates: &failed.join(" "),
+            failed_gates,
         });
     }
     table.text()
+}
+
+fn in_a_cell(gates: &BTreeSet<String>) -> String {
+    gates.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
 }
 
 struct Table(csv::Writer<Vec<u8>>);
@@ -153,7 +158,7 @@ impl Values {
 impl From<&Second> for Values {
     fn from(second: &Second) -> Self {
         let hdr = &second.latency;
-        let percentiles = [50.0, 90.0, 99.0, 99.9, 99.99].map(|percent| second.percentile(percent));
+        let percentiles = second.percentiles([50.0, 90.0, 99.0, 99.9, 99.99]);
         let max = (hdr.max_ns, second.messages_shed > 0);
         let known = |(value, is_beyond): (Nanos, bool)| (!is_beyond).then_some(value);
         let [p50, p90, p99, p99_9, p99_99] = percentiles.map(known);
@@ -241,7 +246,7 @@ mod tests {
         let valid = ("valid".to_owned(), example::closed_loop());
         let rows = read(&csv(&[("invalid".to_owned(), record.clone()), valid]));
         for row in rows {
-            assert_eq!(&row[13], if &row[0] == "invalid" { "send_lag probe" } else { "" });
+            assert_eq!(&row[13], if &row[0] == "invalid" { "probe send_lag" } else { "" });
         }
         let of_log = read(&csv_of_log(&Hlog::of(&record).unwrap()));
         assert!(of_log.iter().all(|row| &row[13] == "probe send_lag"));

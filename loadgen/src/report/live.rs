@@ -52,7 +52,7 @@ impl Live {
         self.received += second.messages_received;
         self.failed += failed;
         self.backlog += second.backlog_growth();
-        let [p50, p99] = [50.0, 99.0].map(|percent| second.percentile(percent));
+        let [p50, p99] = second.percentiles([50.0, 99.0]);
         self.p99.push_back(p99.0);
         if self.p99.len() > SPARKS {
             self.p99.pop_front();

@@ -9,7 +9,7 @@ use crate::record::RunRecord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mark {
     /// Loadgen, or the round trip, was the limit ([`RunRecord::is_bound`]), or the server had time to spare
-    /// ([`RunRecord::server_cpu_share_to_spare`]).
+    /// ([`RunRecord::server_cpu_share_if_unsaturated`]).
     Bound,
     /// Times are of answered messages, and not all were ([`RunRecord::is_of_answered`]).
     Answered,

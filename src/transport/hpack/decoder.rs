@@ -34,7 +34,7 @@ impl Decoder {
     }
 
     /// A block with more fields than this is not decoded to its end, and neither is any after it: one byte
-    /// may stand for a field, and a megabyte of them would keep the thread for milliseconds.
+    /// may stand for a field, and a megabyte of them would be decoded in one go.
     pub(crate) fn limit_fields(&mut self, max: usize) {
         self.fields_max = max;
     }

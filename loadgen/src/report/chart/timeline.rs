@@ -94,7 +94,7 @@ pub(in crate::report) fn percentiles(measured: &Measured, width: f64, height: f6
 
 /// A percentile that a second holds up and that does not lie among what was shed in it.
 fn known(second: &Second, percent: f64) -> Option<f64> {
-    let (value, is_beyond) = second.percentile(percent);
+    let [(value, is_beyond)] = second.percentiles([percent]);
     (is_supported(second.latency.count, percent) && !is_beyond).then_some(value.0 as f64)
 }
 

@@ -43,16 +43,37 @@ pub(super) const PERCENTILES: [(&str, &str, f64); 5] = [
 /// that have one: `>x` if the percentile is among them. A dash, with the value behind it, if too few values
 /// lie beyond.
 pub(super) fn percentile(key: &str, hdr: &Hdr, missing: u64, field: &str, percent: f64) -> Markup {
-    let (key, value) = (format!("{key}.{field}"), hdr.percentile(percent));
-    let (shown, is_beyond) = hdr.percentile_among(percent, missing);
-    if is_beyond {
-        let why = format!("{missing} messages have no echo, and this percentile is among them");
-        return html! { data value=(value.0) data-key=(key) title=(why) { ">" (shown) } };
+    let written = Written {
+        key: format!("{key}.{field}"),
+        value: hdr.percentile(percent),
+        count: hdr.count(),
+    };
+    written.shown(percent, hdr.percentile_among(percent, missing), missing)
+}
+
+/// A percentile as the record has it, of so many values.
+struct Written {
+    key: String,
+    value: Nanos,
+    count: u64,
+}
+
+impl Written {
+    /// `told`: what it is with so many `missing` messages, and whether it is among them.
+    fn shown(&self, percent: f64, told: (Nanos, bool), missing: u64) -> Markup {
+        let Written { key, value, count } = self;
+        match told {
+            (shown, true) => {
+                let why =
+                    format!("{missing} messages have no echo, and this percentile is among them");
+                html! { data value=(value.0) data-key=(key) title=(why) { ">" (shown) } }
+            }
+            (shown, false) if is_supported(*count, percent) => {
+                figure(key, value.0, &shown.to_string())
+            }
+            _ => unsupported(key, *count, *value),
+        }
     }
-    if is_supported(hdr.count(), percent) {
-        return figure(&key, value.0, &shown.to_string());
-    }
-    unsupported(&key, hdr.count(), value)
 }
 
 /// The largest value of the histogram at `key`; likewise.
@@ -80,22 +101,16 @@ pub(super) fn row(key: &str, hdr: Option<&Hdr>, missing: u64, fields: &[&str]) -
 
 /// The same of a second, whose histogram is at `key`.
 pub(super) fn second(key: &str, second: &Second, fields: &[&str]) -> Markup {
-    let Second { latency: hdr, messages_shed, .. } = second;
-    let beyond = if *messages_shed > 0 { ">" } else { "" };
+    let Second { latency: hdr, messages_shed: missing, .. } = second;
+    let all = second.percentiles(PERCENTILES.map(|(.., percent)| percent));
+    let beyond = if *missing > 0 { ">" } else { "" };
     html! {
-        @for (_, field, percent) in chosen(fields) {
-            @let key = format!("{key}.{field}");
-            @let written = hdr.percentile(percent);
-            td { @match second.percentile(percent) {
-                (shown, true) => {
-                    @let why = format!("{messages_shed} messages were shed, and this percentile is among them");
-                    data value=(written.0) data-key=(key) title=(why) { ">" (shown) }
-                }
-                (shown, false) if is_supported(hdr.count, percent) => {
-                    (figure(&key, written.0, &shown.to_string()))
-                }
-                _ => (unsupported(&key, hdr.count, written)),
-            } }
+        @for ((_, field, percent), told) in PERCENTILES.into_iter().zip(all) {
+            @if fields.contains(&field) {
+                @let value = hdr.percentile(percent);
+                @let written = Written { key: format!("{key}.{field}"), value, count: hdr.count };
+                td { (written.shown(percent, told, *missing)) }
+            }
         }
         td {
             @if hdr.count > 0 {

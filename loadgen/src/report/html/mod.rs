@@ -98,7 +98,7 @@ fn verdict(records: &[(String, RunRecord)]) -> Markup {
                 strong { "INVALID: gates failed in " (invalid.len()) " of " (all) " runs" }
                 p { "What follows may say more about loadgen or its machine than about the server." }
                 ul { @for (name, record) in invalid { @for gate in record.failed_gates() {
-                    li { (name) ": " (run::name(gate.name)) ": " (gate.message) }
+                    li { (name) ": " (gate.name) ": " (gate.message) }
                 } } }
             }
         }

@@ -5,9 +5,7 @@ use serde_json::Value;
 
 use super::cell::{self, DASH, figure, leaves};
 use super::{HEIGHT, WIDTH};
-use crate::record::{
-    Damaged, Gate, GateName, Measured, RunRecord, Timing, Unstable, Usage, Verdict,
-};
+use crate::record::{Damaged, Gate, Measured, RunRecord, Timing, Unstable, Usage, Verdict};
 use crate::report::chart::{
     Curve, Fairness, Heat, backlog, fairness, heat, percentiles, spectrum, throughput,
 };
@@ -67,20 +65,12 @@ fn validity(record: &RunRecord) -> Markup {
             Some(false) => {
                 div.notice.bad {
                     strong { "INVALID: the figures may be loadgen's or its machine's rather than the server's" }
-                    ul { @for gate in record.failed_gates() { li { (name(gate.name)) ": " (gate.message) } } }
+                    ul { @for gate in record.failed_gates() { li { (gate.name) ": " (gate.message) } } }
                 }
             }
             Some(true) => { div.notice.good { strong { "Valid: no gate failed" } } }
             None => {}
         }
-    }
-}
-
-/// A gate's name, as the record has it.
-pub(super) fn name(gate: GateName) -> String {
-    match serde_json::to_value(gate) {
-        Ok(Value::String(name)) => name,
-        _ => format!("{gate:?}"),
     }
 }
 
@@ -109,7 +99,7 @@ fn gate_row(index: usize, gate: &Gate) -> Markup {
     let bound = cell::in_unit(gate.threshold, &gate.unit);
     html! {
         tr class=[(gate.verdict == Verdict::Failed).then_some("bad")] {
-            th scope="row" { (figure(&key("name"), name(gate.name), &name(gate.name))) }
+            th scope="row" { (figure(&key("name"), gate.name, &gate.name.to_string())) }
             td.text.short { (mark) " " (figure(&key("verdict"), verdict, verdict)) }
             td { @match gate.figure {
                 Some(value) => (figure(&key("figure"), value, &cell::in_unit(value, &gate.unit))),
