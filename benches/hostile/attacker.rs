@@ -55,6 +55,8 @@ pub(crate) enum Pace {
     On,
     /// Nothing, before something more is heard.
     Wait,
+    /// The connection is to be closed.
+    Leave,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -279,6 +281,8 @@ struct Connection {
     block: Vec<u8>,
     goaway: Option<(u32, String)>,
     resume_reading: Option<Instant>,
+    /// Nothing more is said.
+    is_leaving: bool,
 }
 
 impl Connection {
@@ -305,6 +309,7 @@ impl Connection {
             block: Vec::new(),
             goaway: None,
             resume_reading: None,
+            is_leaving: false,
         })
     }
 
@@ -336,6 +341,7 @@ impl Connection {
             }
         }
         match self.write(tally) {
+            Ok(_) if self.is_leaving && self.written == self.out.len() => return Step::Over,
             Ok(wrote) => went |= wrote,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => {
@@ -355,8 +361,13 @@ impl Connection {
                 self.out.extend_from_slice(&window_update(0, std::mem::take(&mut self.owed)));
             }
             while self.out.len() < WRITE_BYTES {
-                if (self.script.wave)(&mut self.heard, &mut self.out) == Pace::Wait {
-                    break;
+                match (self.script.wave)(&mut self.heard, &mut self.out) {
+                    Pace::On => {}
+                    Pace::Wait => break,
+                    Pace::Leave => {
+                        self.is_leaving = true;
+                        break;
+                    }
                 }
             }
         }

@@ -4,7 +4,7 @@
 //! [`Row`] in [`all`], and a script below. Frames are built by the functions of the tests.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::attacker::{Heard, Pace, Reading, Script, append_headers, greeting};
 use crate::support::hpack;
@@ -349,6 +349,34 @@ fn streams() -> Vec<Row> {
             ),
         ),
         row(
+            "vanishing",
+            "4,000 streams; when all are answered the connection is closed",
+            Fate::Carried,
+            || crowds(None, |_, _| Pace::Leave),
+        ),
+        with_connections(
+            CUT_OFF_WITH_STREAMS,
+            row(
+                "cancelled-at-once",
+                "4,000 streams; when all are answered, RST_STREAM for each",
+                calm(&["too_many_resets"]),
+                || {
+                    crowds(None, |out, first| {
+                        for n in first..first + CROWD {
+                            out.extend_from_slice(&rst_stream(id(n), CANCEL));
+                        }
+                        Pace::On
+                    })
+                },
+            ),
+        ),
+        row(
+            "expiring-at-once",
+            "4,000 streams whose deadlines are over at the same instant",
+            Fate::Answered(&["200", "4"]),
+            || crowds(Some(Duration::from_millis(50)), |_, _| Pace::On),
+        ),
+        row(
             "prefix-4m",
             "200 streams, on each the prefix of a message of 4 MiB and 7 bytes of it",
             Fate::Carried,
@@ -559,6 +587,47 @@ fn each_short_stream(flags: u8, then: fn(&mut Vec<u8>, u32)) -> Box<dyn Fn() -> 
             append_headers(out, id(n), flags, &blocks[usize::from(n > 0)]);
             then(out, id(n));
             n += 1;
+            Pace::On
+        })
+    })
+}
+
+/// Streams of a crowd: nearly as many as a connection may have.
+const CROWD: u32 = 4_000;
+
+/// A crowd; when all of it is answered, or, if its streams have a deadline, has ended, what `then` does with it from
+/// the first on; then the next crowd. All deadlines are over `together` after the first stream was opened.
+fn crowds(
+    together: Option<Duration>,
+    then: fn(&mut Vec<u8>, u32) -> Pace,
+) -> Box<dyn Fn() -> Script> {
+    let blocks = Rc::new(hpack::encode_twice(&echo_fields("POST", "application/grpc")));
+    Box::new(move || {
+        let (mut opened, mut came, blocks) = (0, 0, blocks.clone());
+        let mut deadline = None;
+        script(greeting(&[]), move |heard, out| {
+            came = match together {
+                None => came + u32::try_from(heard.answered.len()).expect("of some crowds"),
+                Some(_) => heard.ended,
+            };
+            heard.forget();
+            let is_complete = opened > 0 && opened % CROWD == 0;
+            if is_complete && came < opened {
+                return Pace::Wait;
+            }
+            if is_complete && then(out, opened - CROWD) == Pace::Leave {
+                return Pace::Leave;
+            }
+            if opened % CROWD == 0 {
+                deadline = together.map(|together| Instant::now() + together);
+            }
+            let mut block = blocks[usize::from(opened > 0)].clone();
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now()).as_micros();
+                block.append(&mut hpack::encode(&[("grpc-timeout", &format!("{left}u"))]));
+            }
+            append_headers(out, id(opened), 0, &block);
+            opened += 1;
             Pace::On
         })
     })

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Sleep;
@@ -112,6 +113,14 @@ struct Slot<App> {
     app: App,
 }
 
+/// Streams whose connection is gone, or as good as.
+struct Lost<App> {
+    streams: Slab<Slot<App>>,
+    /// All slots below this are empty.
+    at: usize,
+    error: BodyError,
+}
+
 /// A connection; the future ends with it.
 pub(crate) struct Connection<IO, R: Role> {
     io: IO,
@@ -124,11 +133,18 @@ pub(crate) struct Connection<IO, R: Role> {
     woken: Vec<Key>,
     /// Slots of streams that were reset, whose applications are to be dropped.
     dead: Vec<u32>,
+    /// What is gone with the connection, and is still to be told.
+    lost: Option<Box<Lost<R::App>>>,
+    /// How the connection ended; it waits for `lost`.
+    ended: Option<io::Result<()>>,
     needs_flush: bool,
     /// What is read at once.
     read_bytes: usize,
     /// When the turn has had its time.
     turn_ends: Instant,
+    /// Each look at the clock finds that the turn has had its time: on a paused one none would.
+    #[cfg(test)]
+    pub(crate) is_hurried: bool,
     /// The turn asked for another one.
     #[cfg(test)]
     goes_on: bool,
@@ -138,6 +154,8 @@ pub(crate) struct Connection<IO, R: Role> {
     is_abandoned: bool,
     /// A frame that is not complete yet.
     tail: Vec<u8>,
+    /// What was read and the turn had no time for; `tail` is empty then, and nothing is read.
+    left: Bytes,
     /// The thread's read buffer, while payloads wait in it: from a read to the end of its lap.
     reading: Option<ReadBuffer>,
     /// A header block that is not complete yet.
@@ -297,14 +315,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             wakes: Arc::default(),
             woken: Vec::new(),
             dead: Vec::new(),
+            lost: None,
+            ended: None,
             needs_flush: false,
             read_bytes: READ_BYTES_FIRST,
             turn_ends: now,
+            #[cfg(test)]
+            is_hurried: false,
             #[cfg(test)]
             goes_on: false,
             linger_bytes,
             is_abandoned: false,
             tail: Vec::new(),
+            left: Bytes::new(),
             reading: None,
             block: None,
             phase: Phase::Open,
@@ -338,11 +361,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// One turn of the task.
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.wakes.register(cx.waker());
+        let _turn = self.wakes.turn();
         self.wire.now = now();
         self.turn_ends = self.wire.now + TURN_TIME_MAX;
         #[cfg(test)]
         {
             self.goes_on = false;
+        }
+        if !self.tell_lost() {
+            return self.again(cx);
+        }
+        if let Some(ended) = self.ended.take() {
+            return Poll::Ready(ended);
         }
         if self.wire.is_scarce {
             // Others may have let go of theirs while this one slept.
@@ -353,14 +383,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         for _ in 0..LAPS_MAX {
             match self.lap(cx) {
                 Lap::Busy => {}
-                Lap::Over(ended) => return Poll::Ready(ended),
+                Lap::Idle if self.wakes.any() && self.phase != Phase::Lingering => {}
+                Lap::Over(ended) if self.lost.is_none() => return Poll::Ready(ended),
+                Lap::Over(ended) => {
+                    self.ended = Some(ended);
+                    break;
+                }
                 Lap::Idle => {
                     self.wire.out.give_back();
                     // Without budget, streams that could go on were not polled, and nobody else
                     // would wake us for them.
                     let is_spent = !tokio::task::coop::has_budget_remaining();
                     let goes_on = self.tell_memory();
-                    return match self.wait(cx) || is_spent || goes_on {
+                    return match self.wait(cx) || is_spent || goes_on || self.lost.is_some() {
                         true => self.again(cx),
                         false => Poll::Pending,
                     };
@@ -376,8 +411,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         self.wire.out.give_back();
         self.tell_memory();
-        // A connection that is never idle keeps its times too.
-        self.expire_if_due();
+        if self.ended.is_none() {
+            // A connection that is never idle keeps its times too.
+            self.expire_if_due();
+        }
         self.again(cx)
     }
 
@@ -386,7 +423,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let Some(memory) = &mut self.memory else { return false };
         let wire = &mut self.wire;
         let block = self.block.as_ref().map_or(0, |block| block.fragments.len());
-        let frames = wire.buffered + wire.out.len() + self.tail.len() + block;
+        let left = if self.left.is_empty() { 0 } else { READ_BYTES };
+        let frames = wire.buffered + wire.out.len() + self.tail.len() + left + block;
         let scarcity = memory.share.is(frames + wire.pending + wire.heads + memory.held.bytes());
         let was_scarce = std::mem::replace(&mut wire.is_scarce, scarcity != Scarcity::None);
         if scarcity == Scarcity::Exhausted && self.phase != Phase::Closing {
@@ -469,6 +507,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     fn is_finished(&self) -> bool {
         match self.phase {
             Phase::Closing => true,
+            _ if !self.left.is_empty() => false,
             Phase::Draining => self.streams.is_empty(),
             _ => {
                 !R::IS_SERVER
@@ -584,7 +623,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Future for Connection<IO, R> {
 /// whoever dropped the connection knows.
 impl<IO, R: Role> Drop for Connection<IO, R> {
     fn drop(&mut self) {
-        for (_, Slot { core, mut app }) in std::mem::take(&mut self.streams) {
+        let lost = self.lost.take().map(|lost| lost.streams);
+        let streams = lost.into_iter().flatten().chain(std::mem::take(&mut self.streams));
+        for (_, Slot { core, mut app }) in streams {
             if R::IS_SERVER && !core.is_dead {
                 self.role.broken(&mut app, BodyError::ConnectionLost);
             }

@@ -207,6 +207,8 @@ impl Limits {
             // The block, growing, and what its longest string unpacks to, growing too.
             + 7 * limits.header_block_bytes_max()
             + 4 * super::frame::FRAME_BYTES_MAX
+            // What a turn had no time for.
+            + super::connection::READ_BYTES
             + 2 * HEADER_TABLE_BYTES
             + CONNECTION_BYTES
             + streams * STREAM_BYTES

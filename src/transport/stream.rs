@@ -309,7 +309,7 @@ impl Wakes {
 
     /// Moves the marked streams into `into`, which must be empty. Out: whether there were any.
     pub(crate) fn take(&self, into: &mut Vec<Key>) -> bool {
-        if !self.any.load(Ordering::Acquire) {
+        if !self.any() {
             return false;
         }
         let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -318,13 +318,48 @@ impl Wakes {
         !into.is_empty()
     }
 
+    /// Whether streams were marked, or something else was seen to, since they were taken last.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
+    /// It is the connection's turn, on this thread, until what is returned is dropped. What is marked here
+    /// meanwhile wakes nobody, because the turn looks for it before it ends: a wake would let the runtime run the
+    /// task again, as often as its own streams come and go, before it asks the system for others' sockets.
+    pub(crate) fn turn(&self) -> TurnOf {
+        TurnOf { outer: TURN_OF.replace(self) }
+    }
+
     fn mark(&self, key: Key) {
         {
             let mut marked = self.marked.lock().unwrap_or_else(PoisonError::into_inner);
             marked.push(key);
             self.any.store(true, Ordering::Release);
         }
-        self.task.wake();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if !std::ptr::eq(TURN_OF.get(), self) {
+            self.task.wake();
+        }
+    }
+}
+
+thread_local! {
+    /// Whose turn it is on this thread: an address, never followed.
+    static TURN_OF: Cell<*const Wakes> = const { Cell::new(std::ptr::null()) };
+}
+
+/// A connection's turn; see [`Wakes::turn`].
+pub(crate) struct TurnOf {
+    /// Not null only if user code blocks on another connection in a poll.
+    outer: *const Wakes,
+}
+
+impl Drop for TurnOf {
+    fn drop(&mut self) {
+        TURN_OF.set(self.outer);
     }
 }
 
@@ -400,7 +435,8 @@ impl Shared {
 
     /// For the connection's own sake, whether the stream is still there or not.
     pub(crate) fn wake_connection(&self) {
-        self.wakes.task.wake();
+        self.wakes.any.store(true, Ordering::Release);
+        self.wakes.wake();
     }
 
     fn mark(&self) {

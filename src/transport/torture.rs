@@ -187,13 +187,14 @@ impl Server {
         let (drain, counters) = (Drain::default(), Arc::<Counters>::default());
         let watched = Arc::<Watched>::default();
         let service = Stage::new(&theatre);
+        let limits = (limits, chance.one_in(2));
+        let most = limits.0.max_concurrent_streams;
         let task = match chance.pick(&[Placement::Inline, Placement::Task]) {
             Placement::Inline => {
                 serve(io, (service, None), limits, &drain, &counters, &watched, &theatre)
             }
             Placement::Task => {
-                let service =
-                    OnTasks::new(service, counters.clone(), limits.max_concurrent_streams);
+                let service = OnTasks::new(service, counters.clone(), most);
                 let tasks = Some(service.tasks());
                 serve(io, (service, tasks), limits, &drain, &counters, &watched, &theatre)
             }
@@ -243,7 +244,7 @@ impl Server {
 fn serve<S, B>(
     io: End,
     (service, tasks): (S, Option<Arc<Tasks>>),
-    limits: Limits,
+    (limits, is_hurried): (Limits, bool),
     drain: &Drain,
     counters: &Arc<Counters>,
     watched: &Arc<Watched>,
@@ -263,8 +264,9 @@ where
         cut_off: drain.cut_off.watch(),
     };
     let (operations, theatre) = (io.operations.clone(), theatre.clone());
-    let connection =
+    let mut connection =
         Connection::new(io, serving, Arc::new(limits), Some(signals), counters.clone());
+    connection.is_hurried = is_hurried;
     let events = move || operations.load(SeqCst) + theatre.polls.load(SeqCst);
     tokio::spawn(watch(connection, watched.clone(), events))
 }
@@ -376,7 +378,8 @@ impl Callers {
         let mut chance = chance.fork();
         let watched = Arc::<Watched>::default();
         let operations = io.operations.clone();
-        let (client, connection) = client::Client::connect(io, limits);
+        let (client, mut connection) = client::Client::connect(io, limits);
+        connection.is_hurried = chance.one_in(2);
         let events = move || operations.load(SeqCst);
         let task = tokio::spawn(watch(connection, watched.clone(), events));
         let count = chance.pick(&[1, 3, 10, 30]);

@@ -32,10 +32,11 @@ impl<IO, R: Role> Connection<IO, R> {
         assert_eq!(self.index.len(), live().count(), "every live stream has an id");
         let buffered: usize = live().map(|(_, slot)| R::buffered(&slot.app)).sum();
         assert_eq!(wire.buffered, buffered, "bytes buffered are those of the inboxes");
-        let pieces: usize = live().map(|(_, slot)| slot.core.piece_bytes).sum();
+        let lost = || self.lost.iter().flat_map(|lost| &lost.streams).map(|(_, slot)| slot);
+        let kept = || live().map(|(_, slot)| slot).chain(lost().filter(|slot| !slot.core.is_dead));
+        let pieces: usize = kept().map(|slot| slot.core.piece_bytes).sum();
         assert_eq!(wire.pending, pieces + wire.orphaned(), "bytes pending are those of the pieces");
-        let heads: usize =
-            live().map(|(_, slot)| slot.core.head_bytes + slot.core.trailer_bytes).sum();
+        let heads: usize = kept().map(|slot| slot.core.head_bytes + slot.core.trailer_bytes).sum();
         assert_eq!(wire.heads, heads, "bytes of heads are those of the streams");
         let queued = counted(&wire.runnable);
         let blocked = counted(&wire.blocked);

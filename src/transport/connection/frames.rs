@@ -8,6 +8,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::fields::{self, Fields};
@@ -25,12 +26,35 @@ use super::{
     RECENTLY_CLOSED, Read, Role, Slot, now,
 };
 
+/// Frames of DATA that are handled between two looks at the clock: 0.2 ms if they are small. What a stream sent in many
+/// is answered in few, so fewer would cost more than they save.
+const WORK_PER_LOOK: usize = 4_096;
+
+/// Any other frame may cost as much as so many of DATA: a stream begins with it, or is refused.
+const DEAR_FRAME: usize = 128;
+
+/// How far frames were handled.
+enum Until {
+    /// All complete ones.
+    Incomplete,
+    TimeIsOver,
+}
+
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     pub(super) fn read(&mut self, cx: &mut Context<'_>) -> Read {
         if self.wire.control_is_full() {
             // The write's progress wakes us; without it, this timer ends us.
             self.clocks.reading_paused.get_or_insert(self.wire.now);
             return Read::None;
+        }
+        if !self.left.is_empty() {
+            if !R::IS_SERVER {
+                self.wire.now = now();
+            }
+            let left = std::mem::take(&mut self.left);
+            let handled = self.take_in(&left, &mut Lender { read: None, readers: &mut Vec::new() });
+            self.left = left.slice(handled..);
+            return Read::Some;
         }
         let mut buffer = ReadBuffer::take();
         buffer.bytes.extend_from_slice(&self.tail);
@@ -56,16 +80,31 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let bytes = buffer.share();
         let is_lent = R::IS_SERVER && self.counters.lends_reads();
         let mut lender = buffer.lender(is_lent.then_some(&bytes));
-        match self.frames(&bytes, &mut lender) {
-            Ok(handled) if handled == bytes.len() => self.tail = Vec::new(),
-            Ok(handled) => {
-                self.tail.clear();
-                self.tail.extend_from_slice(&bytes[handled..]);
-            }
-            Err(fault) => self.fault(fault),
+        let handled = self.take_in(&bytes, &mut lender);
+        if handled < bytes.len() {
+            // A copy of its own: the thread's buffer is not kept for one connection.
+            self.left = Bytes::copy_from_slice(&bytes[handled..]);
         }
         self.handled(bytes, buffer);
         Read::Some
+    }
+
+    /// Handles the frames of what came, as far as the turn has time for them. Out: how many bytes are done with; the
+    /// others wait for the next turn.
+    fn take_in(&mut self, bytes: &[u8], lender: &mut Lender<'_>) -> usize {
+        match self.frames(bytes, lender) {
+            Ok((handled, Until::TimeIsOver)) => {
+                self.tail = Vec::new();
+                return handled;
+            }
+            Ok((handled, Until::Incomplete)) if handled < bytes.len() => {
+                self.tail.clear();
+                self.tail.extend_from_slice(&bytes[handled..]);
+            }
+            Ok(_) => self.tail = Vec::new(),
+            Err(fault) => self.fault(fault),
+        }
+        bytes.len()
     }
 
     /// The peer closed: nothing more can come, not even windows, so what streams still wait for is lost.
@@ -98,20 +137,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.phase = Phase::Closing;
         self.clocks.close_by.get_or_insert(self.wire.now + LINGER);
         self.clocks.write_stalled = None;
-        self.tail = Vec::new();
+        (self.tail, self.left) = (Vec::new(), Bytes::new());
         self.block = None;
     }
 
-    /// Handles all complete frames. Out: how many bytes they were.
-    fn frames(&mut self, bytes: &[u8], lender: &mut Lender<'_>) -> Result<usize, Fault> {
-        let mut handled = 0;
+    /// Handles complete frames. Out: how many bytes they were, and what came next.
+    fn frames(&mut self, bytes: &[u8], lender: &mut Lender<'_>) -> Result<(usize, Until), Fault> {
+        let (mut handled, mut work) = (0, 0);
         if self.handshake == Handshake::Preface {
             let length = bytes.len().min(PREFACE.len());
             if bytes[..length] != PREFACE[..length] {
                 return Err(Fault::protocol("no_http2_preface"));
             }
             if length < PREFACE.len() {
-                return Ok(0);
+                return Ok((0, Until::Incomplete));
             }
             self.handshake = Handshake::Settings;
             handled = length;
@@ -126,8 +165,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             };
             self.frame(head, payload, lender)?;
             handled = begin + head.length;
+            work += if head.kind == kind::DATA { 1 } else { DEAR_FRAME };
+            if self.has_had_its_time(&mut work, WORK_PER_LOOK) {
+                return Ok((handled, Until::TimeIsOver));
+            }
         }
-        Ok(handled)
+        Ok((handled, Until::Incomplete))
     }
 
     fn frame(&mut self, head: Head, payload: &[u8], lender: &mut Lender<'_>) -> Result<(), Fault> {

@@ -12,12 +12,15 @@ use super::super::fields;
 use super::super::guard::catch_unwind;
 use super::super::stream::{BodyError, Key};
 use super::super::wire::{Core, Wire};
-use super::{Connection, Opening, Phase, Role, Slot, Turn, now};
+use super::{Connection, Lost, Opening, Phase, Role, Slot, Turn, now};
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// Polls what is ready. Out: whether anything was.
     pub(super) fn poll_streams(&mut self, cx: &mut Context<'_>) -> bool {
-        self.bury();
+        if !self.bury() {
+            // None is begun before those are gone whose places it takes.
+            return true;
+        }
         self.take_wakes();
         self.give_places();
         let streams = &self.streams;
@@ -50,13 +53,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             let Some(key) = key else { break };
             polled |= self.poll_stream(key, queue);
             polls += 1;
-            if polls == POLLS_PER_LOOK || self.wire.steps >= STEPS_PER_LOOK {
-                if now() >= self.turn_ends {
-                    // Those that are left have their next turn.
-                    polled = true;
-                    break;
-                }
-                (polls, self.wire.steps) = (0, 0);
+            if self.wire.steps >= STEPS_PER_LOOK {
+                (polls, self.wire.steps) = (POLLS_PER_LOOK, 0);
+            }
+            if self.has_had_its_time(&mut polls, POLLS_PER_LOOK) {
+                // Those that are left have their next turn.
+                polled = true;
+                break;
             }
         }
         polled
@@ -152,19 +155,38 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.drop_guarded(app);
     }
 
-    /// Drops the applications of streams that were reset.
-    fn bury(&mut self) {
+    /// Drops the applications of streams that were reset. Out: whether all are gone; else the turn has had its time.
+    fn bury(&mut self) -> bool {
+        let mut buried = 0;
         while let Some(slot) = self.dead.pop() {
             let Slot { app, .. } = self.streams.remove(slot as usize);
             self.clocks.last_busy = self.wire.now;
             self.counters.stream_closed();
             self.drop_guarded(app);
+            buried += 1;
+            if self.has_had_its_time(&mut buried, ENDED_PER_LOOK) {
+                return self.dead.is_empty();
+            }
         }
         if self.streams.is_empty() && self.streams.capacity() > 0 {
             self.streams = Slab::new();
             self.index = HashMap::default();
             self.dead = Vec::new();
         }
+        true
+    }
+
+    /// Whether the turn should go on later. Looks at the clock after so much `work`, and begins to count anew.
+    pub(super) fn has_had_its_time(&self, work: &mut usize, per_look: usize) -> bool {
+        #[cfg(test)]
+        if self.is_hurried {
+            return true;
+        }
+        if *work < per_look {
+            return false;
+        }
+        *work = 0;
+        now() >= self.turn_ends
     }
 
     /// User code may panic when it is dropped; that costs nobody else anything.
@@ -174,21 +196,42 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
     }
 
-    /// All streams at once: the connection is gone, or as good as.
+    /// All streams: the connection is gone, or as good as. Those that the turn has no time for are told in the next ones.
     pub(super) fn lose_streams(&mut self, error: &BodyError) {
         self.role.refuse_openings(error.clone());
         self.index = HashMap::default();
         self.deadlines = BTreeSet::new();
         self.dead = Vec::new();
         self.wire.buffered = 0;
-        for (_, Slot { mut core, mut app }) in std::mem::take(&mut self.streams) {
+        if !self.streams.is_empty() {
+            debug_assert!(self.lost.is_none(), "no stream begins after that");
+            let streams = std::mem::take(&mut self.streams);
+            self.lost = Some(Box::new(Lost { streams, at: 0, error: error.clone() }));
+        }
+        self.tell_lost();
+    }
+
+    /// Tells streams that they are lost, and drops them. Out: whether all were told; else the turn has had its time.
+    pub(super) fn tell_lost(&mut self) -> bool {
+        let Some(mut lost) = self.lost.take() else { return true };
+        let mut told = 0;
+        while !lost.streams.is_empty() {
+            let slot = lost.streams.try_remove(lost.at);
+            lost.at += 1;
+            let Some(Slot { mut core, mut app }) = slot else { continue };
             self.wire.abandon(&mut core);
             if !core.is_dead {
-                self.role.broken(&mut app, error.clone());
+                self.role.broken(&mut app, lost.error.clone());
             }
             self.counters.stream_closed();
             self.drop_guarded(app);
+            told += 1;
+            if !lost.streams.is_empty() && self.has_had_its_time(&mut told, ENDED_PER_LOOK) {
+                self.lost = Some(lost);
+                return false;
+            }
         }
+        true
     }
 
     /// Opens what waits to be opened, as far as the peer's limit has room. Out: whether any was.
@@ -241,3 +284,6 @@ const POLLS_PER_LOOK: usize = 32;
 
 /// Polls of user code between them; most streams need two or three.
 const STEPS_PER_LOOK: usize = 256;
+
+/// Streams that end at once between two looks at the clock: 20 to 100 us.
+pub(super) const ENDED_PER_LOOK: usize = 64;

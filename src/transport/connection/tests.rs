@@ -6,6 +6,9 @@ mod reads;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
+use std::task::{Wake, Waker};
 
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
@@ -22,7 +25,7 @@ use crate::transport::stream::RecvBody;
 use crate::transport::wire::QUEUE_KEPT;
 
 /// Answers with what comes; or, if the request says so, with pieces of `piece` bytes, `pieces` of them; or
-/// reads nothing (`hold`); or answers only at the end, with all that it kept (`keep`).
+/// reads nothing (`hold`), and takes its time to be dropped (`dear`); or answers only at the end, with all that it kept (`keep`).
 #[derive(Clone)]
 struct Echo;
 
@@ -30,6 +33,7 @@ enum Answer {
     Echo(RecvBody),
     Pieces { bytes: usize, left: usize },
     Hold(#[expect(dead_code, reason = "only held")] RecvBody),
+    Dear(Dear),
     Keep { body: RecvBody, kept: VecDeque<Bytes> },
 }
 
@@ -43,7 +47,7 @@ impl http_body::Body for Answer {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Answer::Echo(body) => Pin::new(body).poll_frame(cx),
-            Answer::Hold(_) => Poll::Pending,
+            Answer::Hold(_) | Answer::Dear(_) => Poll::Pending,
             Answer::Keep { body, kept } => {
                 while let Some(frame) = std::task::ready!(Pin::new(&mut *body).poll_frame(cx)) {
                     kept.extend(frame?.into_data());
@@ -76,9 +80,20 @@ impl tower_service::Service<Request<RecvBody>> for Echo {
                 Answer::Keep { body: request.into_body(), kept: VecDeque::new() }
             }
             _ if request.headers().contains_key("hold") => Answer::Hold(request.into_body()),
+            _ if request.headers().contains_key("dear") => Answer::Dear(Dear),
             _ => Answer::Echo(request.into_body()),
         };
         ready(Ok(Response::new(answer)))
+    }
+}
+
+/// What takes its time to be dropped.
+struct Dear;
+
+impl Drop for Dear {
+    fn drop(&mut self) {
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < TURN_TIME_MAX / 32 {}
     }
 }
 
@@ -88,6 +103,7 @@ struct Peer {
     said: VecDeque<u8>,
     got: Vec<u8>,
     is_deaf: bool,
+    is_gone: bool,
 }
 
 impl AsyncRead for Peer {
@@ -96,6 +112,9 @@ impl AsyncRead for Peer {
         _: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.said.is_empty() && self.is_gone {
+            return Poll::Ready(Ok(()));
+        }
         if self.said.is_empty() {
             return Poll::Pending;
         }
@@ -732,4 +751,105 @@ async fn goaways_without_end_cost_a_client_no_more_than_its_streams() {
     }
     let looked_at = connection.given_up_looks;
     assert!(looked_at <= calls.len(), "{looked_at} looks at {streams} streams");
+}
+
+/// Counts.
+#[derive(Default)]
+struct Counting(AtomicUsize);
+
+impl Wake for Counting {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn streams_that_come_and_go_in_a_turn_do_not_bring_the_next_one_forward() {
+    let mut probe = Probe::new(Limits::default());
+    probe.settle().await;
+    for stream in 0..10_u32 {
+        probe.open(2 * stream + 1, &[]);
+    }
+    probe.settle().await;
+    for stream in 0..10_u32 {
+        probe.say(kind::RST_STREAM, 0, 2 * stream + 1, &8_u32.to_be_bytes());
+    }
+    let counting = Arc::new(Counting::default());
+    let waker = Waker::from(counting.clone());
+    let mut turns = 0;
+    loop {
+        let polled = Pin::new(&mut probe.connection).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        turns += 1;
+        // The runtime's own way to go on is no wake before it has looked at the other tasks.
+        assert_eq!(counting.0.load(SeqCst), 0, "woken in turn {turns}");
+        if !probe.connection.goes_on() {
+            break;
+        }
+    }
+    assert_eq!(probe.connection.audit(false).streams, 0);
+}
+
+/// How many streams end at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Crowd {
+    Cancelled,
+    Expires,
+    /// With its connection.
+    Vanishes,
+    /// With its connection, which did what it must not do.
+    Offends,
+}
+
+#[rstest::rstest]
+#[tokio::test]
+async fn many_streams_that_end_at_once_do_so_in_many_turns(
+    #[values(Crowd::Cancelled, Crowd::Expires, Crowd::Vanishes, Crowd::Offends)] crowd: Crowd,
+) {
+    const STREAMS: u32 = 640;
+    let timeout: &[_] = match crowd {
+        Crowd::Expires => &[("content-type", "application/grpc"), ("grpc-timeout", "200m")],
+        _ => &[],
+    };
+    let mut probe = Probe::new(Limits::default());
+    let ids = (0..STREAMS).map(|n| 2 * n + 1);
+    for stream in ids.clone() {
+        probe.open(stream, &[&[("dear", "")], timeout].concat());
+    }
+    while !probe.connection.io.said.is_empty() {
+        probe.settle().await;
+    }
+    probe.settle().await;
+    match crowd {
+        Crowd::Cancelled => {
+            ids.for_each(|stream| probe.say(kind::RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        }
+        Crowd::Expires => {}
+        Crowd::Vanishes => probe.connection.io.is_gone = true,
+        Crowd::Offends => probe.say(kind::PUSH_PROMISE, 0, 1, &[]),
+    }
+    // Streams that are still there after each turn in which some ended.
+    let counters = probe.connection.counters.clone();
+    let open = || {
+        let counted = counters.snapshot();
+        counted.streams_opened - counted.streams_closed
+    };
+    let mut left = vec![open()];
+    assert_eq!(left, [u64::from(STREAMS)]);
+    let mut is_over = false;
+    while left.last() != Some(&0) {
+        let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut probe.connection).poll(cx))).await;
+        assert!(!is_over, "over, with {left:?} streams");
+        is_over = polled.is_ready();
+        let now_left = open();
+        if left.last() != Some(&now_left) {
+            left.push(now_left);
+        }
+        probe.connection.audit(true);
+        tokio::task::yield_now().await;
+    }
+    let most = left.windows(2).map(|turn| turn[0] - turn[1]).max();
+    // A turn looks after each 64; the last lap begins before its time is over.
+    assert!(most.is_some_and(|most| most <= 2 * 64), "{left:?}");
+    assert_eq!(is_over, crowd == Crowd::Vanishes, "nobody ends before its streams did");
 }

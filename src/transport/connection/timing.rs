@@ -12,6 +12,7 @@ use tokio::time::sleep_until;
 use super::super::frame::{self, ErrorCode, FRAME_BYTES_MAX, Fault};
 use super::super::output::Output;
 use super::super::stream::BodyError;
+use super::streams::ENDED_PER_LOOK;
 use super::{
     Connection, Expiry, GOAWAY_PATIENCE, GREETING_PATIENCE, Handshake, LATER, PING_DRAIN,
     PING_KEEPALIVE, Phase, Role, SCARCITY_PATIENCE, Slot,
@@ -248,12 +249,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.wire.withheld_since = None;
         }
         self.keep_alive(now);
+        let mut ended = 0;
         while let Some((deadline, id)) = self.deadlines.first().copied()
             && deadline <= now
         {
             self.deadlines.remove(&(deadline, id));
             if let Some(slot) = self.index.get(&id).copied() {
                 self.expire_stream(slot as usize, Expiry::Deadline);
+            }
+            ended += 1;
+            if self.has_had_its_time(&mut ended, ENDED_PER_LOOK) {
+                // The others are still due.
+                return;
             }
         }
         if self.clocks.next_sweep.is_some_and(|at| at <= now) {
@@ -319,8 +326,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 expired.push((slot, Expiry::Idle));
             }
         }
+        let mut ended = 0;
         for (slot, why) in expired {
             self.expire_stream(slot, why);
+            ended += 1;
+            if self.has_had_its_time(&mut ended, ENDED_PER_LOOK) {
+                // The others will be found again.
+                self.clocks.next_sweep = Some(now);
+                return;
+            }
         }
     }
 }

@@ -210,24 +210,26 @@ fn spoken_by_client() -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn a_server_hears_the_same_wherever_the_bytes_are_cut() {
     let bytes = spoken_by_client();
-    let answers = async |cuts: &[usize]| {
+    let answers = async |cuts: &[usize], is_hurried| {
         let (tray, counters) = (Tray::roomy(), Arc::<Counters>::default());
         let (service, extensions) = (Mirror, Extensions::new());
         let serving = Serving { service, extensions, counters: counters.clone(), tasks: None };
         let limits = Arc::<Limits>::default();
-        let connection = Connection::new(tray.clone(), serving, limits, None, counters);
+        let mut connection = Connection::new(tray.clone(), serving, limits, None, counters);
+        connection.is_hurried = is_hurried;
         hear(connection, &tray, &bytes, cuts).await;
         let mut said = said(&tray.came_out());
         // Whether a handler saw what was cancelled at once depends on the cut, rightly.
         said.remove(&7);
         said
     };
-    let whole = answers(&[]).await;
+    let whole = answers(&[], false).await;
     let data = |stream: u32| &whole[&stream][1];
     assert_eq!((&**data(1), &**data(5)), ("data: hello, world", "data: four five"));
     assert!(whole[&1][2].contains("of one") && whole[&3][1] == "end" && whole[&9][1] == "end");
     for cuts in all_cuts(bytes.len()) {
-        assert_eq!(answers(&cuts).await, whole, "cut at {cuts:?}");
+        assert_eq!(answers(&cuts, false).await, whole, "cut at {cuts:?}");
+        assert_eq!(answers(&cuts, true).await, whole, "cut at {cuts:?}, in a hurry");
     }
 }
 
@@ -295,11 +297,12 @@ fn spoken_by_server() -> Vec<u8> {
 #[tokio::test(start_paused = true)]
 async fn a_client_hears_the_same_wherever_the_bytes_are_cut() {
     let bytes = spoken_by_server();
-    let heard = async |cuts: &[usize]| {
+    let heard = async |cuts: &[usize], is_hurried| {
         let tray = Tray::roomy();
         let notes = Arc::<Mutex<BTreeMap<_, _>>>::default();
         let limits = client_limits(100_000, 1_000_000);
-        let (client, connection) = Client::connect(tray.clone(), limits);
+        let (client, mut connection) = Client::connect(tray.clone(), limits);
+        connection.is_hurried = is_hurried;
         for stream in [1, 3, 5, 7, 9, 11] {
             let request = Request::post("http://cuts/").body(()).unwrap();
             assert!(client.open(request, Notes(stream, notes.clone())).is_ok());
@@ -307,7 +310,7 @@ async fn a_client_hears_the_same_wherever_the_bytes_are_cut() {
         hear(connection, &tray, &bytes, cuts).await;
         notes.lock().unwrap().clone()
     };
-    let whole = heard(&[]).await;
+    let whole = heard(&[], false).await;
     assert_eq!(whole[&1][1], "data: hello, world");
     assert!(whole[&1][2].contains("of one") && whole[&3][1].contains("grpc-status"));
     assert_eq!((&*whole[&5][1], &*whole[&5][2]), ("data: four five", "Ok({})"));
@@ -315,6 +318,7 @@ async fn a_client_hears_the_same_wherever_the_bytes_are_cut() {
     assert_eq!(whole[&9][1..], ["data: not all", "Err(Reset(INTERNAL_ERROR))"]);
     assert_eq!(whole[&11], ["Err(Refused)"]);
     for cuts in all_cuts(bytes.len()) {
-        assert_eq!(heard(&cuts).await, whole, "cut at {cuts:?}");
+        assert_eq!(heard(&cuts, false).await, whole, "cut at {cuts:?}");
+        assert_eq!(heard(&cuts, true).await, whole, "cut at {cuts:?}, in a hurry");
     }
 }

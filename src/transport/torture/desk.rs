@@ -403,10 +403,16 @@ async fn a_turn_that_takes_long_ends_and_the_next_one_reads_less() {
     (1..12_000).step_by(2).for_each(|id| desk.request(id, true));
     let unread = |desk: &Desk<_, _>| desk.tray.0.lock().unwrap().inbound.len();
     let all = unread(&desk);
-    desk.turn();
-    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (32, 8 << 10));
-    desk.turn();
-    assert_eq!((answered.load(SeqCst), all - unread(&desk)), (64, 12 << 10));
+    // The clock is looked at after 32 streams; on a slow machine what was read takes more turns.
+    let mut turns = 0;
+    while all - unread(&desk) <= 8 << 10 {
+        desk.turn();
+        turns += 1;
+        let answered = answered.load(SeqCst);
+        assert!(0 < answered && answered <= 32 * turns, "{answered} in {turns} turns");
+    }
+    assert!(turns > 1);
+    assert_eq!(all - unread(&desk), 12 << 10);
     desk.run();
     assert_eq!((answered.load(SeqCst), unread(&desk)), (6_000, 0));
 }

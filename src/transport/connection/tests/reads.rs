@@ -184,3 +184,51 @@ async fn what_a_deaf_peer_is_owed_is_not_overwritten() {
     probe.settle().await;
     assert!(probe.echoed(1) == expected);
 }
+
+#[tokio::test(start_paused = true)]
+async fn frames_that_a_turn_has_no_time_for_are_handled_in_the_next_ones() {
+    const STREAMS: u32 = 100;
+    let mut probe = Probe::new(Limits::default());
+    probe.settle().await;
+    for n in 0..STREAMS {
+        probe.open(2 * n + 1, &[]);
+    }
+    // Half a frame.
+    probe.connection.io.said.extend([0, 0, 5, kind::DATA, 0, 0, 0, 0, 1, b'h']);
+    probe.connection.read_bytes = READ_BYTES;
+    // The turn had had its time before it began.
+    probe.connection.turn_ends = now();
+    let (mut opened, mut reads) = (vec![0], 0);
+    while opened.last() != Some(&(STREAMS as usize)) {
+        let read = poll_fn(|cx| Poll::Ready(probe.connection.read(cx))).await;
+        assert!(matches!(read, Read::Some));
+        opened.push(probe.connection.streams.len());
+        reads += 1;
+        assert!(probe.connection.io.said.is_empty(), "one read");
+        assert_eq!(probe.connection.left.is_empty(), reads == 4, "{opened:?}");
+    }
+    assert_eq!(opened, [0, 32, 64, 96, 100]);
+    assert_eq!(probe.connection.tail.len(), 10);
+    probe.connection.io.said.extend(b"ello");
+    probe.settle().await;
+    assert_eq!(probe.echoed(1), b"hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_before_a_drain_is_served_though_no_turn_had_time_for_it() {
+    let drain = Drain::default();
+    let mut probe = Probe::silent(Limits::default(), Some(&drain));
+    probe.connection.is_hurried = true;
+    probe.greet();
+    for stream in [1, 3, 5] {
+        probe.open(stream, &[]);
+        probe.say(kind::DATA, flag::END_STREAM, stream, b"on its way");
+    }
+    drain.leave.set();
+    probe.say(kind::PING, flag::ACK, 0, &PING_DRAIN);
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [ANY, 5]);
+    for stream in [1, 3, 5] {
+        assert_eq!(probe.echoed(stream), b"on its way");
+    }
+}
