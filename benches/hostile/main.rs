@@ -202,17 +202,20 @@ fn fate(row: &Row, attack: &Tally, has_waited: bool) -> Result<(), String> {
         Fate::Carried | Fate::LongTimer => lives(attack),
         Fate::Answered(statuses) => lives(attack).and(answered_only(attack, statuses)),
         Fate::AnsweredAtFirst(status, code, reason) => {
-            goaway_only(attack, code, &[reason]).and(answered_only(attack, &[status]))
+            goaway_only(attack, &[(code, &[reason])]).and(answered_only(attack, &[status]))
         }
         Fate::Refused => match attack.resets.get(&support::peer::REFUSED_STREAM) {
             Some(_) => lives(attack),
             None => Err("no stream refused".to_owned()),
         },
-        Fate::GoAway(code, reasons) => goaway_only(attack, code, reasons),
+        Fate::GoAway(code, reasons) => goaway_only(attack, &[(code, reasons)]),
+        Fate::GoAwayOr(code, reasons, late_code, late_reason) => {
+            goaway_only(attack, &[(code, reasons), (late_code, &[late_reason])])
+        }
         Fate::Timer(code, reason) if has_waited => {
             let left = attack.connections - attack.ended;
             match left {
-                0 => goaway_only(attack, code, &[reason]),
+                0 => goaway_only(attack, &[(code, &[reason])]),
                 _ => Err(format!("{left} connections still open")),
             }
         }
@@ -229,9 +232,11 @@ fn lives(attack: &Tally) -> Result<(), String> {
     }
 }
 
-/// Connections were ended, all of them like that.
-fn goaway_only(attack: &Tally, code: u32, reasons: &[&str]) -> Result<(), String> {
-    let is_other = |(of, reason): &&(u32, String)| *of != code || !reasons.contains(&&**reason);
+/// Connections were ended, all of them with one of these codes and reasons.
+fn goaway_only(attack: &Tally, goals: &[(u32, &[&str])]) -> Result<(), String> {
+    let is_other = |(of, reason): &&(u32, String)| {
+        !goals.iter().any(|(code, reasons)| of == code && reasons.contains(&&**reason))
+    };
     if let Some((code, reason)) = attack.goaways.keys().find(is_other) {
         return Err(format!("GOAWAY {} {reason}", rows::code_name(*code)));
     }

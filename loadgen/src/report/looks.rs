@@ -121,6 +121,11 @@ impl Looks {
         self.metrics.iter().map(move |it| it.is_open().then(|| needed(it)))
     }
 
+    /// By metric: the difference that its pairs would have shown, as a share; `None` if they are too few for any.
+    pub fn shown(&self) -> impl Iterator<Item = Option<f64>> {
+        self.metrics.iter().map(|it| self.question.difference_shown(&it.pairs, LAST_SHARE))
+    }
+
     /// By metric: B by A in the last pair; `None` if it is withdrawn.
     pub fn last(&self) -> impl Iterator<Item = Option<f64>> {
         let last = |metric: &Looked| metric.pairs.last().filter(|_| !metric.is_withdrawn);

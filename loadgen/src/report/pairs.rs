@@ -53,10 +53,7 @@ impl Question {
         if seen.len() < min {
             return min;
         }
-        let t = StudentsT::new(0.0, 1.0, seen.len() as f64).expect("there are pairs");
-        let error = share * self.error_max / (2.0 * self.metrics as f64);
-        let sum = t.inverse_cdf(1.0 - error) + t.inverse_cdf(self.power);
-        let pairs = (sum * seen.size() / self.difference.ln_1p()).powi(2) / EFFICIENCY_MIN;
+        let pairs = (self.reach(seen, share) / self.difference.ln_1p()).powi(2) / EFFICIENCY_MIN;
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -64,6 +61,21 @@ impl Question {
         )]
         let pairs = pairs.ceil() as usize;
         pairs.max(min)
+    }
+
+    /// Difference that a look at these pairs which spends this share of the error would find as often as the power
+    /// promises, as a share; `None` if so few find nothing.
+    pub fn difference_shown(&self, seen: &Pairs, share: f64) -> Option<f64> {
+        let is_enough = seen.len() >= self.pairs_min(1.0);
+        let pairs = seen.len() as f64 * EFFICIENCY_MIN;
+        is_enough.then(|| (self.reach(seen, share) / pairs.sqrt()).exp_m1())
+    }
+
+    /// Log ratio that a single pair would show.
+    fn reach(&self, seen: &Pairs, share: f64) -> f64 {
+        let t = StudentsT::new(0.0, 1.0, seen.len() as f64).expect("there are pairs");
+        let error = share * self.error_max / (2.0 * self.metrics as f64);
+        (t.inverse_cdf(1.0 - error) + t.inverse_cdf(self.power)) * seen.size()
     }
 }
 
@@ -235,6 +247,19 @@ mod tests {
 
     fn check(value: f64, expected: f64) {
         assert!((value - expected).abs() < 1e-9, "{value} instead of {expected}");
+    }
+
+    #[test]
+    fn the_difference_that_pairs_show_is_the_one_that_asks_for_so_many() {
+        let seen = pairs(&[0.1, -0.2, 0.15, -0.05, 0.3, -0.1, 0.02, -0.12, 0.07, 0.18]);
+        let difference = QUESTION.difference_shown(&seen, 0.9).unwrap();
+        assert!(difference > QUESTION.difference);
+        // A hair above and below: the number of pairs is rounded up.
+        let asks = |difference| Question { difference, ..QUESTION }.pairs_needed(&seen, 0.9);
+        assert_eq!(asks(difference * (1.0 + 1e-9)), seen.len());
+        assert_eq!(asks(difference * (1.0 - 1e-9)), seen.len() + 1);
+        // 2^(1-5) is more than 5 %.
+        assert_eq!(QUESTION.difference_shown(&pairs(&[0.1; 5]), 0.9), None);
     }
 
     /// Counted by hand over all choices of signs.

@@ -124,9 +124,10 @@ impl Display for Verdicts {
         )?;
         // The same draw for everybody who has the same pairs.
         let findings = looks.findings(1);
-        for ((metric, finding), needed) in metrics.iter().zip(&findings).zip(looks.needed()) {
+        let asked = looks.needed().zip(looks.shown());
+        for ((metric, finding), (needed, shown)) in metrics.iter().zip(&findings).zip(asked) {
             let says = match finding {
-                Some(finding) => verdict(*metric, finding, needed, question),
+                Some(finding) => verdict(*metric, finding, needed, shown, question),
                 None => "not comparable: it fell among messages without an echo".to_owned(),
             };
             writeln!(out, "{metric:<32} {says}")?;
@@ -135,11 +136,12 @@ impl Display for Verdicts {
     }
 }
 
-/// `needed`: pairs that the metric asks for, unless it is decided.
+/// `needed`: pairs that the metric asks for, unless it is decided; `shown`: the difference that those it has would show.
 fn verdict(
     metric: Metric,
     finding: &Finding,
     needed: Option<usize>,
+    shown: Option<f64>,
     question: &Question,
 ) -> String {
     let Finding { ratio, interval: (low, high), p_value, differs, decided_at } = *finding;
@@ -153,9 +155,13 @@ fn verdict(
         return format!("{word} by {} %: {figures}", percent(by));
     }
     let difference = percent(question.difference);
-    match needed {
-        None => format!("no difference of {difference} % shown: {figures}"),
-        Some(needed) => {
+    match (needed, shown) {
+        (None, _) => format!("no difference of {difference} % shown: {figures}"),
+        (Some(needed), Some(shown)) => format!(
+            "no difference of {} % shown, and {difference} % asks for {needed} pairs in this noise: {figures}",
+            percent(shown)
+        ),
+        (Some(needed), None) => {
             format!("undecided: {difference} % in this noise asks for {needed} pairs: {figures}")
         }
     }
@@ -216,8 +222,14 @@ mod tests {
         assert!(shown.contains("no difference of 5 % shown"), "{shown}");
         assert!(shown.ends_with(", decided after 6 pairs\n"), "{shown}");
         let noisy = [1.3, 0.7, 1.2, 0.8, 1.25, 0.9];
-        let undecided = said(Metric::P50, &noisy);
-        assert!(undecided.contains("undecided: 5 % in this noise asks for"), "{undecided}");
+        let open = said(Metric::P50, &noisy);
+        let of =
+            open.split_once("no difference of ").and_then(|(_, rest)| rest.split_once(" % shown"));
+        let of: f64 = of.unwrap_or_else(|| panic!("{open}")).0.parse().unwrap();
+        assert!((30.0..100.0).contains(&of), "{open}");
+        assert!(open.contains(" shown, and 5 % asks for "), "{open}");
+        let few = said(Metric::P50, &noisy[..2]);
+        assert!(few.contains("undecided: 5 % in this noise asks for"), "{few}");
         assert!(said(Metric::P50, &[]).contains("no verdict"));
     }
 
