@@ -178,6 +178,8 @@ pub(crate) struct Connection<IO, R: Role> {
     recently_closed_at: usize,
     signals: Option<Box<Signals>>,
     stopped: bool,
+    /// The connection is being cut off, and the streams of all slots below this are.
+    cut_at: usize,
     deadlines: BTreeSet<(Instant, u32)>,
     clocks: Clocks,
     timer: Option<Pin<Box<Sleep>>>,
@@ -343,6 +345,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             recently_closed_at: 0,
             signals: signals.map(Box::new),
             stopped: false,
+            cut_at: 0,
             deadlines: BTreeSet::new(),
             clocks,
             timer: None,

@@ -86,11 +86,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
     }
 
-    /// Whatever is still there ends now; the output gets one more chance to leave.
+    /// Whatever is still there ends now, or in the next turns; the output gets one more chance to leave.
     fn cut_off(&mut self) {
-        let slots: Vec<usize> = self.streams.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
-            self.expire_stream(slot, Expiry::Drained);
+        let mut ended = 0;
+        while self.cut_at < self.streams.capacity() {
+            self.expire_stream(self.cut_at, Expiry::Drained);
+            self.cut_at += 1;
+            ended += 1;
+            if self.has_had_its_time(&mut ended, ENDED_PER_LOOK) {
+                self.clocks.cut_off_at = Some(self.wire.now);
+                return;
+            }
         }
         self.close();
         self.lose_streams(&BodyError::SHUTDOWN);
