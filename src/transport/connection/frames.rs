@@ -26,11 +26,12 @@ use super::{
     RECENTLY_CLOSED, Read, Role, Slot, now,
 };
 
-/// Frames of DATA that are handled between two looks at the clock: 0.2 ms if they are small. What a stream sent in many
-/// is answered in few, so fewer would cost more than they save.
+/// Frames of DATA that are handled between two looks at the clock. What a stream sent in many is answered in few, so
+/// fewer would cost more than they save.
 const WORK_PER_LOOK: usize = 4_096;
 
-/// Any other frame may cost as much as so many of DATA: a stream begins with it, or is refused.
+/// Any other frame counts as so many of DATA: a stream begins with it, or is refused (results/2026-11-28-hostile, rows
+/// `refused-streams-short` and `expiring-at-once`).
 const DEAR_FRAME: usize = 128;
 
 /// How far frames were handled.

@@ -285,5 +285,6 @@ const POLLS_PER_LOOK: usize = 32;
 /// Polls of user code between them; most streams need two or three.
 const STEPS_PER_LOOK: usize = 256;
 
-/// Streams that end at once between two looks at the clock: 20 to 100 us.
+/// Streams that end together between two looks at the clock (results/2026-11-28-hostile, rows `vanishing`,
+/// `cancelled-at-once` and `expiring-at-once`).
 pub(super) const ENDED_PER_LOOK: usize = 64;
