@@ -22,7 +22,7 @@ use super::clock::Clock;
 use super::contract::Contract;
 use super::flight::{Flight, Lost};
 use super::inline::InlineCall;
-use super::pacer::{Manner, Paced, PacerError, SPIN_MAX, pace};
+use super::pacer::{Manner, Paced, PacerError, pace};
 use super::payload::{Payloads, filler};
 use super::recorder::{Interval, Recorder, Seen};
 use super::stream::{self, Call, Parts, Shared};
@@ -419,8 +419,7 @@ impl<C: Contract> Shard<C> {
                     lag: None,
                 });
                 let (paced, timeline, clock) = (paced.collect(), timeline.clone(), *clock);
-                let spin_max = if *is_probe { Nanos(0) } else { SPIN_MAX };
-                let manner = Manner { backlog_max, spin_max };
+                let manner = if *is_probe { Manner::sleeping } else { Manner::spinning }(backlog_max);
                 let recorder = self.recorder.clone();
                 self.pacer
                     .spawn(async move { pace(paced, &recorder, &timeline, clock, manner).await });
