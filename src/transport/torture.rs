@@ -59,16 +59,39 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 
 /// Runs `one` for these seeds, or for those that the environment names.
 fn for_seeds(by_default: Range<u64>, one: impl Fn(u64)) {
-    let asked = std::env::var("BIDI_ECHO_TORTURE_SEEDS").ok();
-    let seeds = asked.map_or(by_default, |asked| {
-        let (from, to) = asked.split_once("..").expect("BIDI_ECHO_TORTURE_SEEDS=from..to");
-        from.parse().expect("a seed")..to.parse().expect("a seed")
-    });
-    for seed in seeds {
+    for seed in seeds(by_default) {
         let named = NameOnPanic(seed);
         one(seed);
         drop(named);
     }
+}
+
+/// Seeds at the same time on four threads each, where a seed waits in real time: for a second when all is quiet.
+const AT_ONCE: usize = 16;
+
+/// Runs `one` for such seeds, [`AT_ONCE`] of them at a time, each on threads of its own.
+fn for_seeds_on_four_threads(by_default: Range<u64>, one: impl AsyncFn(u64, Rig) + Sync) {
+    let seeds = Mutex::new(seeds(by_default));
+    let some = || {
+        loop {
+            let next = seeds.lock().unwrap().next();
+            let Some(seed) = next else { return };
+            let named = NameOnPanic(seed);
+            on_four_threads(async |rig| one(seed, rig).await);
+            drop(named);
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..AT_ONCE).for_each(|_| drop(scope.spawn(some)));
+    });
+}
+
+fn seeds(by_default: Range<u64>) -> Range<u64> {
+    let asked = std::env::var("BIDI_ECHO_TORTURE_SEEDS").ok();
+    asked.map_or(by_default, |asked| {
+        let (from, to) = asked.split_once("..").expect("BIDI_ECHO_TORTURE_SEEDS=from..to");
+        from.parse().expect("a seed")..to.parse().expect("a seed")
+    })
 }
 
 struct NameOnPanic(u64);
@@ -628,7 +651,7 @@ fn a_server_is_exact_and_leaves_nothing() {
 
 #[test]
 fn a_server_is_exact_and_leaves_nothing_on_four_threads() {
-    for_seeds(0..200, |seed| on_four_threads(async |rig| torture_server(seed, rig).await));
+    for_seeds_on_four_threads(0..200, torture_server);
 }
 
 #[test]
@@ -638,7 +661,7 @@ fn a_client_is_exact_and_leaves_nothing() {
 
 #[test]
 fn a_client_is_exact_and_leaves_nothing_on_four_threads() {
-    for_seeds(0..200, |seed| on_four_threads(async |rig| torture_client(seed, rig).await));
+    for_seeds_on_four_threads(0..200, torture_client);
 }
 
 #[test]
@@ -648,5 +671,5 @@ fn client_and_server_keep_the_same_books() {
 
 #[test]
 fn client_and_server_keep_the_same_books_on_four_threads() {
-    for_seeds(0..200, |seed| on_four_threads(async |rig| torture_both(seed, rig).await));
+    for_seeds_on_four_threads(0..200, torture_both);
 }

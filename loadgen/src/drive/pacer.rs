@@ -201,7 +201,9 @@ mod tests {
         let (streams, timeline) = paced(3, 1_000.0, window_end);
         let flights: Vec<_> = streams.iter().map(|stream| stream.flight.clone()).collect();
         let recorder = recorder(&timeline);
-        pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(u64::MAX)).await.unwrap();
+        pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(u64::MAX))
+            .await
+            .unwrap();
         for flight in flights {
             let mut flight = flight.borrow();
             let mut released = 0;
@@ -241,14 +243,17 @@ mod tests {
     async fn gaps_beyond_the_window_are_not_waited_for() {
         let (streams, timeline) = paced(3, 0.001, Nanos(1_000_000));
         let recorder = recorder(&timeline);
-        pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(u64::MAX)).await.unwrap();
+        pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(u64::MAX))
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
     async fn an_end_that_is_moved_is_noticed() {
         let (streams, timeline) = paced(3, 0.001, Nanos::NEVER);
         let recorder = recorder(&timeline);
-        let pacing = pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(u64::MAX));
+        let pacing =
+            pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(u64::MAX));
         let (paced, ()) = tokio::join!(pacing, async { timeline.end_by(Nanos(1)) });
         paced.unwrap();
     }
@@ -257,8 +262,9 @@ mod tests {
     async fn messages_that_pile_up_end_the_pacing() {
         let (streams, timeline) = paced(100, 1e9, Nanos::NEVER);
         let recorder = recorder(&timeline);
-        let error =
-            pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(100_000)).await.unwrap_err();
+        let error = pace(streams, &recorder, &timeline, Clock::start(), Manner::spinning(100_000))
+            .await
+            .unwrap_err();
         let PacerError::Unstable(unstable) = error else { panic!("{error}") };
         assert_eq!(unstable.backlog, 100_001);
         assert!(unstable.since_ns < unstable.at_ns, "{unstable:?}");

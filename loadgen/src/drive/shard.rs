@@ -419,7 +419,8 @@ impl<C: Contract> Shard<C> {
                     lag: None,
                 });
                 let (paced, timeline, clock) = (paced.collect(), timeline.clone(), *clock);
-                let manner = if *is_probe { Manner::sleeping } else { Manner::spinning }(backlog_max);
+                let manner =
+                    if *is_probe { Manner::sleeping } else { Manner::spinning }(backlog_max);
                 let recorder = self.recorder.clone();
                 self.pacer
                     .spawn(async move { pace(paced, &recorder, &timeline, clock, manner).await });
