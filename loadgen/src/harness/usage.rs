@@ -1,5 +1,7 @@
-//! CPU time and memory of a process, from `/proc`; nowhere else but on Linux.
+//! CPU time and memory of a process, from its CPU clock and `/proc`; nowhere else but on Linux.
 
+use nix::time::{ClockId, clock_getcpuclockid};
+use nix::unistd::Pid;
 use procfs::process::Process;
 
 use super::provenance;
@@ -10,14 +12,28 @@ use crate::units::Nanos;
 #[derive(Debug)]
 pub struct Watched {
     process: Process,
-    begin: Option<Usage>,
+    /// Of all its threads, ended ones too: exact to nanoseconds, where `/proc` counts in hundredths of a second
+    /// (clock_getcpuclockid(3), proc_pid_stat(5)).
+    cpu: ClockId,
+    begin: Option<Reading>,
+}
+
+/// What a process has used so far.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    cpu: Nanos,
+    user_ticks: u64,
+    system_ticks: u64,
+    rss_bytes_max: u64,
 }
 
 impl Watched {
     /// The process with this id, or `None` if it cannot be read.
     pub fn of(pid: u32) -> Option<Self> {
-        let process = Process::new(i32::try_from(pid).ok()?).ok()?;
-        let watched = Watched { process, begin: None };
+        let pid = i32::try_from(pid).ok()?;
+        let process = Process::new(pid).ok()?;
+        let cpu = clock_getcpuclockid(Pid::from_raw(pid)).ok()?;
+        let watched = Watched { process, cpu, begin: None };
         watched.so_far()?;
         Some(watched)
     }
@@ -30,9 +46,13 @@ impl Watched {
     /// What was used since [`Watched::begin`]; `None` if the process is gone or was never begun.
     pub fn end(&self) -> Option<Usage> {
         let (begin, end) = (self.begin?, self.so_far()?);
+        let user_ticks = end.user_ticks.saturating_sub(begin.user_ticks);
+        let system_ticks = end.system_ticks.saturating_sub(begin.system_ticks);
+        let cpu = end.cpu.since(begin.cpu);
+        let cpu_system_ns = share(cpu, system_ticks, user_ticks + system_ticks);
         Some(Usage {
-            cpu_user_ns: end.cpu_user_ns.since(begin.cpu_user_ns),
-            cpu_system_ns: end.cpu_system_ns.since(begin.cpu_system_ns),
+            cpu_user_ns: cpu - cpu_system_ns,
+            cpu_system_ns,
             rss_bytes_max: end.rss_bytes_max,
         })
     }
@@ -48,16 +68,23 @@ impl Watched {
         Some(self.process.status().ok()?.vmrss? * 1024)
     }
 
-    fn so_far(&self) -> Option<Usage> {
+    fn so_far(&self) -> Option<Reading> {
         let stat = self.process.stat().ok()?;
         let status = self.process.status().ok()?;
-        let tick = Nanos::SECOND.0 / procfs::ticks_per_second();
-        Some(Usage {
-            cpu_user_ns: Nanos(stat.utime * tick),
-            cpu_system_ns: Nanos(stat.stime * tick),
+        let cpu = std::time::Duration::from(self.cpu.now().ok()?);
+        Some(Reading {
+            cpu: Nanos(u64::try_from(cpu.as_nanos()).ok()?),
+            user_ticks: stat.utime,
+            system_ticks: stat.stime,
             rss_bytes_max: status.vmhwm? * 1024,
         })
     }
+}
+
+/// `part` of `whole` parts of this time; none of it if there are no parts.
+fn share(time: Nanos, part: u64, whole: u64) -> Nanos {
+    let share = u128::from(time.0) * u128::from(part) / u128::from(whole.max(1));
+    Nanos(u64::try_from(share).expect("not more than the whole"))
 }
 
 #[cfg(test)]
@@ -77,6 +104,29 @@ mod tests {
         let max = this.end().unwrap().rss_bytes_max;
         assert!(max > 100_000);
         assert!((100_000..=max).contains(&this.resident_bytes().unwrap()));
+    }
+
+    #[test]
+    fn time_that_no_tick_has_seen_yet_counts() {
+        let mut this = Watched::of(std::process::id()).unwrap();
+        this.begin();
+        let begin = this.begin.unwrap();
+        // A reading costs some microseconds, a tick is ten milliseconds.
+        let end = this.so_far().unwrap();
+        assert!(end.cpu > begin.cpu, "{begin:?}, {end:?}");
+    }
+
+    #[test]
+    fn kernel_and_user_time_are_all_of_it_however_few_ticks_there_are() {
+        for (time, part, whole, expected) in [
+            (1_000, 1, 4, 250),
+            (1_000, 0, 4, 0),
+            (1_000, 4, 4, 1_000),
+            (1_000, 0, 0, 0),
+            (u64::MAX, 3, 3, u64::MAX),
+        ] {
+            assert_eq!(share(Nanos(time), part, whole), Nanos(expected), "{time} {part} {whole}");
+        }
     }
 
     #[test]

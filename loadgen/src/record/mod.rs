@@ -325,7 +325,8 @@ impl Second {
 /// What a process used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
-    /// CPU time in user mode, in the window.
+    /// CPU time in user mode, in the window. The sum of both is exact; how it is divided is known to hundredths of a
+    /// second.
     pub cpu_user_ns: Nanos,
     /// CPU time in the kernel, in the window.
     pub cpu_system_ns: Nanos,

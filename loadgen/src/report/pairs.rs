@@ -8,8 +8,11 @@
 //!   metrics by Holm's procedure ("A simple sequentially rejective multiple test procedure", 1979)
 //! - how much: the Hodges-Lehmann estimate, the median of all pairwise means, with the interval in which it
 //!   lies when pairs are drawn anew from those that there are (percentile bootstrap; Efron, 1979)
-//! - how many pairs: as many as a t-test needs to find a difference in log ratios of this size, divided by the
-//!   least efficiency that the signed-rank test can have beside it, 0.864 (Hodges and Lehmann, 1956)
+//! - how many pairs: as many as the signed-rank test needs by how often the mean of two log ratios would
+//!   change its sign for the difference (Noether, "Sample size determination for some common nonparametric tests",
+//!   1987), or as a t-test needs in log ratios of this size, divided by the least efficiency that the
+//!   signed-rank test can have beside it, 0.864 (Hodges and Lehmann, 1956), if those are fewer. The first is
+//!   what a machine asks for that is quiet but for some pairs, which are far off
 //!
 //! When they are looked at, `looks` tells.
 
@@ -19,6 +22,9 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// How often pairs are drawn anew for an interval.
 const RESAMPLES: usize = 10_000;
+
+/// Halvings of a range for the difference that pairs show: to 2^-40 of it.
+const BISECTIONS: usize = 40;
 
 /// Beside a t-test, the signed-rank test never needs more than this share's inverse of its pairs.
 const EFFICIENCY_MIN: f64 = 0.864;
@@ -53,7 +59,7 @@ impl Question {
         if seen.len() < min {
             return min;
         }
-        let pairs = (self.reach(seen, share) / self.difference.ln_1p()).powi(2) / EFFICIENCY_MIN;
+        let pairs = self.pairs_for(self.difference.ln_1p(), seen, share);
         #[allow(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -66,16 +72,36 @@ impl Question {
     /// Difference that a look at these pairs which spends this share of the error would find as often as the power
     /// promises, as a share; `None` if so few find nothing.
     pub fn difference_shown(&self, seen: &Pairs, share: f64) -> Option<f64> {
-        let is_enough = seen.len() >= self.pairs_min(1.0);
-        let pairs = seen.len() as f64 * EFFICIENCY_MIN;
-        is_enough.then(|| (self.reach(seen, share) / pairs.sqrt()).exp_m1())
+        if seen.len() < self.pairs_min(1.0) {
+            return None;
+        }
+        let count = seen.len() as f64;
+        // As many pairs show this by their size alone; perhaps less is shown.
+        let (mut low, mut high) =
+            (0.0, self.reach(seen.len(), share) * seen.size() / (count * EFFICIENCY_MIN).sqrt());
+        for _ in 0..BISECTIONS {
+            let middle = f64::midpoint(low, high);
+            match self.pairs_for(middle, seen, share) <= count {
+                true => high = middle,
+                false => low = middle,
+            }
+        }
+        Some(high.exp_m1())
     }
 
-    /// Log ratio that a single pair would show.
-    fn reach(&self, seen: &Pairs, share: f64) -> f64 {
-        let t = StudentsT::new(0.0, 1.0, seen.len() as f64).expect("there are pairs");
+    /// Pairs that find a log ratio of `shift`, not a whole number.
+    fn pairs_for(&self, shift: f64, seen: &Pairs, share: f64) -> f64 {
+        let reach = self.reach(seen.len(), share);
+        let by_size = (reach * seen.size() / shift).powi(2) / EFFICIENCY_MIN;
+        let by_sign = (reach / seen.lift(shift)).powi(2) / 3.0;
+        by_size.min(by_sign)
+    }
+
+    /// The two quantiles together: standard errors by which a shift must stand out.
+    fn reach(&self, pairs: usize, share: f64) -> f64 {
+        let t = StudentsT::new(0.0, 1.0, pairs as f64).expect("there are pairs");
         let error = share * self.error_max / (2.0 * self.metrics as f64);
-        (t.inverse_cdf(1.0 - error) + t.inverse_cdf(self.power)) * seen.size()
+        t.inverse_cdf(1.0 - error) + t.inverse_cdf(self.power)
     }
 }
 
@@ -125,6 +151,21 @@ impl Pairs {
     pub fn size(&self) -> f64 {
         let squares: f64 = self.0.iter().map(|it| it.powi(2)).sum();
         if self.0.is_empty() { f64::INFINITY } else { (squares / self.0.len() as f64).sqrt() }
+    }
+
+    /// How much more often than half of the time the mean of two log ratios would be above 0 if all were larger by
+    /// `shift`: 0 to 0.5. Of log ratios with either sign, so that no change of theirs changes it.
+    fn lift(&self, shift: f64) -> f64 {
+        let sizes: Vec<_> = self.0.iter().map(|it| it.abs()).collect();
+        let mut near = 0;
+        for (at, first) in sizes.iter().enumerate() {
+            for second in &sizes[..at] {
+                near += u64::from(first + second < 2.0 * shift);
+                near += u64::from((first - second).abs() < 2.0 * shift);
+            }
+        }
+        let couples = sizes.len() as f64 * (sizes.len() as f64 - 1.0) / 2.0;
+        near as f64 / (4.0 * couples)
     }
 
     /// B by A. There must be a pair.
@@ -254,12 +295,36 @@ mod tests {
         let seen = pairs(&[0.1, -0.2, 0.15, -0.05, 0.3, -0.1, 0.02, -0.12, 0.07, 0.18]);
         let difference = QUESTION.difference_shown(&seen, 0.9).unwrap();
         assert!(difference > QUESTION.difference);
-        // A hair above and below: the number of pairs is rounded up.
+        // A hair above and below.
         let asks = |difference| Question { difference, ..QUESTION }.pairs_needed(&seen, 0.9);
         assert_eq!(asks(difference * (1.0 + 1e-9)), seen.len());
-        assert_eq!(asks(difference * (1.0 - 1e-9)), seen.len() + 1);
+        assert!(asks(difference * (1.0 - 1e-9)) > seen.len());
         // 2^(1-5) is more than 5 %.
         assert_eq!(QUESTION.difference_shown(&pairs(&[0.1; 5]), 0.9), None);
+    }
+
+    #[test]
+    fn what_a_shift_changes_is_counted_over_couples_of_either_sign() {
+        // 1 and 2: sums of +-3, differences of +-1. 1 and 6: 7 and 5; 2 and 6: 8 and 4.
+        let seen = pairs(&[1.0, -2.0, 6.0]);
+        for (shift, near) in [(0.4, 0), (0.6, 1), (1.6, 2), (2.1, 3), (2.6, 4), (3.6, 5), (5.0, 6)]
+        {
+            check(seen.lift(shift), f64::from(near) / 12.0);
+            check(pairs(&[-6.0, -1.0, -2.0]).lift(shift), f64::from(near) / 12.0);
+        }
+    }
+
+    #[test]
+    fn some_pairs_that_are_far_off_ask_for_few_more() {
+        let seen = |far: f64| {
+            let near = (0..90).map(|at| f64::from(at - 45) / 1_500.0);
+            let far = (0..10).map(|at| if at % 2 == 0 { far } else { -far });
+            Pairs(near.chain(far).collect())
+        };
+        let asks = |far| QUESTION.pairs_needed(&seen(far), 1.0);
+        assert_eq!(asks(0.4), asks(40.0), "how far does not matter");
+        assert!((15..30).contains(&asks(0.4)), "{}", asks(0.4));
+        assert!(asks(0.05) <= asks(0.4));
     }
 
     /// Counted by hand over all choices of signs.
