@@ -3,14 +3,28 @@
 //! In: a record. Out: the first contradiction, in words. Asks only what holds for every record that loadgen ever
 //! wrote, whatever was measured.
 
-use super::{Gate, GateName, Measured, RunRecord, Timing, Verdict};
+use super::{Gate, GateName, Measured, RunRecord, Timing, Verdict, gates};
 
 /// What contradicts what, with both values; `None` if all figures agree.
 pub(super) fn contradiction(record: &RunRecord) -> Option<String> {
-    let RunRecord { measured, gates, .. } = record;
+    let RunRecord { measured, .. } = record;
     sums(measured)
         .or_else(|| derived(measured, record.scenario.payload_bytes as u64))
-        .or_else(|| gates.iter().find_map(verdict))
+        .or_else(|| gates_that_are_not_its_own(record))
+        .or_else(|| record.gates.iter().find_map(verdict))
+}
+
+/// Gates that its load and what was measured do not have, or not all of them. Records of the time before there were
+/// gates have none.
+fn gates_that_are_not_its_own(record: &RunRecord) -> Option<String> {
+    let names = |gates: &[Gate]| gates.iter().map(|gate| gate.name).collect::<Vec<_>>();
+    let listed =
+        |names: &[GateName]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let ours = names(&record.gates);
+    let expected = names(&gates(&record.scenario, &record.measured));
+    (!ours.is_empty() && ours != expected).then(|| {
+        format!("its gates are {}, but such a run has {}", listed(&ours), listed(&expected))
+    })
 }
 
 /// Counts that are told twice, or are the sum of others.
@@ -123,10 +137,15 @@ mod tests {
     use super::*;
     use crate::report::example;
 
+    /// With the gates that such a run has.
+    fn judged(record: RunRecord) -> RunRecord {
+        RunRecord { gates: gates(&record.scenario, &record.measured), ..record }
+    }
+
     #[test]
     fn a_record_as_it_was_written_does_not_contradict_itself() {
-        assert_eq!(contradiction(&example::closed_loop()), None);
-        assert_eq!(contradiction(&example::open_loop(1_000.0, 1)), None);
+        assert_eq!(contradiction(&judged(example::closed_loop())), None);
+        assert_eq!(contradiction(&judged(example::open_loop(1_000.0, 1))), None);
     }
 
     #[test]
@@ -157,12 +176,24 @@ mod tests {
     }
 
     #[test]
+    fn a_gate_that_was_taken_out_is_missed() {
+        let record = judged(example::open_loop(1_000.0, 1));
+        for at in 0..record.gates.len() {
+            let mut record = record.clone();
+            let name = record.gates.remove(at).name;
+            let said = contradiction(&record).unwrap_or_default();
+            assert!(said.contains("its gates are "), "{name}: {said}");
+        }
+        let of_old = RunRecord { gates: Vec::new(), ..record };
+        assert_eq!(contradiction(&of_old), None);
+    }
+
+    #[test]
     fn a_verdict_that_was_changed_contradicts_its_figure() {
         let check = |name, verdict, figure, expected| {
-            let mut record = example::open_loop(1_000.0, 1);
-            record.gates = vec![example::gate(name, verdict, figure, "share")];
-            record.gates[0].threshold = 1.0;
-            assert_eq!(contradiction(&record).is_some(), expected, "{name} {verdict:?} {figure:?}");
+            let mut gate = example::gate(name, verdict, figure, "share");
+            gate.threshold = 1.0;
+            assert_eq!(super::verdict(&gate).is_some(), expected, "{name} {verdict:?} {figure:?}");
         };
         check(GateName::Steal, Verdict::Passed, Some(1.0), false);
         check(GateName::Steal, Verdict::Passed, Some(1.1), true);
