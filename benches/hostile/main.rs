@@ -118,21 +118,15 @@ fn main() {
     }
 }
 
-/// One attack, for a moment: its fate, and the neighbour's. On a machine that is busy with other things a moment may be too
-/// short to be stopped in; then it is made ten times as long, once.
+/// One attack, for a moment: its fate, and the neighbour's.
 fn check(row: &Row, cores: Cores) {
-    for time in [TEST_TIME, 10 * TEST_TIME] {
-        let bounds = Bounds { time, bytes: BYTES_MAX, patience: Duration::ZERO };
-        let run = run(row, support::INLINE, cores, bounds);
-        assert_eq!(run.errors, [""; 0], "{}: the neighbour", row.name);
-        match fate(row, &run.attack, false) {
-            Ok(_) => return println!("{:<28} ok", row.name),
-            Err(other) if time > TEST_TIME => {
-                panic!("{}: {other}; {:#?}", row.name, run.attack)
-            }
-            Err(_) => {}
-        }
+    let bounds = Bounds { time: TEST_TIME, bytes: BYTES_MAX, patience: Duration::ZERO };
+    let run = run(row, support::INLINE, cores, bounds);
+    if let Err(other) = fate(row, &run.attack, false) {
+        panic!("{}: {other}; {:#?}", row.name, run.attack);
     }
+    assert_eq!(run.errors, [""; 0], "{}: the neighbour", row.name);
+    println!("{:<28} ok", row.name);
 }
 
 /// Round after round all rows, the yardstick before each few of them.

@@ -26,8 +26,8 @@ pub(crate) const SPIN_MAX: Nanos = Nanos(100_000);
 
 /// So long after a message left the pacer sleeps no more either, while echoes are due: a thread that sleeps until its echo
 /// comes is woken late, and S would tell of that. S at 200 messages/s on one stream beside a packet capture of the same messages
-/// (`.ci/witness`), difference of the medians, 3 runs each with 0, 100, 200 and 400 us: 55, 50, 30 and 30 us;
-/// at p99 with 100, 200 and 400 us: 95, 75 and 29 us.
+/// (`.ci/witness`), difference of the medians, median of 3 runs each with 0, 100, 200 and 400 us: 55, 50, 30
+/// and 32 us; at p99 with 200 and 400 us: 75 and 29 us.
 pub(crate) const SPIN_AFTER_MAX: Nanos = Nanos(400_000);
 
 /// Longest wait: Ctrl-C may have moved the window's end meanwhile.

@@ -316,10 +316,10 @@ mod tests {
     #[test]
     fn what_is_plain_is_found_early_however_loud() {
         let mut looks = Looks::new(QUESTION);
-        push(&mut looks, 9, &[(0.7, 0.2)]);
-        assert!(looks.needed().next().unwrap().unwrap() > 200);
+        push(&mut looks, 9, &[(7.0, 2.0)]);
+        assert!(looks.needed().next().unwrap().unwrap() > 1_000);
         assert!(!looks.is_decided());
-        push(&mut looks, 1, &[(0.7, 0.2)]);
+        push(&mut looks, 1, &[(7.0, 2.0)]);
         let finding = looks.findings(1)[0].unwrap();
         assert_eq!((finding.differs, finding.decided_at), (true, Some(10)), "{finding:?}");
     }
