@@ -295,10 +295,10 @@ mod tests {
         let seen = pairs(&[0.1, -0.2, 0.15, -0.05, 0.3, -0.1, 0.02, -0.12, 0.07, 0.18]);
         let difference = QUESTION.difference_shown(&seen, 0.9).unwrap();
         assert!(difference > QUESTION.difference);
-        // A hair above and below.
+        // A hair above and below: the number of pairs is rounded up.
         let asks = |difference| Question { difference, ..QUESTION }.pairs_needed(&seen, 0.9);
         assert_eq!(asks(difference * (1.0 + 1e-9)), seen.len());
-        assert!(asks(difference * (1.0 - 1e-9)) > seen.len());
+        assert_eq!(asks(difference * (1.0 - 1e-9)), seen.len() + 1);
         // 2^(1-5) is more than 5 %.
         assert_eq!(QUESTION.difference_shown(&pairs(&[0.1; 5]), 0.9), None);
     }
