@@ -2,8 +2,10 @@
 //!
 //! Clients keep all cores busy and send without pause, most until the server ends their streams,
 //! some until the signal. After each round the server's own counters must equal what they received.
+//! A binary of its own: no other test runs beside that load.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "it/support/mod.rs"]
 mod support;
 
 use std::net::SocketAddr;

@@ -18,7 +18,7 @@ mod cores;
 mod neighbour;
 mod record;
 mod rows;
-#[path = "../../tests/support/mod.rs"]
+#[path = "../../tests/it/support/mod.rs"]
 mod support;
 
 use std::path::PathBuf;

@@ -34,8 +34,8 @@ const TURN_STEPS: usize = 256;
 
 /// A body that gave something has to be asked again before it may be left alone, because only
 /// `Pending` promises a wake. Nearly all bodies have nothing more then (tonic's has polled its source
-/// to the end already), and not asking saved about a fifth of an echo's instructions (callgrind). So one that had nothing more this often
-/// in a row is asked [`LATER`](super::connection), unless something comes for the stream before.
+/// to the end already), and asking at once would poll each of them a second time for every echo. So one that had
+/// nothing more this often in a row is asked [`LATER`](super::connection), unless something comes for the stream before.
 const CALM_MIN: i8 = 4;
 
 /// A calm body that had more after all is asked at once again, until it was calm this often.

@@ -7,6 +7,7 @@
 
 mod knees;
 mod plan;
+mod repeats;
 mod vary;
 
 use std::collections::BTreeMap;
@@ -232,8 +233,9 @@ impl Suite {
         Ok(names)
     }
 
-    /// What a run that was done before gave. Err: its record is damaged.
-    fn done_before(&self, run: Run) -> anyhow::Result<Option<Tried>> {
+    /// What a run that was done before gave; `None` if it is still to be done, or to be repeated. Err: its record
+    /// is damaged.
+    fn done_before(&self, run: Run, results: &mut Results) -> anyhow::Result<Option<Outcome>> {
         let path = self.out.join(self.file_of(run));
         if !self.resume || !path.exists() {
             return Ok(None);
@@ -242,7 +244,9 @@ impl Suite {
             let path = path.display();
             format!("{path} cannot be read; move it away, and --resume repeats that run")
         })?;
-        Ok(Some(Tried::of(record)))
+        let outcome = self.outcome(run, Tried::of(record), results);
+        let is_kept = self.is_foreign || !self.put_aside(run, &outcome)?;
+        Ok(is_kept.then_some(outcome))
     }
 
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
@@ -279,14 +283,13 @@ impl Suite {
                 continue;
             }
             let file = self.file_of(*run);
-            if let Some(tried) = self.done_before(*run)? {
-                let outcome = self.outcome(*run, tried, results);
+            if let Some(outcome) = self.done_before(*run, results)? {
                 tell!("suite: {number} of {}: {file}: there already", runs.len());
                 results.add(*run, outcome);
                 continue;
             }
             self.check_own(&file)?;
-            match self.run_once(*run, command, results).await {
+            match self.run_until_valid(*run, command, results).await {
                 Ok(outcome) => {
                     tell!("suite: {number} of {}: {file}: {}", runs.len(), in_short(&outcome));
                     results.add(*run, outcome);
@@ -345,6 +348,23 @@ impl Suite {
         peers.build(peer).await
     }
 
+    /// Runs until nothing but the server speaks from the record, as often as is allowed.
+    async fn run_until_valid(
+        &self,
+        run: Run,
+        command: &ServerCommand,
+        results: &mut Results,
+    ) -> Result<Outcome, TrialError> {
+        loop {
+            let outcome = self.run_once(run, command, results).await?;
+            let is_aside = self.put_aside(run, &outcome);
+            if !is_aside.map_err(|error| TrialError::Unwritten(format!("{error:#}")))? {
+                return Ok(outcome);
+            }
+            tell!("suite: {}: {}, and repeated", self.file_of(run), in_short(&outcome));
+        }
+    }
+
     async fn run_once(
         &self,
         run: Run,
@@ -357,13 +377,14 @@ impl Suite {
         };
         let flags = self.flags(run, rate);
         let warmup = self.plan.servers[run.server].warmup;
-        let watch = self.plan.scenarios[run.scenario].watch_give_back;
+        let SuiteScenario { watch_give_back, drain_limit, .. } = &self.plan.scenarios[run.scenario];
+        let after = *watch_give_back + drain_limit.unwrap_or(Nanos(0));
         let trial = Trial {
             flags: &flags,
             contract: self.plan.scenarios[run.scenario].contract,
             server_cpus: &self.plan.server_cpus,
             loadgen_cpus: &self.plan.loadgen_cpus,
-            time: warmup + self.plan.duration_of(run) + watch,
+            time: warmup + self.plan.duration_of(run) + after,
             null_throughput: results.null_throughputs[run.scenario],
         };
         let path = self.out.join(self.file_of(run));
@@ -403,6 +424,12 @@ impl Suite {
         flag("--watch-give-back", format!("{}ns", scenario.watch_give_back.0));
         flag("--warmup", format!("{}ns", warmup.0));
         flag("--duration", format!("{}ns", self.plan.duration_of(run).0));
+        if let Some(messages) = scenario.messages {
+            flag("--messages", messages.to_string());
+        }
+        if let Some(drain_limit) = scenario.drain_limit {
+            flag("--drain-limit", format!("{}ns", drain_limit.0));
+        }
         // The same bytes for every server of a repetition.
         flag("--seed", (run.repetition + 1).to_string());
         flags
@@ -443,6 +470,7 @@ impl Suite {
             }
             appendix.push('\n');
         }
+        appendix.push_str(&self.repeated());
         if let Some(slo) = self.plan.slo.as_ref().filter(|_| !knees.is_empty()) {
             appendix.push_str(&format!("\n## Knees: the highest load that keeps {slo}\n\n"));
             for (name, knee) in &knees {
@@ -682,6 +710,9 @@ fn load(scenario: &SuiteScenario) -> String {
     }
     if let Some(most) = scenario.max_backlog {
         say(format!(", backlog at most {most}"));
+    }
+    if let Some(messages) = scenario.messages {
+        say(format!(", at most {messages} messages"));
     }
     if scenario.contract == ContractName::Chat {
         say(", Chat/chat".to_owned());

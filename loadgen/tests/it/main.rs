@@ -11,6 +11,7 @@ mod report;
 mod robustness;
 mod suite;
 mod support;
+mod terminal;
 mod usage;
 mod validity;
 mod verbs;

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use loadgen::scenario::{ClientName, ContractName};
+use loadgen::units::Nanos;
 use rustix::process::Signal;
 
-use crate::support::{Running, loadgen, quiet, two_cpus};
+use crate::support::{Busy, Running, loadgen, quiet, two_cpus};
 
 /// Two servers of one kind, so that the test needs no other program.
 fn suite(cpus: [usize; 2]) -> String {
@@ -29,6 +30,8 @@ payload = "16B"
 client = "tonic"
 contract = "chat"
 headers = {{ x-run = "7" }}
+messages = 100000000
+drain_limit = "3s"
 figure = "messages"
 
 [[server]]
@@ -60,6 +63,8 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
+    // Other tests beside it may have made a run invalid, which is then done again.
+    names.retain(|name| !name.contains(".invalid-"));
     names.sort();
     let records =
         ["tiny.first.1.json", "tiny.first.2.json", "tiny.second.1.json", "tiny.second.2.json"];
@@ -77,6 +82,8 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
         assert!(record.measured.messages_received > 0, "{name}");
         assert_eq!((record.scenario.streams, record.scenario.payload_bytes), (10, 16));
         assert_eq!(record.scenario.contract, ContractName::Chat);
+        assert_eq!(record.scenario.messages_max, Some(100_000_000), "{name}");
+        assert_eq!(record.scenario.drain_limit_ns, Nanos(3_000_000_000), "{name}");
         assert_eq!(record.scenario.cpus, [cpus[1]], "{name}");
         assert_eq!(
             (record.scenario.client, &record.scenario.headers["x-run"][..]),
@@ -166,6 +173,37 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("holds runs of another text of the suite"), "{said}");
+}
+
+#[test]
+fn a_run_that_loadgen_was_starved_in_is_done_again_and_neither_lost_nor_counted() {
+    let Some(cpus) = two_cpus() else { return };
+    let _quiet = quiet();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
+    let text = suite(cpus).replacen("repetitions = 2", "repetitions = 1", 1);
+    std::fs::write(&file, text).unwrap();
+    let mut running = Running::start(&["suite", path(&file), "--out", path(&out)]);
+    // What a null echo carries is known by then: from a starved one it would be refused.
+    running.wait_for("suite: 2 runs");
+    let busy = Busy::on(cpus[1], 3);
+    running.wait_for("suite: tiny.first.1.json: invalid: ");
+    running.wait_for("suite: tiny.first.1.json: invalid: ");
+    drop(busy);
+    let report = String::from_utf8(running.finish().stdout).unwrap();
+    assert!(report.contains("\n- tiny.first.1.json: 2 times\n"), "{report}");
+    for name in ["tiny.first.1.invalid-1", "tiny.first.1.invalid-2"] {
+        let record = loadgen::record::read(&out.join(name)).unwrap();
+        assert!(record.failed_gates().count() > 0, "{name}");
+    }
+    let third = loadgen::record::read(&out.join("tiny.first.1.json")).unwrap();
+    assert_eq!(third.scenario.streams, 10);
+    assert!(report.contains(&row(&report, "first", 1)), "{report}");
+
+    // The report is drawn from what is there: the same again.
+    let again = ["suite", path(&file), "--out", path(&out), "--resume"];
+    let again = String::from_utf8(loadgen(&again).stdout).unwrap();
+    assert_eq!(again, report);
 }
 
 #[test]

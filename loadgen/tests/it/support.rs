@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use clap::ValueEnum;
 use futures_util::Stream;
 use loadgen::scenario::ClientName;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -45,6 +47,35 @@ pub(crate) fn run_delay(pid: u32) -> Duration {
         stat.split_whitespace().nth(1)?.parse::<u64>().ok()
     };
     Duration::from_nanos(tasks.filter_map(delay).sum())
+}
+
+/// Threads of this process that keep a core busy until this is dropped.
+pub(crate) struct Busy(Arc<AtomicBool>, Vec<std::thread::JoinHandle<()>>);
+
+impl Busy {
+    pub(crate) fn on(cpu: usize, threads: usize) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let spin = || {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                let mut only = CpuSet::new();
+                only.set(cpu);
+                sched_setaffinity(None, &only).unwrap();
+                while !over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..threads).map(|_| spin()).collect();
+        Busy(over, threads)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+        self.1.drain(..).for_each(|thread| thread.join().unwrap());
+    }
 }
 
 /// Two cores of this machine, or `None`: then a suite that pins cannot run here.

@@ -1,45 +1,14 @@
 //! Valid or not, goals, and what becomes of a stream that is blocked.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 
 use crate::support::{
-    INLINE, Running, ServerProcess, loadgen, number, parsed, quiet, record, sleep_until, two_cpus,
+    Busy, INLINE, Running, ServerProcess, loadgen, number, parsed, quiet, record, sleep_until,
+    two_cpus,
 };
-
-/// Threads of this process that keep a core busy until this is dropped.
-struct Busy(Arc<AtomicBool>, Vec<std::thread::JoinHandle<()>>);
-
-impl Busy {
-    fn on(cpu: usize, threads: usize) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let spin = || {
-            let over = over.clone();
-            std::thread::spawn(move || {
-                let mut only = CpuSet::new();
-                only.set(cpu);
-                sched_setaffinity(None, &only).unwrap();
-                while !over.load(Relaxed) {
-                    std::hint::spin_loop();
-                }
-            })
-        };
-        let threads = (0..threads).map(|_| spin()).collect();
-        Busy(over, threads)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-        self.1.drain(..).for_each(|thread| thread.join().unwrap());
-    }
-}
 
 fn gate<'a>(record: &'a Value, name: &str) -> &'a Value {
     let gates = record["gates"].as_array().unwrap();

@@ -61,6 +61,11 @@ pub(super) struct SuiteScenario {
     /// How long its runs measure; as long as the suite's by default.
     #[serde(default, deserialize_with = "parsed_if_any")]
     pub(super) duration: Option<Nanos>,
+    /// Measured messages over all streams that end a run before its time does.
+    pub(super) messages: Option<NonZeroU64>,
+    /// Time for the echoes that are still missing after a run; as long as `run` gives by default.
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    pub(super) drain_limit: Option<Nanos>,
     /// How long the server's memory is watched after everything has closed; not at all by default.
     #[serde(default, deserialize_with = "parsed")]
     pub(super) watch_give_back: Nanos,
@@ -433,6 +438,13 @@ fn check_scenario(scenario: &SuiteScenario) -> Result<(), UsageError> {
     let at_least_1 = [("connections", connections), ("streams", streams), ("in_flight", in_flight)];
     if let Some((key, _)) = at_least_1.into_iter().find(|(_, value)| **value == 0) {
         return Err(wrong(key, format!("0 (scenario {name})"), "need at least 1"));
+    }
+    if let (Some(messages), true) =
+        (scenario.messages, scenario.idle_streams + scenario.idle_connections > 0)
+    {
+        let cure =
+            "what is idle has no end of its own to wait for; leave out messages, or what is idle";
+        return Err(wrong("messages", format!("{messages} (scenario {name})"), cure));
     }
     let any_rate = rate.as_ref().map(|_| MessagesPerSecond(1.0));
     scenario.load(None, any_rate).check().map_err(|UsageError { flag, value, cure }| {

@@ -124,6 +124,10 @@ fn what_cannot_be_run_is_named_with_its_cure() {
     check(first, &with("blocked = \"shed\""), "blocked shed (scenario one): is an open loop's");
     check(first, &with("max_backlog = 5"), "max_backlog 5 (scenario one): is an open loop's");
     check(first, &with("max_backlog = 0"), "invalid value: integer `0`");
+    check(first, &with("messages = 0"), "invalid value: integer `0`");
+    let cure = "messages 9 (scenario one): what is idle has no end";
+    check(first, &with("messages = 9\nidle_streams = 1"), cure);
+    check(first, &with("drain_limit = \"5\""), "\"5\": ");
     check(first, &with("contract = \"talk\""), "unknown variant `talk`");
     check(first, &with("headers = { te = \"x\" }"), "te: gRPC sets this one itself");
 }
@@ -131,11 +135,13 @@ fn what_cannot_be_run_is_named_with_its_cure() {
 #[test]
 fn a_scenario_may_have_every_input_of_a_load() {
     let open = "payload = \"8B\"\nrate = \"5k\"\narrivals = \"poisson\"\nblocked = \"shed\"\nmax_backlog = 9\n\
-                contract = \"chat\"\nclient = \"tonic\"\nheaders = { x-id = \"7\", a = \"b=c\" }";
+                contract = \"chat\"\nclient = \"tonic\"\nmessages = 8\ndrain_limit = \"3s\"\nheaders = { x-id = \"7\", a = \"b=c\" }";
     let plan = parse(&SUITE.replacen("payload = \"8B\"", open, 1)).unwrap();
     let scenario = &plan.scenarios[0];
     assert_eq!(scenario.blocked, Some(Blocked::Shed));
     assert_eq!(scenario.max_backlog, NonZeroU64::new(9));
+    assert_eq!(scenario.messages, NonZeroU64::new(8));
+    assert_eq!(scenario.drain_limit, Some(Nanos(3_000_000_000)));
     assert_eq!((scenario.contract, scenario.client), (ContractName::Chat, Some(ClientName::Tonic)));
     let header = |key: &str, value: &str| Header { key: key.into(), value: value.into() };
     assert_eq!(scenario.headers, [header("a", "b=c"), header("x-id", "7")]);

@@ -1,14 +1,11 @@
 //! Health and reflection, as standard tools ask for them.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{INLINE, Server, TASK, TONIC, soon};
 use bidi_echo::config::Config;
 use bidi_echo::config::Transport;
 use rstest::rstest;
-use support::{INLINE, Server, TASK, TONIC, soon};
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};

@@ -1,20 +1,17 @@
 //! The binary from outside: flags and environment, log, metrics page, and too few descriptors.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::support::binary::{Binary, PATH, chosen, command};
+use crate::support::peer::{self, INITIAL_WINDOW_SIZE, Peer};
+use crate::support::wire::{Call, Client, ECHO, Status, echo_message, frame};
+use crate::support::{INLINE, TASK, TONIC, until};
 use bidi_echo::config::Transport;
 use rstest::rstest;
 use rustix::process::Signal;
-use support::binary::{Binary, PATH, chosen, command};
-use support::peer::{self, INITIAL_WINDOW_SIZE, Peer};
-use support::wire::{Call, Client, ECHO, Status, echo_message, frame};
-use support::{INLINE, TASK, TONIC, until};
 
 #[rstest]
 #[tokio::test]
@@ -294,7 +291,7 @@ async fn hold(address: SocketAddr, connections: usize, streams: usize) -> Vec<(C
 /// The body of `GET path`; Err: the status line, if it is not 200.
 fn metrics(address: SocketAddr, path: &str) -> Result<String, String> {
     let mut tcp = TcpStream::connect(address).unwrap();
-    tcp.set_read_timeout(Some(support::DEADLINE)).unwrap();
+    tcp.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
     write!(tcp, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut response = String::new();
     tcp.read_to_string(&mut response).unwrap();

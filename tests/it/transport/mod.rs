@@ -1,9 +1,5 @@
 //! The inline transport from outside, frame by frame: what RFC 9113 and gRPC over HTTP/2 ask of a
 //! server where h2spec does not look, and what services may rely on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../support/mod.rs"]
-mod support;
 
 mod faults;
 mod flow_control;
@@ -33,8 +29,8 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tower::service_fn;
 use tower_service::Service;
 
-use support::peer::*;
-use support::{hpack, soon};
+use crate::support::peer::*;
+use crate::support::{hpack, soon};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Boxed = UnsyncBoxBody<Bytes, BoxError>;

@@ -1,14 +1,11 @@
 //! Bad input: which status it gets, and that the connection and its other streams live on.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use crate::support::wire::{CHAT, Client, ECHO, Stack, Status, echo_message, frame, grpc_request};
+use crate::support::{INLINE, Server, TASK, TONIC, finished, on};
 use bidi_echo::config::Config;
 use bidi_echo::config::Transport;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use rstest::rstest;
-use support::wire::{CHAT, Client, ECHO, Stack, Status, echo_message, frame, grpc_request};
-use support::{INLINE, Server, TASK, TONIC, finished, on};
 
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 

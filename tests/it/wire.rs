@@ -1,18 +1,15 @@
 //! The contracts on the wire: the seed's golden frames, byte for byte, and what travels when.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use crate::support::wire::{
+    CHAT, Call, Client, ECHO, PREFIX, Stack, Status, echo_message, frame, grpc_request, hex,
+};
+use crate::support::{INLINE, Server, TASK, TONIC, on, soon};
 use bidi_echo::config::{Config, Transport};
 use bidi_echo::proto::echo::EchoMessage;
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use prost::Message;
 use rstest::rstest;
-use support::wire::{
-    CHAT, Call, Client, ECHO, PREFIX, Stack, Status, echo_message, frame, grpc_request, hex,
-};
-use support::{INLINE, Server, TASK, TONIC, on, soon};
 
 /// Request and reply frames of the seed's example.
 const GOLDEN: [(&str, &str); 3] = [

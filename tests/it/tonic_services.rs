@@ -1,8 +1,5 @@
 //! A tonic service of one's own, with tonic's router and interceptors, on the inline transport with
 //! either placement, and on tonic's own: nobody can tell the difference.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -25,7 +22,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tower::service_fn;
 use tower_layer::Layer;
 
-use support::soon;
+use crate::support::soon;
 
 /// What carries the service.
 #[derive(Clone, Copy, Debug)]

@@ -5,10 +5,6 @@
 //!
 //! Most tests run on paused time: a clock that moves only when everybody waits, so that a timer of
 //! seconds costs nothing and no bucket refills behind a test's back.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-#[path = "../support/mod.rs"]
-mod support;
 
 mod faults;
 mod floods;
@@ -39,8 +35,8 @@ use tokio::task::JoinHandle;
 use tower::service_fn;
 use tower::util::BoxCloneSyncService;
 
-use support::peer::*;
-use support::{hpack, soon};
+use crate::support::peer::*;
+use crate::support::{hpack, soon};
 
 type Reply = Response<UnsyncBoxBody<Bytes, BodyError>>;
 

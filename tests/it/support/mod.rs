@@ -1,7 +1,7 @@
 //! What the tests of the server share: a server in this process, the real binary, and clients that
 //! see the bytes.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
-#![allow(unreachable_pub, reason = "a module of each test binary, not a crate")]
+#![allow(dead_code, reason = "tests and benches use a part each")]
+#![allow(unreachable_pub, reason = "a module of tests and benches, not a crate")]
 
 pub mod binary;
 pub mod exchange;

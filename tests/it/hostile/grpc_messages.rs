@@ -1,17 +1,17 @@
 //! The whole server: what stands in the messages.
 use super::*;
+use crate::support::wire::{echo_message, frame as message};
+use crate::support::{INLINE, TASK};
 use bidi_echo::config::{Config, Transport};
-use support::wire::{echo_message, frame as message};
-use support::{INLINE, TASK};
 
 struct Grpc {
-    server: support::Server,
+    server: crate::support::Server,
     neighbour: Neighbour<TcpStream>,
 }
 
 impl Grpc {
     async fn new(transport: Transport) -> Self {
-        let server = support::Server::on(transport).await;
+        let server = crate::support::Server::on(transport).await;
         let peer = connect(&server).await;
         let ping = message(&echo_message(b"ping"));
         let neighbour = Neighbour::new(peer, &request(1), &ping).await;
@@ -19,7 +19,7 @@ impl Grpc {
     }
 }
 
-async fn connect(server: &support::Server) -> Peer<TcpStream> {
+async fn connect(server: &crate::support::Server) -> Peer<TcpStream> {
     let mut peer = Peer::new(TcpStream::connect(server.address).await.unwrap());
     peer.greet(&[]).await;
     peer
@@ -68,8 +68,8 @@ async fn these_end_one_stream_and_the_connection_lives(
 async fn unfinished_messages_are_bounded_and_cost_the_stream_that_goes_beyond(
     #[values(INLINE, TASK)] transport: Transport,
 ) {
-    let config = Config { unfinished_bytes_max: 5 << 20, ..support::on(transport) };
-    let server = support::Server::start(config).await;
+    let config = Config { unfinished_bytes_max: 5 << 20, ..crate::support::on(transport) };
+    let server = crate::support::Server::start(config).await;
     let mut peer = connect(&server).await;
     peer.send(&window_update(0, 1 << 20)).await;
     let whole = message(&echo_message(&[7; 60_000]));

@@ -1,6 +1,5 @@
 //! Holds the papers to what they speak of: each flag of the server stands in the README, and what a
 //! paper links to is there.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::Path;
 use std::{fs, iter};

@@ -1,22 +1,19 @@
 //! How a server ends: in time for whoever finishes, and in time in spite of whoever does not.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::binary::{Binary, command};
+use crate::support::http2::{self, GOAWAY, PING, SETTINGS};
+use crate::support::wire::{Call, Client, ECHO, Status, echo_message, frame, grpc_request};
+use crate::support::{INLINE, Server, TASK, TONIC, finished, soon, until};
 use bidi_echo::config::Config;
 use bidi_echo::config::Transport;
 use bidi_echo::serve::Summary;
 use rstest::rstest;
 use rustix::process::Signal;
-use support::binary::{Binary, command};
-use support::http2::{self, GOAWAY, PING, SETTINGS};
-use support::wire::{Call, Client, ECHO, Status, echo_message, frame, grpc_request};
-use support::{INLINE, Server, TASK, TONIC, finished, soon, until};
 use tokio::sync::Semaphore;
 
 const UNAVAILABLE: i32 = 14;
@@ -58,7 +55,7 @@ fn assert_in_time_and_nothing_left(summary: &Summary) {
 async fn a_stream_that_half_closes_in_time_ends_with_ok(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
-    let server = Server::start(config(transport, support::DEADLINE)).await;
+    let server = Server::start(config(transport, crate::support::DEADLINE)).await;
     let address = server.address;
     let client = Client::connect(address).await;
     let mut call = echoing(&client).await;
@@ -209,11 +206,11 @@ async fn a_limit_of_zero_cuts_off_at_once(#[values(INLINE, TASK, TONIC)] transpo
 async fn an_idle_server_stops_without_waiting_for_the_limit(
     #[values(INLINE, TASK, TONIC)] transport: Transport,
 ) {
-    let server = Server::start(config(transport, support::DEADLINE)).await;
+    let server = Server::start(config(transport, crate::support::DEADLINE)).await;
     let idle = Client::connect(server.address).await;
     idle.echo(b"used once").await;
     let summary = server.stop().await;
-    assert!(summary.drained_in < support::DEADLINE / 2, "{summary}");
+    assert!(summary.drained_in < crate::support::DEADLINE / 2, "{summary}");
     drop(idle);
 }
 
