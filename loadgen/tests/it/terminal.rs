@@ -36,7 +36,8 @@ fn check(columns: u16, has_course: bool) {
     let load = ["--rate", "1000", "--streams", "4", "--connections", "1"];
     let text = shown(columns, &[&load[..], &time].concat());
     let seconds: Vec<_> = text.split(AGAIN).filter(|line| line.contains("messages/s")).collect();
-    assert_eq!(seconds.len(), 3, "{text:?}");
+    // The last second may be over only when the drain has begun, which shows none.
+    assert!([2, 3].contains(&seconds.len()), "{text:?}");
     for line in seconds {
         assert!(line.chars().count() < usize::from(columns), "{columns}: {line:?}");
         assert!(!line.contains('\n'), "a line that stays: {line:?}");
