@@ -11,7 +11,10 @@
 
 #[cfg(test)]
 pub(crate) mod audit;
+mod control;
+mod endings;
 mod frames;
+mod heads;
 mod reading;
 mod role;
 mod streams;
