@@ -424,8 +424,8 @@ pub struct Scenario {
     /// Messages per second of the probe stream beside the load; null if there is none.
     #[serde(default)]
     pub probe_rate_messages_per_s: Option<MessagesPerSecond>,
-    /// What a closed loop of this shape reaches on this machine against a server that does nothing; null
-    /// if that was not calibrated.
+    /// What loadgen carries of this load on this machine against a server that does nothing: in closed loop its throughput, in
+    /// open loop the highest rate at which messages leave in time; null if that was not calibrated.
     #[serde(default)]
     pub null_throughput_messages_per_s: Option<MessagesPerSecond>,
 }

@@ -12,6 +12,16 @@ use crate::units::{MessagesPerSecond, Nanos};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slo(pub Vec<Goal>);
 
+impl Slo {
+    /// Percentiles that are asked for.
+    pub fn percentiles(&self) -> impl Iterator<Item = f64> {
+        self.0.iter().filter_map(|goal| match goal.metric {
+            Metric::Percentile(percent) => Some(percent),
+            _ => None,
+        })
+    }
+}
+
 /// One goal.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Goal {

@@ -16,11 +16,11 @@ use super::Exit;
 use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::records::Records;
-use super::servers::{ServerName, Supply, WhereArgs, cores};
-use super::trial::{Trial, TrialError, Tried};
+use super::servers::{ServerName, Supply, WhereArgs, check_preheat, cores};
+use super::trial::{Preheat, Trial, TrialError, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
-use crate::report::{Looks, Metric, NoValue, Question, Verdicts};
+use crate::report::{Added, Looks, Metric, NoValue, Question, Verdicts};
 use crate::scenario::{LoadArgs, UsageError, check_duration, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
@@ -45,6 +45,10 @@ pub(super) struct CompareArgs {
 
     #[command(flatten)]
     load: LoadArgs,
+
+    /// Closed loop against each fresh server first, never recorded: for servers that compile while they run
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    preheat: Nanos,
 
     /// Load before each measurement, never recorded
     #[arg(long, value_name = "TIME", default_value = "1s")]
@@ -120,6 +124,7 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     args.load.check()?;
     check_duration("--duration", args.duration())?;
+    check_preheat(args.preheat, &[&args.a, &args.b])?;
     let metrics = args.metrics()?;
     let question = question(args, metrics.len())?;
     let (server_cpus, loadgen_cpus) =
@@ -138,7 +143,9 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         null_throughput,
         question,
         looks: Looks::new(question),
+        why_not: vec![None; metrics.len()],
         metrics,
+        added: [Added::default(), Added::default()],
         invalid: 0,
         failed: 0,
     };
@@ -189,6 +196,10 @@ struct Comparing<'a> {
     question: Question,
     metrics: Vec<Metric>,
     looks: Looks,
+    /// By metric, why a run had no value of it.
+    why_not: Vec<Option<String>>,
+    /// All runs that are in a pair, of A and of B.
+    added: [Added; 2],
     /// Runs that were repeated because a gate failed.
     invalid: usize,
     /// Runs that failed.
@@ -212,7 +223,7 @@ impl Comparing<'_> {
                     return Exit::Failed;
                 }
             };
-            let Some(values) = pair.and_then(|[a, b]| self.values(&a, &b)) else {
+            let Some(values) = pair.and_then(|pair| self.values(&pair)) else {
                 if self.invalid > max {
                     tell!("compare: {} runs were invalid: given up", self.invalid);
                     return if self.failed > 0 { Exit::Failed } else { Exit::Invalid };
@@ -227,9 +238,10 @@ impl Comparing<'_> {
 
     /// A pair's two values of each metric, but of one that is beyond all that is known: that cannot be compared.
     /// `None` if a run has none, such as CPU time in a short window of a quiet server.
-    fn values(&mut self, a: &RunRecord, b: &RunRecord) -> Option<Vec<Option<(f64, f64)>>> {
+    fn values(&mut self, pair: &[RunRecord; 2]) -> Option<Vec<Option<(f64, f64)>>> {
+        let [a, b] = pair;
         let mut values = Vec::new();
-        for metric in &self.metrics {
+        for (metric, why_not) in self.metrics.iter().zip(&mut self.why_not) {
             let both = [(&self.args.a, metric.of(a)), (&self.args.b, metric.of(b))];
             if both.iter().any(|(_, value)| *value == Err(NoValue::Unknown)) {
                 self.invalid += 1;
@@ -239,11 +251,13 @@ impl Comparing<'_> {
             for (name, value) in &both {
                 if let Err(why) = value {
                     tell!("compare: {name}: {metric} is {why}, and is not compared");
+                    why_not.get_or_insert_with(|| format!("of {name} it is {why}"));
                 }
             }
             let [(_, of_a), (_, of_b)] = both;
             values.push(of_a.ok().zip(of_b.ok()));
         }
+        self.added.iter_mut().zip(pair).for_each(|(added, run)| added.add(run));
         Some(values)
     }
 
@@ -309,6 +323,7 @@ impl Comparing<'_> {
             loadgen_cpus: &self.loadgen_cpus,
             time: *warmup + duration,
             null_throughput: Some(self.null_throughput),
+            preheat: Preheat::of(load, self.args.preheat),
         };
         let json = self.records.file(&format!("{}.{number}.json", ["a", "b"][place]));
         match &self.supplies[place] {
@@ -324,6 +339,8 @@ impl Comparing<'_> {
             question: self.question,
             metrics: self.metrics.clone(),
             looks: self.looks.clone(),
+            why_not: self.why_not.clone(),
+            added: self.added.clone(),
             invalid: self.invalid,
             failed: self.failed,
         }

@@ -24,7 +24,7 @@ const DURATION: Nanos = Nanos(2_000_000_000);
 const OPEN_DURATION: Nanos = Nanos(500_000_000);
 
 /// Distance of the rates between which what loadgen carries is known well enough.
-const OPEN_WIDTH: f64 = 0.25;
+const OPEN_WIDTH: f64 = 0.1;
 
 /// From the first rate down by so much at most.
 const LEAST_SHARE: f64 = 1_000.0;
@@ -36,7 +36,7 @@ const TRIALS_MAX: usize = 40;
 const IN_FLIGHT: usize = 16;
 
 /// What loadgen carries of this load on these cores against a server that does nothing: in closed loop its
-/// throughput, in open loop the highest rate, to a quarter, at which its messages leave in time.
+/// throughput, in open loop the highest rate, to a tenth, at which its messages leave in time.
 pub(super) async fn null_throughput(
     load: &LoadArgs,
     server_cpus: &[usize],
@@ -136,6 +136,7 @@ impl Places<'_> {
             loadgen_cpus,
             time,
             null_throughput: None,
+            preheat: None,
         };
         let folder = tempfile::tempdir().context("cannot make a folder for a record")?;
         match trial.on(&ServerCommand::null()?, &folder.path().join("null.json")).await? {

@@ -21,8 +21,8 @@ use crate::harness::server::EmbeddedServer;
 use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
-    self, Gate, GateName, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION,
-    Server, Warning, WarningKind,
+    self, Gate, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server,
+    Warning, WarningKind,
 };
 use crate::report;
 use crate::scenario::{Arrivals, Blocked, Load, RunArgs, Scenario, Surroundings, UsageError};
@@ -102,7 +102,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     let mut screen = Screen::new(&scenario);
     let mut late_headers = 0;
     let mut window_began_at = None;
-    let ran = drive::run(&scenario, target.uri.clone(), interrupted(), &mut |progress| {
+    let ran = drive::run(&scenario, target.uri.clone(), interrupted(), &mut |mut progress| {
         match progress {
             Progress::Phase(Phase::Measure) => {
                 watched.begin();
@@ -123,11 +123,10 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             }
             _ => {}
         }
-        let gates = match progress {
-            Progress::Second { .. } => watched.gates_so_far(&scenario),
-            _ => Vec::new(),
-        };
-        screen.show(&progress, &gates);
+        if let Progress::Second { gates, .. } = &mut progress {
+            watched.add_gates(gates);
+        }
+        screen.show(&progress);
     })
     .await;
     screen.clear();
@@ -422,16 +421,11 @@ impl Processes {
         [&mut self.loadgen, &mut self.server].into_iter().flatten().for_each(Watched::begin);
     }
 
-    /// The gates that can be told while the window is open.
-    fn gates_so_far(&self, scenario: &Scenario) -> Vec<Gate> {
+    /// Adds those about this machine to the gates about the load, while the window is open.
+    fn add_gates(&self, gates: &mut Vec<Gate>) {
         let window = self.began.map_or(Nanos(0), |began| began.elapsed().into());
         let so_far = self.disturbances.so_far();
-        let mut gates = record::machine_gates(window, &so_far.shard_threads(), so_far.of_machine());
-        if matches!(scenario.load, Load::OpenLoop { .. }) {
-            // In open loop the end tells: a busy shard may not be full.
-            gates.retain(|gate| gate.name != GateName::ShardCpu);
-        }
-        gates
+        record::add_machine_gates(gates, window, &so_far.shard_threads(), so_far.of_machine());
     }
 
     fn end(&mut self) {
@@ -527,7 +521,7 @@ impl<'a> Screen<'a> {
         }
     }
 
-    fn show(&mut self, progress: &Progress, gates: &[Gate]) {
+    fn show(&mut self, progress: &Progress) {
         let text = match progress {
             Progress::Phase(Phase::Connect) => {
                 format!("connecting: {}", report::spread(self.scenario))
@@ -545,7 +539,7 @@ impl<'a> Screen<'a> {
             // What arrives in the drain is counted, but it is no second of the measurement.
             Progress::Second { .. } if self.draining => return,
             Progress::Second { second, .. } if self.is_past_the_end(second.second) => return,
-            Progress::Second { second, failed } => {
+            Progress::Second { second, failed, gates } => {
                 let line = self.live.line(self.scenario, second, *failed, gates);
                 if self.is_terminal { line.within(columns()) } else { line.to_string() }
             }

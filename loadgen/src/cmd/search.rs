@@ -13,12 +13,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use self::knee::{Ask, Ended, HowArgs, Judged, Row, Searched, TRIALS_MAX, find};
+use self::knee::{Ask, Ended, HowArgs, Judged, Row, Searched, TRIALS_MAX, find, needed_rate};
 use self::steps::Found;
 use super::Exit;
 use super::interrupt::interrupted;
 use super::records::Records;
-use super::servers::{ServerName, WhereArgs, cores};
+use super::servers::{ServerName, WhereArgs, check_preheat, cores};
 use crate::harness::provenance;
 use crate::scenario::{LoadArgs, UsageError, check_duration};
 use crate::slo::Slo;
@@ -83,6 +83,20 @@ fn check(args: &SearchArgs) -> Result<(), UsageError> {
         let cure = "need a percentage from 0 and below 100";
         return Err(wrong("--exceed-ratio", args.how.exceed_ratio.to_string(), cure));
     }
+    let needed = MessagesPerSecond(needed_rate(&args.slo, args.how.duration));
+    let (flag, rate) = match args.how.min_rate {
+        Some(rate) => ("--min-rate", rate),
+        None => ("--max-rate", args.how.max_rate),
+    };
+    // A rate that is typed in decimals may be off in its last binary digit.
+    if rate.0 < needed.0 * (1.0 - 1e-9) {
+        let cure = format!(
+            "a trial of {} has too few messages for {}; pass {needed} or more, or a longer --duration",
+            args.how.duration, args.slo
+        );
+        return Err(wrong(flag, rate.0.to_string(), &cure));
+    }
+    check_preheat(args.how.preheat, &[&args.server])?;
     if args.how.min_rate.is_some_and(|min| min.0 > args.how.max_rate.0) {
         let cure = "is below --min-rate; pass one above it";
         return Err(wrong("--max-rate", args.how.max_rate.0.to_string(), cure));

@@ -9,6 +9,7 @@ use clap::Args;
 
 use crate::harness::peers::{PeerError, Peers, ServerCommand};
 use crate::scenario::UsageError;
+use crate::units::Nanos;
 
 /// A server as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +102,21 @@ impl ServerName {
             ServerName::Command(words) => Supply::Fresh(ServerCommand::of(words.clone())),
             ServerName::Running(target) => Supply::Running(target.clone()),
         })
+    }
+}
+
+/// What runs already is as warm as it is.
+pub(super) fn check_preheat(preheat: Nanos, servers: &[&ServerName]) -> Result<(), UsageError> {
+    let mut running = servers.iter().filter(|server| matches!(server, ServerName::Running(_)));
+    match running.next() {
+        Some(server) if preheat > Nanos(0) => Err(UsageError {
+            flag: "--preheat",
+            value: preheat.to_string(),
+            cure: format!(
+                "is for servers that are started for each run, and {server} runs already; leave it out"
+            ),
+        }),
+        _ => Ok(()),
     }
 }
 

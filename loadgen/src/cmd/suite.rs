@@ -27,7 +27,7 @@ use super::interrupt::interrupted;
 use super::report::is_record;
 use super::search::steps::Found;
 use super::servers::as_usage;
-use super::trial::{Trial, TrialError, Tried, disturbance};
+use super::trial::{Preheat, Trial, TrialError, Tried, disturbance};
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record;
@@ -376,16 +376,19 @@ impl Suite {
             Err(why) => return Ok(Outcome::Failed(why)),
         };
         let flags = self.flags(run, rate);
-        let warmup = self.plan.servers[run.server].warmup;
-        let SuiteScenario { watch_give_back, drain_limit, .. } = &self.plan.scenarios[run.scenario];
+        let warmup = self.plan.warmup_of(run);
+        let (scenario, server) =
+            (&self.plan.scenarios[run.scenario], &self.plan.servers[run.server]);
+        let SuiteScenario { watch_give_back, drain_limit, .. } = scenario;
         let after = *watch_give_back + drain_limit.unwrap_or(Nanos(0));
         let trial = Trial {
             flags: &flags,
-            contract: self.plan.scenarios[run.scenario].contract,
+            contract: scenario.contract,
             server_cpus: &self.plan.server_cpus,
             loadgen_cpus: &self.plan.loadgen_cpus,
             time: warmup + self.plan.duration_of(run) + after,
             null_throughput: results.null_throughputs[run.scenario],
+            preheat: Preheat::of(&scenario.load(self.plan.client, None), server.preheat),
         };
         let path = self.out.join(self.file_of(run));
         let tried = trial.on(command, &path).await?;
@@ -416,7 +419,7 @@ impl Suite {
     /// Those of `loadgen run`.
     fn flags(&self, run: Run, rate: Option<MessagesPerSecond>) -> Vec<String> {
         let scenario = &self.plan.scenarios[run.scenario];
-        let warmup = self.plan.servers[run.server].warmup;
+        let warmup = self.plan.warmup_of(run);
         let mut flags = scenario.load(self.plan.client, rate).flags();
         let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
         flag("--idle-streams", scenario.idle_streams.to_string());
@@ -431,7 +434,8 @@ impl Suite {
             flag("--drain-limit", format!("{}ns", drain_limit.0));
         }
         // The same bytes for every server of a repetition.
-        flag("--seed", (run.repetition + 1).to_string());
+        let seed = scenario.seed.unwrap_or(1).wrapping_add(run.repetition as u64);
+        flag("--seed", seed.to_string());
         flags
     }
 
@@ -444,9 +448,9 @@ impl Suite {
 
     fn time(&self) -> Nanos {
         self.plan.runs().into_iter().fold(Nanos(0), |sum, run| {
-            let warmup = self.plan.servers[run.server].warmup;
+            let preheat = self.plan.servers[run.server].preheat;
             let watch = self.plan.scenarios[run.scenario].watch_give_back;
-            sum + warmup + self.plan.duration_of(run) + watch
+            sum + preheat + self.plan.warmup_of(run) + self.plan.duration_of(run) + watch
         })
     }
 
@@ -462,9 +466,12 @@ impl Suite {
         let mut appendix = "## Servers\n\n".to_owned();
         for (place, server) in self.plan.servers.iter().enumerate() {
             let product = products[place].as_deref().unwrap_or("says nothing of itself");
-            let SuiteServer { name, warmup, duration_min, .. } = server;
+            let SuiteServer { name, preheat, warmup, duration_min, .. } = server;
             let about = &about[place];
             appendix.push_str(&format!("- {name}: {about}; {product}; warm-up {warmup}"));
+            if *preheat > Nanos(0) {
+                appendix.push_str(&format!(", after {preheat} of a closed loop"));
+            }
             if *duration_min > Nanos(0) {
                 appendix.push_str(&format!(", measured for at least {duration_min}"));
             }
@@ -649,7 +656,7 @@ fn host(started_at: &str) -> String {
 fn is_overloaded(tried: &Tried) -> bool {
     match tried {
         Tried::Invalid(record, _) => {
-            record.fell_behind() && record.failed_gates().all(|gate| gate.name.is_loss())
+            record.fell_behind() && record.failed_gates().all(|gate| record.is_loss(gate))
         }
         // What fails about the load itself fails in any overload.
         Tried::Failed(Some(record), _) => {

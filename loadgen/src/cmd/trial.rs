@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::harness::child::Child;
 use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
 use crate::record::{self, Gate, GateName, RunRecord, Verdict};
-use crate::scenario::ContractName;
+use crate::scenario::{ContractName, LoadArgs};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
@@ -38,6 +38,26 @@ pub(super) struct Trial<'a> {
     pub(super) time: Nanos,
     /// What a null echo carries under this load, if that was calibrated.
     pub(super) null_throughput: Option<MessagesPerSecond>,
+    /// What a fresh server is loaded with first.
+    pub(super) preheat: Option<Preheat>,
+}
+
+/// A closed loop against a fresh server, of which nothing is kept: a server that compiles while it runs compiles then,
+/// whatever is offered afterwards.
+#[derive(Clone, Debug)]
+pub(super) struct Preheat {
+    flags: Vec<String>,
+    time: Nanos,
+}
+
+impl Preheat {
+    /// For so long; `None` if that is zero.
+    pub(super) fn of(load: &LoadArgs, time: Nanos) -> Option<Self> {
+        let mut flags = load.closed_loop().flags();
+        flags.extend(["--warmup".to_owned(), "0s".to_owned()]);
+        flags.extend(["--duration".to_owned(), format!("{}ns", time.0)]);
+        (time > Nanos(0)).then_some(Preheat { flags, time })
+    }
 }
 
 /// What became of a run.
@@ -70,7 +90,10 @@ impl Trial<'_> {
         json: &Path,
     ) -> Result<Tried, TrialError> {
         let server = server.start(self.server_cpus, self.contract).await?;
-        let tried = self.against(&server, json).await;
+        let tried = match self.preheat(&server).await {
+            Ok(()) => self.against(&server, json).await,
+            Err(error) => Ok(Tried::Failed(None, format!("it could not be preheated: {error}"))),
+        };
         match server.stop().await {
             Ok(()) => tried,
             Err(error) => {
@@ -81,10 +104,17 @@ impl Trial<'_> {
         }
     }
 
+    /// How a preheating ends says nothing of the run that counts. Err: it has no end.
+    async fn preheat(&self, server: &ServerProcess) -> io::Result<()> {
+        let Some(Preheat { flags, time }) = &self.preheat else { return Ok(()) };
+        let command = self.command(&target(server), flags)?;
+        let mut child = Child::start(command, self.loadgen_cpus)?;
+        child.wait(time.as_duration() + RUN_OVERTIME_MAX).await.map(|_| ())
+    }
+
     async fn against(&self, server: &ServerProcess, json: &Path) -> Result<Tried, TrialError> {
-        let target = format!("http://{}", server.address());
         let pid = server.pid().map(|pid| pid.to_string());
-        self.at(&target, pid.as_deref(), json).await
+        self.at(&target(server), pid.as_deref(), json).await
     }
 
     /// Runs against what listens at `target`, `pid` if that is known.
@@ -104,13 +134,8 @@ impl Trial<'_> {
         pid: Option<&str>,
         json: &Path,
     ) -> io::Result<Result<Tried, TrialError>> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("run").arg("--json").arg(json).args(["--target", target]);
-        command.args(self.flags);
-        let cpus: Vec<_> = self.loadgen_cpus.iter().map(ToString::to_string).collect();
-        if !cpus.is_empty() {
-            command.args(["--cpus", &cpus.join(","), "--shards", &cpus.len().to_string()]);
-        }
+        let mut command = self.command(target, self.flags)?;
+        command.arg("--json").arg(json);
         if let Some(pid) = pid {
             command.args(["--server-pid", pid]);
         }
@@ -133,6 +158,23 @@ impl Trial<'_> {
         let why = record.as_deref().map_or(words, what_failed);
         Ok(Ok(Tried::Failed(record, format!("{status}: {why}"))))
     }
+}
+
+impl Trial<'_> {
+    /// `run` with these flags, on loadgen's cores.
+    fn command(&self, target: &str, flags: &[String]) -> io::Result<Command> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["run", "--target", target]).args(flags);
+        let cpus: Vec<_> = self.loadgen_cpus.iter().map(ToString::to_string).collect();
+        if !cpus.is_empty() {
+            command.args(["--cpus", &cpus.join(","), "--shards", &cpus.len().to_string()]);
+        }
+        Ok(command)
+    }
+}
+
+fn target(server: &ServerProcess) -> String {
+    format!("http://{}", server.address())
 }
 
 impl Tried {

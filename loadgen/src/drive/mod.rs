@@ -30,7 +30,7 @@ use self::flight::Lost;
 use self::recorder::{Interval, Seen};
 use self::shard::{Command, Event, Figures, Plan};
 use self::timeline::Timeline;
-use crate::record::{Hdr, Measured, Probe, Second, WrittenHdr};
+use crate::record::{Gate, Hdr, Measured, Probe, Second, SoFar, WrittenHdr, load_gates_so_far};
 use crate::scenario::{ContractName, Load, Scenario};
 use crate::units::Nanos;
 
@@ -92,6 +92,8 @@ pub enum Progress {
         second: Second,
         /// Failures in it: streams that ended wrongly, wrong echoes.
         failed: u64,
+        /// How the load stands, from the window's begin to the end of this second.
+        gates: Vec<Gate>,
     },
 }
 
@@ -201,7 +203,7 @@ impl Shards {
             spawn(plan, receiver, sender).map_err(DriveError::Runtime)?;
             probe = Some(events);
         }
-        let seconds = Seconds { shards: scenario.shards, ..Seconds::default() };
+        let seconds = Seconds::of(scenario.clone());
         let done = Vec::new();
         Ok(Shards { scenario, timeline, clock, commands, events, probe, done, seconds })
     }
@@ -452,9 +454,9 @@ impl Shards {
 }
 
 /// The seconds of a run, merged over its shards as they come in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seconds {
-    shards: usize,
+    scenario: Arc<Scenario>,
     /// Seconds that some shard has not reported yet.
     merging: BTreeMap<u64, Merging>,
     merged: Vec<Second>,
@@ -468,11 +470,16 @@ struct Merging {
     received: u64,
     failed: u64,
     latency: Hdr,
+    so_far: SoFar,
 }
 
 impl Seconds {
+    fn of(scenario: Arc<Scenario>) -> Self {
+        Seconds { scenario, merging: BTreeMap::new(), merged: Vec::new() }
+    }
+
     fn add(&mut self, interval: Interval, tell: &mut dyn FnMut(Progress)) {
-        let Interval { second, due, shed, received, failed, latency } = interval;
+        let Interval { second, due, shed, received, failed, latency, so_far } = interval;
         let merging = self.merging.entry(second).or_default();
         merging.shards += 1;
         merging.due += due;
@@ -480,10 +487,12 @@ impl Seconds {
         merging.received += received;
         merging.failed += failed;
         merging.latency.merge(&latency);
-        if merging.shards == self.shards {
-            let failed = merging.failed;
+        merging.so_far.add(so_far);
+        if merging.shards == self.scenario.shards {
+            let Merging { failed, so_far, .. } = *merging;
             let second = self.close(second);
-            tell(Progress::Second { second, failed });
+            let gates = load_gates_so_far(&self.scenario, so_far, &self.merged);
+            tell(Progress::Second { second, failed, gates });
         }
     }
 
@@ -522,23 +531,85 @@ impl Seconds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{GateName, Verdict};
+    use crate::report::example;
+
+    fn failing(gates: &[Gate]) -> Vec<GateName> {
+        let failed = gates.iter().filter(|gate| gate.verdict == Verdict::Failed);
+        failed.map(|gate| gate.name).collect()
+    }
+
+    #[test]
+    fn a_second_tells_which_gates_fail_until_then_as_the_worst_shard_sees_it() {
+        let mut scenario = example::open_loop(1_000.0, 1).scenario;
+        scenario.shards = 2;
+        let mut seconds = Seconds::of(scenario.into());
+        let mut told = Vec::new();
+        for (second, lags) in [(0, [10, 20]), (1, [10, 300_000]), (2, [10, 150_000])] {
+            for lag in lags {
+                let so_far = SoFar { send_lag_p99: Some(Nanos(lag)), ..SoFar::default() };
+                let interval = Interval { second, so_far, ..Interval::default() };
+                seconds.add(interval, &mut |progress| {
+                    let Progress::Second { second, gates, .. } = progress else { unreachable!() };
+                    told.push((second.second, failing(&gates)));
+                });
+            }
+        }
+        assert_eq!(told, [(0, vec![]), (1, vec![GateName::SendLag]), (2, vec![])]);
+    }
+
+    #[test]
+    fn a_backlog_that_grows_is_told_while_the_load_goes_on() {
+        let mut seconds = Seconds::of(example::open_loop(1_000.0, 1).scenario.into());
+        let mut told = Vec::new();
+        for second in 0..6 {
+            let interval = Interval { second, due: 1_000, received: 990, ..Interval::default() };
+            seconds.add(interval, &mut |progress| {
+                let Progress::Second { gates, .. } = progress else { unreachable!() };
+                told.push(failing(&gates));
+            });
+        }
+        // A trend needs five seconds.
+        assert_eq!(told[..4], [const { Vec::new() }; 4]);
+        assert_eq!(told[4..], [vec![GateName::Backlog], vec![GateName::Backlog]]);
+    }
+
+    #[test]
+    fn messages_in_flight_are_counted_while_a_closed_loop_goes_on() {
+        let check = |in_flight_ns: u64, expected: &[GateName]| {
+            let scenario = example::closed_loop().scenario;
+            assert_eq!((scenario.streams, scenario.shards), (4, 1));
+            let mut latency = Hdr::default();
+            (0..90).for_each(|_| latency.record(Nanos(1)));
+            // Ten of the hundred were sent before the window, and have no time.
+            let so_far = SoFar { in_flight: Nanos(in_flight_ns), ..SoFar::default() };
+            let interval = Interval { received: 100, latency, so_far, ..Interval::default() };
+            let mut told = None;
+            Seconds::of(scenario.into()).add(interval, &mut |progress| {
+                let Progress::Second { gates, .. } = progress else { unreachable!() };
+                told = Some(failing(&gates));
+            });
+            assert_eq!(told.unwrap(), expected, "{in_flight_ns}");
+        };
+        check(3_600_000_000, &[]);
+        check(3_000_000_000, &[GateName::LittlesLaw]);
+        check(0, &[GateName::LittlesLaw]);
+    }
 
     #[test]
     fn a_second_in_which_nothing_came_is_left_out_only_behind_the_window() {
-        let mut seconds = Seconds { shards: 1, ..Seconds::default() };
+        let mut seconds = Seconds::of(example::open_loop(1_000.0, 1).scenario.into());
         for (second, due, shed, received) in
             [(0, 9, 0, 9), (1, 9, 2, 0), (2, 0, 0, 0), (3, 0, 0, 1), (4, 0, 1, 0), (5, 0, 0, 0)]
         {
-            let latency = Hdr::default();
-            seconds.add(Interval { second, due, shed, received, failed: 0, latency }, &mut |_| {});
+            let interval = Interval { second, due, shed, received, ..Interval::default() };
+            seconds.add(interval, &mut |_| {});
         }
         let ends = |window| {
-            let mut seconds = Seconds { shards: 1, ..Seconds::default() };
+            let mut seconds = Seconds::of(example::open_loop(1_000.0, 1).scenario.into());
             for second in 0..4 {
                 let received = u64::from(second == 0);
-                let latency = Hdr::default();
-                let interval = Interval { second, due: 0, shed: 0, received, failed: 0, latency };
-                seconds.add(interval, &mut |_| {});
+                seconds.add(Interval { second, received, ..Interval::default() }, &mut |_| {});
             }
             seconds.finish(Nanos(window)).len()
         };

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use super::flight::Sent;
 use super::timeline::Timeline;
-use crate::record::{Hdr, Unstable, Wrong};
+use crate::record::{Hdr, SoFar, Unstable, Wrong};
 use crate::units::Nanos;
 
 /// What one shard saw.
@@ -68,6 +68,8 @@ pub(crate) struct Interval {
     pub(crate) received: u64,
     pub(crate) failed: u64,
     pub(crate) latency: Hdr,
+    /// From the window's begin to its end.
+    pub(crate) so_far: SoFar,
 }
 
 impl Recorder {
@@ -147,7 +149,8 @@ impl Recorder {
         let Seen { response_time, service_time, .. } = &mut self.seen;
         let sum = if self.open_loop { response_time } else { service_time };
         sum.merge(&self.interval.latency);
-        self.finished.push(std::mem::replace(&mut self.interval, next));
+        let so_far = self.seen.so_far();
+        self.finished.push(Interval { so_far, ..std::mem::replace(&mut self.interval, next) });
     }
 
     /// A stream ended.
@@ -220,6 +223,17 @@ fn innermost(mut error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 impl Seen {
+    /// Reads of each histogram what lies below its percentile: some microseconds, once a second.
+    fn so_far(&self) -> SoFar {
+        let p99 = |hdr: &Hdr| (hdr.count() > 0).then(|| hdr.percentile(99.0));
+        SoFar {
+            send_lag_p99: p99(&self.send_lag),
+            gap_error_p99: p99(&self.gap_error),
+            service_time_p50: self.service_time.percentile(50.0),
+            in_flight: self.in_flight,
+        }
+    }
+
     pub(crate) fn merge(&mut self, other: Seen) {
         for (sum, part) in [
             (&mut self.response_time, &other.response_time),

@@ -10,7 +10,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Disturbance, Measured, Probe, RunRecord, Second, ThreadUsage, Unstable};
+use super::{Disturbance, Hdr, Measured, Probe, RunRecord, Second, ThreadUsage, Unstable};
 use crate::scenario::{Load, Scenario};
 use crate::units::Nanos;
 
@@ -37,11 +37,14 @@ const LITTLE_ERROR_MAX: f64 = 0.05;
 /// [`LAG_HARMLESS`].
 const GAP_ERROR_SHARE_MAX: f64 = 0.1;
 
-/// The backlog of a steady run does not grow by more than this share of the offered load.
-const BACKLOG_GROWTH_MAX: f64 = 0.001;
+/// The backlog of a steady run does not grow or shrink by more than this share of the offered load each second.
+const BACKLOG_TREND_MAX: f64 = 0.001;
 
-/// Growth is growth if it stands out of its own noise by so many standard errors.
+/// A trend is one if it stands out of its own noise by so many standard errors ...
 const BACKLOG_ERRORS_MIN: f64 = 3.0;
+
+/// ... or is this share of the offered load each second, however uneven: a fall that ends early leaves large errors.
+const BACKLOG_TREND_PLAIN: f64 = 0.1;
 
 /// A trend needs so many whole seconds.
 const BACKLOG_SECONDS_MIN: usize = 5;
@@ -87,7 +90,7 @@ pub enum GateName {
     Achieved,
     /// Gaps between a stream's departures are those of the plan. Open loop.
     DepartureGaps,
-    /// What is due and not echoed does not grow. Open loop.
+    /// What is due and not echoed neither grows nor shrinks. Open loop.
     Backlog,
     /// In flight = throughput x time in flight. Closed loop.
     LittlesLaw,
@@ -103,13 +106,6 @@ pub enum GateName {
     Steal,
     /// No quota of a control group stopped this process.
     Throttling,
-}
-
-impl GateName {
-    /// Whether it fails where a server carries less than an open loop offers, and says nothing against loadgen.
-    pub fn is_loss(self) -> bool {
-        matches!(self, GateName::Backlog | GateName::Achieved)
-    }
 }
 
 impl fmt::Display for GateName {
@@ -175,7 +171,19 @@ impl RunRecord {
     pub fn fell_behind(&self) -> bool {
         matches!(self.scenario.load, Load::OpenLoop { .. })
             && (self.measured.unstable.is_some()
-                || self.failed_gates().any(|gate| gate.name.is_loss()))
+                || self.failed_gates().any(|gate| self.is_loss(gate)))
+    }
+
+    /// Whether a gate that failed says that the server carries less than an open loop offers, and nothing against
+    /// loadgen. A backlog that shrinks is not of this load: it was there when the window began.
+    pub fn is_loss(&self, gate: &Gate) -> bool {
+        let Measured { seconds, window_ns, unstable, .. } = &self.measured;
+        let grows = || backlog_trend(seconds, *window_ns).is_none_or(|(slope, _)| slope > 0.0);
+        match gate.name {
+            GateName::Achieved => true,
+            GateName::Backlog => unstable.is_some() || grows(),
+            _ => false,
+        }
     }
 
     /// Whether no gate failed. Records without gates are of a loadgen that had none: not known.
@@ -216,19 +224,31 @@ impl Gate {
 pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
     let mut gates = match scenario.load {
         Load::ClosedLoop { in_flight_max } => {
-            vec![littles_law(scenario.streams * in_flight_max, measured)]
+            let by_law = in_flight_by_law(measured);
+            vec![littles_law(scenario.streams * in_flight_max, by_law)]
         }
-        Load::OpenLoop { rate_messages_per_s, .. } => vec![
-            send_lag(measured),
-            achieved(measured),
-            departure_gaps(scenario, rate_messages_per_s.0, measured),
-            backlog(rate_messages_per_s.0, measured),
-        ],
+        Load::OpenLoop { rate_messages_per_s: rate, .. } => {
+            let p99 = |hdr: &Option<Hdr>| {
+                hdr.as_ref().filter(|hdr| hdr.count() > 0).map(|hdr| hdr.percentile(99.0))
+            };
+            let service = measured.service_time.percentile(50.0);
+            vec![
+                send_lag(p99(&measured.send_lag), service),
+                achieved(measured),
+                departure_gaps(scenario, rate.0, p99(&measured.gap_error)),
+                match measured.unstable {
+                    Some(unstable) => unstable_backlog(unstable),
+                    None => backlog(rate.0, &measured.seconds, measured.window_ns),
+                },
+            ]
+        }
     };
-    gates.extend(machine_gates(measured.window_ns, &measured.shard_threads, measured.disturbance));
-    if matches!(scenario.load, Load::OpenLoop { .. }) {
-        excuse_busy_shards(&mut gates, measured);
-    }
+    add_machine_gates(
+        &mut gates,
+        measured.window_ns,
+        &measured.shard_threads,
+        measured.disturbance,
+    );
     gates.extend(measured.probe.as_ref().map(|seen| probe(seen, measured)));
     gates.extend(
         scenario.null_throughput_messages_per_s.map(|null| headroom(scenario, measured, null.0)),
@@ -236,14 +256,58 @@ pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
     gates
 }
 
+/// What the gates about a load are told by while it goes on: figures of all seconds that are over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SoFar {
+    /// p99 of L on the shard where it is longest; open loop.
+    pub send_lag_p99: Option<Nanos>,
+    /// p99 of the differences between gaps of departures and those of the plan, on the shard where it is largest; open loop.
+    pub gap_error_p99: Option<Nanos>,
+    /// Median of S on the shard where it is longest.
+    pub service_time_p50: Nanos,
+    /// Sum of the times from queued to received of all messages that [`Second::latency`] has; closed loop.
+    pub in_flight: Nanos,
+}
+
+impl SoFar {
+    /// Adds another shard, which was seen until the same time.
+    pub fn add(&mut self, shard: SoFar) {
+        self.send_lag_p99 = self.send_lag_p99.max(shard.send_lag_p99);
+        self.gap_error_p99 = self.gap_error_p99.max(shard.gap_error_p99);
+        self.service_time_p50 = self.service_time_p50.max(shard.service_time_p50);
+        self.in_flight = self.in_flight + shard.in_flight;
+    }
+}
+
+/// The gates about a load that can be told while its window is open. `seconds`: all that are over.
+pub fn load_gates_so_far(scenario: &Scenario, so_far: SoFar, seconds: &[Second]) -> Vec<Gate> {
+    let window = Nanos(seconds.len() as u64 * Nanos::SECOND.0);
+    match scenario.load {
+        Load::ClosedLoop { in_flight_max } => {
+            // As at the end: some echoes of the first seconds were sent before the window, and have no time.
+            let received: u64 = seconds.iter().map(|second| second.messages_received).sum();
+            let timed: u64 = seconds.iter().map(|second| second.latency.count).sum();
+            let mean_ns = so_far.in_flight.0 as f64 / timed as f64;
+            let by_law = mean_ns * received as f64 / window.0 as f64;
+            let by_law = Some(by_law).filter(|_| timed > 0);
+            vec![littles_law(scenario.streams * in_flight_max, by_law)]
+        }
+        Load::OpenLoop { rate_messages_per_s: rate, .. } => vec![
+            send_lag(so_far.send_lag_p99, so_far.service_time_p50),
+            departure_gaps(scenario, rate.0, so_far.gap_error_p99),
+            backlog(rate.0, seconds, window),
+        ],
+    }
+}
+
 /// A shard that finds little in each turn has always another turn to take, and its pacer spins: it is busy from a small
 /// load on, and carries ten times that with larger turns. In open loop it is known when it can do no more: messages
 /// leave late then, each by the turn before it at least.
-fn excuse_busy_shards(gates: &mut [Gate], measured: &Measured) {
+fn excuse_busy_shards(gates: &mut [Gate]) {
     let is_in_time =
-        |gate: &Gate| gate.name == GateName::SendLag && gate.verdict == Verdict::Passed;
-    let lag = measured.send_lag.as_ref().filter(|_| gates.iter().any(is_in_time));
-    let Some(lag) = lag.map(|lag| lag.percentile(99.0)) else { return };
+        |gate: &&Gate| gate.name == GateName::SendLag && gate.verdict == Verdict::Passed;
+    let Some(lag) = gates.iter().find(is_in_time).and_then(|gate| gate.figure) else { return };
+    let lag = nanos(lag);
     let is_busy =
         |gate: &&mut Gate| gate.name == GateName::ShardCpu && gate.verdict == Verdict::Failed;
     for gate in gates.iter_mut().filter(is_busy) {
@@ -253,12 +317,13 @@ fn excuse_busy_shards(gates: &mut [Gate], measured: &Measured) {
     }
 }
 
-/// The gates about shard threads and the machine, over a window that may still be open.
-pub fn machine_gates(
+/// Adds the gates about shard threads and the machine to those about the load, over a window that may still be open.
+pub fn add_machine_gates(
+    gates: &mut Vec<Gate>,
     window: Nanos,
     threads: &[ThreadUsage],
     disturbance: Option<Disturbance>,
-) -> Vec<Gate> {
+) {
     let window_s = window.as_secs_f64();
     let share_of_window = |time: Option<Nanos>| {
         time.map(|time| time.as_secs_f64()).filter(|_| window_s > 0.0).map(|time| time / window_s)
@@ -266,7 +331,7 @@ pub fn machine_gates(
     let busiest = threads.iter().map(|thread| thread.cpu_ns).max();
     let most_delayed = threads.iter().map(|thread| thread.run_delay_ns).max();
     let throttled = |it: Disturbance| it.throttled_ns;
-    vec![
+    gates.extend([
         Gate::of_share(
             GateName::ShardCpu,
             share_of_window(busiest),
@@ -291,7 +356,8 @@ pub fn machine_gates(
             0.0,
             "time that a control group's quota stopped this process",
         ),
-    ]
+    ]);
+    excuse_busy_shards(gates);
 }
 
 /// What is carried, beside what loadgen carries against a server that does nothing.
@@ -324,10 +390,8 @@ fn headroom(scenario: &Scenario, measured: &Measured, null: f64) -> Gate {
     gate
 }
 
-fn send_lag(measured: &Measured) -> Gate {
-    let lag = measured.send_lag.as_ref().filter(|lag| lag.count() > 0);
-    let lag = lag.map(|lag| lag.percentile(99.0));
-    let service = measured.service_time.percentile(50.0);
+/// `lag`: p99; `service`: median.
+fn send_lag(lag: Option<Nanos>, service: Nanos) -> Gate {
     let threshold = (LAG_SHARE_MAX * service.0 as f64).max(LAG_HARMLESS.0 as f64);
     let message = match lag {
         Some(lag) => format!(
@@ -356,9 +420,8 @@ fn achieved(measured: &Measured) -> Gate {
     Gate::of(GateName::Achieved, share, threshold, "share", message)
 }
 
-fn departure_gaps(scenario: &Scenario, rate: f64, measured: &Measured) -> Gate {
-    let error = measured.gap_error.as_ref().filter(|error| error.count() > 0);
-    let error = error.map(|error| error.percentile(99.0));
+/// `error`: p99.
+fn departure_gaps(scenario: &Scenario, rate: f64, error: Option<Nanos>) -> Gate {
     let mean_gap_ns = Nanos::SECOND.0 as f64 * scenario.streams as f64 / rate;
     let threshold = (GAP_ERROR_SHARE_MAX * mean_gap_ns).max(LAG_HARMLESS.0 as f64);
     let message = match error {
@@ -372,30 +435,36 @@ fn departure_gaps(scenario: &Scenario, rate: f64, measured: &Measured) -> Gate {
     Gate::of(GateName::DepartureGaps, error.map(|error| error.0 as f64), threshold, "ns", message)
 }
 
-fn backlog(rate: f64, measured: &Measured) -> Gate {
-    if let Some(Unstable { backlog, at_ns, since_ns }) = measured.unstable {
-        let message = format!(
-            "unstable: a backlog of {backlog} messages {at_ns} into the load, growing since {since_ns}"
-        );
-        return Gate::of(GateName::Backlog, Some(1.0), BACKLOG_GROWTH_MAX, "share", message);
-    }
-    let growth = backlog_growth(&measured.seconds, measured.window_ns);
-    let figure = growth.map(|growth| match growth {
-        (slope, error) if slope > BACKLOG_ERRORS_MIN * error => slope / rate,
-        _ => 0.0,
+/// Of a run that was given up.
+fn unstable_backlog(Unstable { backlog, at_ns, since_ns }: Unstable) -> Gate {
+    let message = format!(
+        "unstable: a backlog of {backlog} messages {at_ns} into the load, growing since {since_ns}"
+    );
+    Gate::of(GateName::Backlog, Some(1.0), BACKLOG_TREND_MAX, "share", message)
+}
+
+fn backlog(rate: f64, seconds: &[Second], window: Nanos) -> Gate {
+    let trend = backlog_trend(seconds, window);
+    let figure = trend.map(|(slope, error)| {
+        let (slope, least) = (slope.abs(), BACKLOG_TREND_PLAIN * rate);
+        if slope > least.min(BACKLOG_ERRORS_MIN * error) { slope / rate } else { 0.0 }
     });
-    let message = match growth {
+    let mut message = match trend {
         Some((slope, error)) => format!(
             "backlog: {slope:+.1} messages each second (standard error {error:.1}) at {rate:.0} offered"
         ),
         None => format!("backlog: a trend needs {BACKLOG_SECONDS_MIN} whole seconds"),
     };
-    Gate::of(GateName::Backlog, figure, BACKLOG_GROWTH_MAX, "share", message)
+    let is_fall = trend.is_some_and(|(slope, _)| slope < 0.0);
+    if is_fall && figure > Some(BACKLOG_TREND_MAX) {
+        message.push_str("; it is of the warm-up, which was too short (pass a longer --warmup)");
+    }
+    Gate::of(GateName::Backlog, figure, BACKLOG_TREND_MAX, "share", message)
 }
 
 /// By how much the messages that are due and neither echoed nor shed grow each second, and the standard error of
 /// that: the line of least squares through their number at the end of each whole second.
-fn backlog_growth(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
+fn backlog_trend(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
     let whole = window.0 / Nanos::SECOND.0;
     let mut backlog = 0.0;
     let ends: Vec<_> = seconds
@@ -451,8 +520,7 @@ fn in_flight_by_law(measured: &Measured) -> Option<f64> {
     (measured.messages_received > 0).then_some(time_s * measured.throughput_messages_per_s)
 }
 
-fn littles_law(in_flight: usize, measured: &Measured) -> Gate {
-    let by_law = in_flight_by_law(measured);
+fn littles_law(in_flight: usize, by_law: Option<f64>) -> Gate {
     let error = by_law.map(|by_law| (1.0 - by_law / in_flight as f64).abs());
     let message = match by_law {
         Some(by_law) => format!(
@@ -475,7 +543,6 @@ fn nanos(ns: f64) -> Nanos {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Hdr;
     use crate::record::WrittenHdr;
     use crate::report::example;
 
@@ -493,11 +560,53 @@ mod tests {
     #[test]
     fn a_backlog_that_only_wobbles_has_no_trend() {
         let steady = [(100, 98), (100, 101), (100, 99), (100, 102), (100, 100), (100, 99)];
-        let (slope, error) = backlog_growth(&seconds(&steady), Nanos(6_000_000_000)).unwrap();
+        let (slope, error) = backlog_trend(&seconds(&steady), Nanos(6_000_000_000)).unwrap();
         assert!(slope.abs() < BACKLOG_ERRORS_MIN * error, "{slope} {error}");
         let growing = [(100, 98), (100, 97), (100, 99), (100, 98), (100, 97), (100, 98)];
-        let (slope, error) = backlog_growth(&seconds(&growing), Nanos(6_000_000_000)).unwrap();
+        let (slope, error) = backlog_trend(&seconds(&growing), Nanos(6_000_000_000)).unwrap();
         assert!((slope - 2.2).abs() < 0.1 && slope > BACKLOG_ERRORS_MIN * error, "{slope} {error}");
+    }
+
+    #[test]
+    fn a_backlog_that_the_warm_up_left_behind_is_a_trend_and_no_loss_of_the_server() {
+        let check = |due_and_received: &[(u64, u64)], is_failed: bool, is_loss: bool| {
+            let mut record = example::open_loop(1_000.0, 1);
+            record.measured.seconds = seconds(due_and_received);
+            record.gates = gates(&record.scenario, &record.measured);
+            let gate = record.gates.iter().find(|gate| gate.name == GateName::Backlog).unwrap();
+            let verdict = if is_failed { Verdict::Failed } else { Verdict::Passed };
+            assert_eq!(gate.verdict, verdict, "{due_and_received:?}: {}", gate.message);
+            assert_eq!(
+                gate.message.contains("--warmup"),
+                is_failed && !is_loss,
+                "{}",
+                gate.message
+            );
+            assert_eq!(record.is_loss(gate), is_loss, "{due_and_received:?}");
+            assert_eq!(record.fell_behind(), is_failed && is_loss, "{due_and_received:?}");
+        };
+        let even = [(1_000, 1_000); 5];
+        check(&even, false, false);
+        check(&[(1_000, 1_020); 5], true, false);
+        check(&[(1_000, 980); 5], true, true);
+        // Three seconds' worth was left of the warm-up, and was gone after two of the window: so uneven a fall has a large
+        // error.
+        check(
+            &[(1_000, 2_500), (1_000, 2_500), (1_000, 1_000), (1_000, 1_000), (1_000, 1_000)],
+            true,
+            false,
+        );
+        check(
+            &[(1_000, 1_000), (1_000, 1_000), (1_000, 1_000), (1_000, 100), (1_000, 100)],
+            true,
+            true,
+        );
+        // One echo in twenty came a second later once.
+        check(
+            &[(1_000, 1_000), (1_000, 950), (1_000, 1_050), (1_000, 1_000), (1_000, 1_000)],
+            false,
+            false,
+        );
     }
 
     #[test]
@@ -523,6 +632,7 @@ mod tests {
     #[test]
     fn an_open_loop_whose_echoes_fall_behind_is_known_from_its_gates() {
         let check = |mut record: RunRecord, failed: GateName, expected| {
+            record.measured.seconds = seconds(&[(100, 98); 5]);
             record.gates = vec![example::gate(failed, Verdict::Failed, Some(1.0), "share")];
             assert_eq!(record.fell_behind(), expected, "{failed:?}");
         };
@@ -535,7 +645,7 @@ mod tests {
     #[test]
     fn what_is_shed_on_purpose_is_no_backlog() {
         let mut half = seconds(&[(100, 50); 6]);
-        let slope = |seconds: &[Second]| backlog_growth(seconds, Nanos(6_000_000_000)).unwrap().0;
+        let slope = |seconds: &[Second]| backlog_trend(seconds, Nanos(6_000_000_000)).unwrap().0;
         assert!((slope(&half) - 50.0).abs() < 1e-9);
         half.iter_mut().for_each(|second| second.messages_shed = 50);
         assert!(slope(&half).abs() < 1e-9);
@@ -628,8 +738,8 @@ mod tests {
     #[test]
     fn a_trend_is_of_whole_seconds_in_the_window() {
         let all = seconds(&[(9, 9); 6]);
-        assert!(backlog_growth(&all, Nanos(4_999_999_999)).is_none());
-        assert!(backlog_growth(&all, Nanos(5_000_000_000)).is_some());
+        assert!(backlog_trend(&all, Nanos(4_999_999_999)).is_none());
+        assert!(backlog_trend(&all, Nanos(5_000_000_000)).is_some());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Whether a run met its goals.
 
-use super::{Hdr, Measured};
+use super::{Hdr, Measured, is_supported};
 use crate::slo::{Goal, Metric, Slo};
 use crate::units::Nanos;
 
@@ -47,6 +47,21 @@ impl Measured {
         slo.0.iter().filter_map(|goal| self.missed_goal(*goal)).collect()
     }
 
+    /// Why a run is too short to tell whether it met its goals: the first percentile that its messages do not hold up.
+    pub fn too_few(&self, slo: &Slo) -> Option<String> {
+        slo.0.iter().find_map(|goal| match goal.metric {
+            Metric::Percentile(percent) => self.too_few_for(*goal, percent),
+            _ => None,
+        })
+    }
+
+    fn too_few_for(&self, goal: Goal, percent: f64) -> Option<String> {
+        let count = self.latency().count();
+        let (_, is_beyond) = self.percentile(percent);
+        let is_shown = is_beyond || is_supported(count, percent);
+        (!is_shown).then(|| format!("{goal}: not shown, {count} messages are too few for it"))
+    }
+
     fn missed_goal(&self, goal: Goal) -> Option<String> {
         let latency = self.latency();
         let missing = self.missing();
@@ -56,9 +71,8 @@ impl Measured {
                 if is_beyond {
                     return Some(format!("{goal}: >{value}, {missing} messages have no echo"));
                 }
-                if latency.percentile_if_supported(percent).is_none() {
-                    let count = latency.count();
-                    return Some(format!("{goal}: not shown, {count} messages are too few for it"));
+                if let Some(why) = self.too_few_for(goal, percent) {
+                    return Some(why);
                 }
                 value.0 as f64
             }

@@ -182,6 +182,11 @@ fn rank(percent: f64, count: u64) -> u128 {
     (u128::from(count) * millionths).div_ceil(100_000_000).max(1)
 }
 
+/// How many values a percentile needs at least, so that enough lie beyond it; infinitely many for 100.
+pub fn samples_min(percent: f64) -> f64 {
+    100.0 * SAMPLES_BEYOND_MIN / (100.0 - percent)
+}
+
 /// Whether enough of `count` samples lie beyond a percentile for it to mean something.
 pub fn is_supported(count: u64, percent: f64) -> bool {
     let beyond = count as f64 * (100.0 - percent) / 100.0;

@@ -17,8 +17,10 @@ use std::time::UNIX_EPOCH;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use self::gates::{Gate, GateName, Verdict, gates, machine_gates};
-pub use self::hdr::{Damaged, Hdr, Step, WrittenHdr, is_supported};
+pub use self::gates::{
+    Gate, GateName, SoFar, Verdict, add_machine_gates, gates, load_gates_so_far,
+};
+pub use self::hdr::{Damaged, Hdr, Step, WrittenHdr, is_supported, samples_min};
 pub use self::hlog::{Hlog, HlogError, Interval};
 pub use self::store::{check_writable, read, replace_bytes, write, write_bytes};
 pub use self::timing::Timing;

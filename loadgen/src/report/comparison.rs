@@ -227,6 +227,11 @@ impl Contender {
         Spread::of_times(self.counted().filter_map(|run| run.p50))
     }
 
+    /// Whether it ran, and no run says anything of it.
+    pub(super) fn is_unknown(&self) -> bool {
+        !self.runs.is_empty() && self.counted().next().is_none() && !self.is_overloaded()
+    }
+
     /// Whether every run, or every one but those that say nothing, offered more than it carries.
     pub(super) fn is_overloaded(&self) -> bool {
         self.counted().next().is_none()
@@ -255,7 +260,12 @@ impl Contender {
             Outcome::Counted(figures) => figures.unsaturated.as_ref().map(|_| Mark::Bound),
             _ => None,
         });
-        of_runs.chain(self.knee_is_open.then_some(Mark::OpenKnee)).collect()
+        let is_own = |run: &Outcome| matches!(run, Outcome::Overloaded(_) | Outcome::Failed(_));
+        let is_partly = self.counted().next().is_some() && self.runs.iter().any(is_own);
+        of_runs
+            .chain(is_partly.then_some(Mark::Survivors))
+            .chain(self.knee_is_open.then_some(Mark::OpenKnee))
+            .collect()
     }
 
     pub(super) fn ratio(

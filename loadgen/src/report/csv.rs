@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::record::{Hdr, Hlog, RunRecord, Second, Timing};
+use crate::record::{Hdr, Hlog, Measured, RunRecord, Second, Timing};
 use crate::units::Nanos;
 
 /// The columns, in order.
@@ -19,9 +19,12 @@ use crate::units::Nanos;
 /// - `count`: values in the histogram; `min_ns` and `mean_ns` are of them, in nanoseconds.
 /// - percentiles and `max_ns`: of them and, in a whole run, of the messages without an echo, which are later
 ///   than all of them; of a second, of what was shed in it. Empty if it falls among those.
+/// - `messages_due`, `messages_shed`: that became due in the second of an open loop, or in the run, and those of them that were left
+///   out; `messages_lost`: of the run, that have no echo and were not left out; `throughput_messages_per_s`: echoes in the run's
+///   window by its length. All four are empty for a log.
 /// - `failed_gates`: of the run, with spaces between them. If there is one, the figures may be loadgen's or its machine's
 ///   rather than the server's.
-pub const COLUMNS: [&str; 14] = [
+pub const COLUMNS: [&str; 18] = [
     "run",
     "timing",
     "second",
@@ -35,6 +38,10 @@ pub const COLUMNS: [&str; 14] = [
     "p99_9_ns",
     "p99_99_ns",
     "max_ns",
+    "messages_due",
+    "messages_shed",
+    "messages_lost",
+    "throughput_messages_per_s",
     "failed_gates",
 ];
 
@@ -47,11 +54,13 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
         for timing in Timing::ALL {
             if let Some(hdr) = timing.of(measured) {
                 let is_of_messages = Timing::OF_MESSAGES.contains(&timing);
+                let counts =
+                    if is_of_messages { Counts::from(measured) } else { Counts::default() };
                 table.row(&Row {
                     run,
                     timing: timing.key(),
                     second: None,
-                    received: is_of_messages.then_some(measured.messages_received),
+                    counts,
                     values: Values::of(hdr, timing.missing(measured)),
                     failed_gates,
                 });
@@ -62,7 +71,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
                 run,
                 timing: Timing::seconds_tag(measured),
                 second: Some(second.second),
-                received: Some(second.messages_received),
+                counts: Counts::of_second(second, measured.response_time.is_some()),
                 values: Values::from(second),
                 failed_gates,
             });
@@ -71,7 +80,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
     table.text()
 }
 
-/// All rows of a log, in its order; `run` and `messages_received` are empty.
+/// All rows of a log, in its order; `run` and the counts of messages are empty.
 pub fn csv_of_log(log: &Hlog) -> String {
     let mut table = Table::new();
     let failed_gates = &in_a_cell(&log.failed_gates);
@@ -84,7 +93,7 @@ pub fn csv_of_log(log: &Hlog) -> String {
             run: "",
             timing: tag.unwrap_or_default(),
             second: timing.is_none().then_some(interval.start.0 / Nanos::SECOND.0),
-            received: None,
+            counts: Counts::default(),
             values: Values::of(&interval.hdr, missing),
             failed_gates,
         });
@@ -103,9 +112,43 @@ struct Row<'a> {
     run: &'a str,
     timing: &'a str,
     second: Option<u64>,
-    received: Option<u64>,
+    counts: Counts,
     values: Values,
     failed_gates: &'a str,
+}
+
+/// What became of messages, as far as it is known.
+#[derive(Default)]
+struct Counts {
+    received: Option<u64>,
+    due: Option<u64>,
+    shed: Option<u64>,
+    lost: Option<u64>,
+    per_s: Option<f64>,
+}
+
+impl From<&Measured> for Counts {
+    fn from(measured: &Measured) -> Self {
+        Counts {
+            received: Some(measured.messages_received),
+            due: Some(measured.messages_due),
+            shed: Some(measured.messages_shed),
+            lost: Some(measured.messages_lost),
+            per_s: Some(measured.throughput_messages_per_s),
+        }
+    }
+}
+
+impl Counts {
+    /// A closed loop plans no second.
+    fn of_second(second: &Second, is_open_loop: bool) -> Self {
+        Counts {
+            received: Some(second.messages_received),
+            due: is_open_loop.then_some(second.messages_due),
+            shed: is_open_loop.then_some(second.messages_shed),
+            ..Counts::default()
+        }
+    }
 }
 
 impl Table {
@@ -116,13 +159,15 @@ impl Table {
     }
 
     fn row(&mut self, row: &Row<'_>) {
-        let Row { run, timing, second, received, values, failed_gates } = row;
+        let Row { run, timing, second, counts, values, failed_gates } = row;
         let cell = |number: Option<u64>| number.map_or(String::new(), |it| it.to_string());
+        let Counts { received, due, shed, lost, per_s } = counts;
+        let per_s = per_s.map_or(String::new(), |it| it.to_string());
         let cells = [(*run).to_owned(), (*timing).to_owned(), cell(*second), cell(*received)]
             .into_iter()
             .chain([values.count.to_string(), values.min.0.to_string(), values.mean_ns.to_string()])
             .chain(values.ends.map(|end| cell(end.map(|end| end.0))))
-            .chain([(*failed_gates).to_owned()]);
+            .chain([cell(*due), cell(*shed), cell(*lost), per_s, (*failed_gates).to_owned()]);
         self.0.write_record(cells).expect(WRITES);
     }
 
@@ -239,6 +284,27 @@ mod tests {
     }
 
     #[test]
+    fn what_became_of_messages_stands_beside_their_times() {
+        let mut record = example::open_loop(2_000.0, 1);
+        let measured = &mut record.measured;
+        (measured.messages_due, measured.messages_shed, measured.messages_lost) = (9_000, 70, 5);
+        measured.seconds[0].messages_due = 4_100;
+        measured.seconds[0].messages_shed = 60;
+        let rows = read(&csv(&[("run".to_owned(), record.clone())]));
+        let counts = |timing: &str| {
+            let row = rows.iter().find(|row| &row[1] == timing).unwrap();
+            [13, 14, 15, 16].map(|column| row[column].to_owned())
+        };
+        assert_eq!(counts("response_time"), ["9000", "70", "5", "2000"]);
+        assert_eq!(counts("response_time_by_second"), ["4100", "60", "", ""]);
+        assert_eq!(counts("connect"), [""; 4]);
+        let rows = read(&csv(&[("run".to_owned(), example::closed_loop())]));
+        let second = rows.last().unwrap();
+        assert_eq!([&second[13], &second[14]], ["", ""], "a closed loop plans nothing");
+        assert_ne!(&second[3], "");
+    }
+
+    #[test]
     fn every_row_of_a_run_that_is_not_valid_says_so() {
         let mut record = example::open_loop(2_000.0, 1);
         let failed = |name| example::gate(name, Verdict::Failed, Some(1.0), "share");
@@ -246,10 +312,10 @@ mod tests {
         let valid = ("valid".to_owned(), example::closed_loop());
         let rows = read(&csv(&[("invalid".to_owned(), record.clone()), valid]));
         for row in rows {
-            assert_eq!(&row[13], if &row[0] == "invalid" { "probe send_lag" } else { "" });
+            assert_eq!(&row[17], if &row[0] == "invalid" { "probe send_lag" } else { "" });
         }
         let of_log = read(&csv_of_log(&Hlog::of(&record).unwrap()));
-        assert!(of_log.iter().all(|row| &row[13] == "probe send_lag"));
+        assert!(of_log.iter().all(|row| &row[17] == "probe send_lag"));
     }
 
     #[test]

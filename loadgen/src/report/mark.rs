@@ -13,13 +13,16 @@ pub enum Mark {
     Bound,
     /// Times are of answered messages, and not all were ([`RunRecord::is_of_answered`]).
     Answered,
+    /// Some runs of the server ended in a failure or an overload of its own: what is shown is of the others.
+    Survivors,
     /// An open loop's rate is a share of a knee that could not be judged to its end.
     OpenKnee,
 }
 
 impl Mark {
     /// All of them.
-    pub(super) const ALL: [Mark; 3] = [Mark::Bound, Mark::Answered, Mark::OpenKnee];
+    pub(super) const ALL: [Mark; 4] =
+        [Mark::Bound, Mark::Answered, Mark::Survivors, Mark::OpenKnee];
 
     /// That of a run which failed a gate and yet says something.
     pub fn of(record: &RunRecord) -> Option<Self> {
@@ -42,6 +45,9 @@ impl Mark {
                  wait: messages/s and CPU time for a message are the server's, S would be of those that it answered \
                  and is left out."
             }
+            Mark::Survivors => {
+                "¶ in some of its runs the server was overloaded or failed, and those are not counted: figures are of the others."
+            }
             Mark::OpenKnee => {
                 "‡ the rate is a share of the highest load that loadgen could judge here; the server may carry more."
             }
@@ -54,6 +60,7 @@ impl Display for Mark {
         out.write_str(match self {
             Mark::Bound => "†",
             Mark::Answered => "§",
+            Mark::Survivors => "¶",
             Mark::OpenKnee => "‡",
         })
     }

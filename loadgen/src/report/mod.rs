@@ -1,5 +1,6 @@
 //! What is shown of a record: pure, records in, text out.
 
+mod added;
 mod chart;
 mod comparison;
 mod csv;
@@ -17,6 +18,7 @@ mod svg;
 mod table;
 mod verdict;
 
+pub use self::added::Added;
 pub use self::comparison::{
     Compared, Comparison, Contender, Figure, Figures, Outcome, Spread, paired_ratios,
 };

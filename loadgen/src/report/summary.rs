@@ -34,6 +34,12 @@ impl Comparison {
             self.write_summary(&mut text, head, &open, |_, server| response_times(server));
         }
         self.legends().for_each(|legend| text.push_str(&format!("{legend}\n\n")));
+        let mut all = self.scenarios.iter().flat_map(|scenario| &scenario.servers);
+        if all.any(Contender::is_unknown) {
+            text.push_str(
+                "A cell that is only a dash has no run that counts; REPORT.md says why.\n\n",
+            );
+        }
         text.truncate(text.trim_end().len());
         text + "\n"
     }
@@ -157,7 +163,16 @@ mod tests {
         comparison.scenarios[0].servers[1].runs = vec![behind(), behind()];
         assert!(comparison.summary().contains("| ours | overloaded |"));
         comparison.scenarios[0].servers[1].runs.push(counted(1e5));
-        assert!(comparison.summary().contains("| ours | 50 µs / - |"));
+        let text = comparison.summary();
+        assert!(text.contains("| ours | 50 µs / - ¶ |"), "{text}");
+        assert!(text.contains("¶ in some of its runs") && !text.contains("only a dash"), "{text}");
+        let invalid = || Outcome::Invalid("steal".to_owned());
+        comparison.scenarios[0].servers[1].runs = vec![invalid(), invalid()];
+        let text = comparison.summary();
+        assert!(text.contains("| ours | - |") && text.contains("only a dash"), "{text}");
+        // Of two that count one was the machine's fault, which is no choice of the server's.
+        comparison.scenarios[0].servers[1].runs = vec![invalid(), counted(1e5)];
+        assert!(comparison.summary().contains("| ours | 50 µs / - |"), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 
 use clap::ValueEnum;
 
+use super::added::Added;
 use super::looks::Looks;
 use super::pairs::{Finding, Question};
 use crate::record::{RunRecord, is_supported};
@@ -96,6 +97,10 @@ pub struct Verdicts {
     pub metrics: Vec<Metric>,
     /// The pairs of each metric, in the same order.
     pub looks: Looks,
+    /// Which server had no value of each metric once, and why; `None` if both always had one.
+    pub why_not: Vec<Option<String>>,
+    /// All runs of the first server that are in a pair, and those of the second.
+    pub added: [Added; 2],
     /// Runs that were invalid and repeated.
     pub invalid: usize,
     /// Runs that failed.
@@ -104,7 +109,7 @@ pub struct Verdicts {
 
 impl Display for Verdicts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Verdicts { a, b, question, metrics, looks, invalid, failed } = self;
+        let Verdicts { a, b, question, metrics, looks, why_not, added, invalid, failed } = self;
         let count = looks.len();
         let mut besides = String::new();
         if *invalid > 0 {
@@ -125,14 +130,17 @@ impl Display for Verdicts {
         // The same draw for everybody who has the same pairs.
         let findings = looks.findings(1);
         let asked = looks.needed().zip(looks.shown());
-        for ((metric, finding), (needed, shown)) in metrics.iter().zip(&findings).zip(asked) {
+        for (((metric, finding), why_not), (needed, shown)) in
+            metrics.iter().zip(&findings).zip(why_not).zip(asked)
+        {
             let says = match finding {
                 Some(finding) => verdict(*metric, finding, needed, shown, question),
-                None => "not comparable: it fell among messages without an echo".to_owned(),
+                None => format!("not comparable: {}", why_not.as_deref().unwrap_or("not known")),
             };
             writeln!(out, "{metric:<32} {says}")?;
         }
-        Ok(())
+        let [of_a, of_b] = added;
+        writeln!(out, "\nA, {a}: {of_a}\nB, {b}: {of_b}")
     }
 }
 
@@ -196,6 +204,8 @@ mod tests {
             question: QUESTION,
             metrics: vec![metric],
             looks,
+            why_not: vec![Some("new: beyond 9 ms".to_owned())],
+            added: [Added::default(), Added::default()],
             invalid: 0,
             failed: 0,
         };
@@ -220,7 +230,7 @@ mod tests {
         let quiet = [1.001, 0.999, 1.002, 0.998, 1.0, 1.001, 0.999];
         let shown = said(Metric::P50, &quiet);
         assert!(shown.contains("no difference of 5 % shown"), "{shown}");
-        assert!(shown.ends_with(", decided after 6 pairs\n"), "{shown}");
+        assert!(shown.contains(", decided after 6 pairs\n"), "{shown}");
         let noisy = [1.3, 0.7, 1.2, 0.8, 1.25, 0.9];
         let open = said(Metric::P50, &noisy);
         let of =
@@ -255,10 +265,7 @@ mod tests {
         looks.push(&[None]);
         let said = told(Metric::P99, looks);
         assert!(said.contains("old, 1 interleaved pairs;"), "{said}");
-        assert!(
-            said.ends_with("not comparable: it fell among messages without an echo\n"),
-            "{said}"
-        );
+        assert!(said.contains("not comparable: new: beyond 9 ms\n"), "{said}");
     }
 
     #[test]

@@ -56,7 +56,12 @@ fn a_comparison_of_one_metric_ends_when_that_is_decided() {
     }
     assert_eq!(output.status.code(), Some(0), "{progress}");
     assert!(said.starts_with("inline compared with inline, 6 interleaved pairs"), "{said}");
-    assert_eq!(said.lines().count(), 2, "{said}");
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    for (line, name) in [(lines[3], "A, inline: "), (lines[4], "B, inline: ")] {
+        assert!(line.starts_with(name) && line.ends_with(" messages of 6 runs)"), "{said}");
+        assert!(line.contains(" per server CPU-second, S p50 "), "{said}");
+    }
     assert!(said.lines().nth(1).unwrap().ends_with(", decided after 6 pairs"), "{said}");
     assert!(
         progress.contains("(asks for 6 pairs)") && progress.contains("x (decided)"),
@@ -93,6 +98,15 @@ fn what_cannot_be_compared_or_searched_is_refused_with_its_cure() {
     check(&["search", "inline", "--slo", "p99<1s", "--payload", "5MiB"], "pass at most 4194299");
     check(&["search", "inline", "--slo", "p99<1s", "--rate", "5"], "is what is searched for");
     check(&["search", "inline", "--slo", "p99<1s", "--width", "0"], "need 0.1 to 100 percent");
+    let few = ["search", "inline", "--slo", "p99.9<1s", "--min-rate", "1.9k"];
+    check(&few, "--min-rate 1900: a trial of 5 s has too few messages for p99.9<1 s; pass 2000");
+    let few = ["search", "inline", "--slo", "p50<1s", "--duration", "1s", "--max-rate", "10"];
+    check(&few, "--max-rate 10: a trial of 1 s has too few");
+    let heat = ["compare", "inline", "http://127.0.0.1:1", "--preheat", "1s"];
+    check(
+        &heat,
+        "--preheat 1 s: is for servers that are started for each run, and http://127.0.0.1:1",
+    );
 }
 
 #[test]
@@ -136,12 +150,31 @@ fn failing(folder: &Path, failing_starts: &str) -> String {
     let script = folder.join("server.sh");
     let loadgen = env!("CARGO_BIN_EXE_loadgen");
     let text = format!(
-        "cd {}\necho >> starts\ncase $(wc -l < starts) in {failing_starts}) echo 'error: out of luck' >&2; exit 7;; esac\n\
+        "cd {}\ndate +%s%N >> starts\ncase $(wc -l < starts) in {failing_starts}) echo 'error: out of luck' >&2; exit 7;; esac\n\
          exec {loadgen} embedded-server --transport inline\n",
         folder.display()
     );
     std::fs::write(&script, text).unwrap();
     format!("cmd:sh {}", script.display())
+}
+
+#[test]
+fn a_fresh_server_is_preheated_before_its_run() {
+    if two_cpus().is_none() {
+        return;
+    }
+    let _quiet = quiet();
+    let folder = tempfile::tempdir().unwrap();
+    let server = failing(folder.path(), "none");
+    let out = folder.path().join("out");
+    let flags = ["--streams", "20", "--metric", "p99", "--difference", "999", "--max-pairs", "6"];
+    let heat = ["--preheat", "700ms", "--out", out.to_str().unwrap()];
+    loadgen(&[&["compare", &server, "inline"][..], &QUICK, &flags, &heat].concat());
+    let starts = std::fs::read_to_string(folder.path().join("starts")).unwrap();
+    let started: u64 = starts.lines().next().unwrap().parse().unwrap();
+    let began = loadgen::record::read(&out.join("a.1.json")).unwrap().window_began().0;
+    // The window's begin is told in whole milliseconds; before it are the preheating and the warm-up.
+    assert!(began + 1_000_000 >= started + 800_000_000, "{started} {began}");
 }
 
 #[test]

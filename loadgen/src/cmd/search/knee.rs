@@ -8,8 +8,8 @@ use super::steps::{Bounds, Found, Step, Steps};
 use crate::cmd::headroom::null_throughput;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
-use crate::cmd::trial::{Trial, Tried, disturbance, is_overload};
-use crate::record::{Gate, RunRecord};
+use crate::cmd::trial::{Preheat, Trial, Tried, disturbance, is_overload};
+use crate::record::{Gate, RunRecord, samples_min};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
@@ -20,8 +20,11 @@ pub(super) const TRIALS_MAX: usize = 100;
 /// Trials in a row at a rate, until one is valid. A rate without is set aside, as `steps` tells.
 const INVALID_MAX: usize = 3;
 
-/// Messages that a trial has to hold, or it tells nothing.
+/// Messages that a trial has to hold, or it tells nothing; more if its goals ask for more.
 const MESSAGES_MIN: f64 = 100.0;
+
+/// So many times as many as its goals ask for are planned: Poisson arrivals may be fewer than their mean.
+const MESSAGES_MARGIN: f64 = 1.2;
 
 /// The first load, as a share of what a closed loop reaches.
 const BEGIN_SHARE: f64 = 0.1;
@@ -47,6 +50,10 @@ pub(in crate::cmd) struct HowArgs {
     /// Distance of the two rates at which the search ends, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 2.0)]
     pub(in crate::cmd) width: f64,
+
+    /// Closed loop against the fresh server of each trial first, never recorded: for servers that compile while they run
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub(in crate::cmd) preheat: Nanos,
 
     /// Load before each trial, never recorded
     #[arg(long, value_name = "TIME", default_value = "1s")]
@@ -138,13 +145,15 @@ pub(in crate::cmd) async fn find(
     let null_throughput = null_throughput(&open, server_cpus, loadgen_cpus).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
     let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
+    let least = MESSAGES_MIN / how.duration.as_secs_f64();
+    let least = least.max(MESSAGES_MARGIN * needed_rate(&ask.slo, how.duration));
     let begin = match how.min_rate {
         Some(rate) => rate.0,
-        None => BEGIN_SHARE * searching.closed_loop().await?,
+        None => (BEGIN_SHARE * searching.closed_loop().await?).max(least),
     };
     let bounds = Bounds {
         begin,
-        least: begin.min(MESSAGES_MIN / how.duration.as_secs_f64()),
+        least: begin.min(least),
         max: how.max_rate.0,
         width: how.width / 100.0,
         confirmations: how.confirmations,
@@ -158,6 +167,12 @@ pub(in crate::cmd) async fn find(
         () = stop => Ended::Interrupted,
     };
     Ok(Searched { found: steps.found(), trials: searching.trials, ended })
+}
+
+/// Below this rate a trial of this length has too few messages to tell whether its goals were kept; 0 if they ask for no
+/// percentile.
+pub(super) fn needed_rate(slo: &Slo, duration: Nanos) -> f64 {
+    slo.percentiles().map(samples_min).fold(0.0, f64::max) / duration.as_secs_f64()
 }
 
 /// How a trial ended.
@@ -250,7 +265,7 @@ impl Searching<'_> {
         longer: bool,
     ) -> anyhow::Result<(Judged, Box<RunRecord>)> {
         let Ask { supply, load, how, server_cpus, loadgen_cpus, records, .. } = self.ask;
-        let HowArgs { warmup, duration, confirmation_duration, cool_down, .. } = *how;
+        let HowArgs { preheat, warmup, duration, confirmation_duration, cool_down, .. } = *how;
         tokio::time::sleep(cool_down.as_duration()).await;
         let duration = if longer { confirmation_duration } else { duration };
         let load = match rate {
@@ -269,6 +284,7 @@ impl Searching<'_> {
             loadgen_cpus,
             time: warmup + duration,
             null_throughput: rate.map(|_| self.null_throughput),
+            preheat: Preheat::of(&load, preheat),
         };
         let name = rate.map_or("closed-loop.json".to_owned(), |_| format!("trial-{number}.json"));
         let json = records.file(&name);
@@ -277,25 +293,30 @@ impl Searching<'_> {
             Supply::Running(target) => trial.at(target, None, &json).await?,
         };
         Ok(match tried {
-            Tried::Valid(record) | Tried::Invalid(record, _) => (self.judged(&record), record),
+            Tried::Valid(record) | Tried::Invalid(record, _) => {
+                (judged(&record, &self.ask.slo), record)
+            }
             Tried::Failed(Some(record), why) if is_overload(&record) => {
                 (overloaded(&record.gates, why), record)
             }
             Tried::Failed(_, why) => anyhow::bail!("{}: {why}", self.ask.name),
         })
     }
+}
 
-    /// A backlog that grows, or a schedule that was not achieved, is the server's loss; any other gate
-    /// that failed is the generator's, and says nothing of the server.
-    fn judged(&self, record: &RunRecord) -> Judged {
-        if let Some(gate) = record.failed_gates().find(|gate| !gate.name.is_loss()) {
-            return Judged::Invalid(gate.message.clone());
-        }
-        let missed = record.measured.missed(&self.ask.slo);
-        let losses = record.failed_gates().map(|gate| gate.message.clone());
-        let why: Vec<_> = missed.into_iter().chain(losses).collect();
-        if why.is_empty() { Judged::Kept } else { Judged::Missed(why.join("; ")) }
+/// A backlog that grows, or a schedule that was not achieved, is the server's loss; any other gate that failed is the
+/// generator's, and says nothing of the server. Neither do too few messages.
+fn judged(record: &RunRecord, slo: &Slo) -> Judged {
+    if let Some(gate) = record.failed_gates().find(|gate| !record.is_loss(gate)) {
+        return Judged::Invalid(gate.message.clone());
     }
+    if let Some(why) = record.measured.too_few(slo) {
+        return Judged::Invalid(why);
+    }
+    let missed = record.measured.missed(slo);
+    let losses = record.failed_gates().map(|gate| gate.message.clone());
+    let why: Vec<_> = missed.into_iter().chain(losses).collect();
+    if why.is_empty() { Judged::Kept } else { Judged::Missed(why.join("; ")) }
 }
 
 /// What a run says that failed with more load than was carried: a miss, unless the machine was taken from
@@ -307,7 +328,42 @@ fn overloaded(gates: &[Gate], why: String) -> Judged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{GateName, Verdict};
+    use crate::record::{GateName, Hdr, Verdict};
+    use crate::report::example;
+
+    #[test]
+    fn too_few_messages_for_a_goal_are_no_miss_and_lost_ones_are() {
+        let check = |count: u64, lost: u64, slo: &str, expected: &str| {
+            let mut record = example::open_loop(1_000.0, 1);
+            record.gates.clear();
+            let mut times = Hdr::default();
+            (0..count).for_each(|_| times.record(Nanos(1_000_000)));
+            record.measured.response_time = Some(times);
+            record.measured.messages_lost = lost;
+            let judged = format!("{:?}", judged(&record, &slo.parse().unwrap()));
+            assert!(judged.starts_with(expected), "{count} {lost} {slo}: {judged}");
+        };
+        check(1_000, 0, "p99<5ms", "Kept");
+        check(999, 0, "p99<5ms", "Invalid");
+        check(999, 0, "p50<5ms", "Kept");
+        check(1_000, 0, "p50<5ms,p99.9<5ms", "Invalid");
+        check(1_000, 0, "p99<500us", "Missed");
+        // Whatever would still come: the percentile is among what did not.
+        check(500, 100, "p99<5ms", "Missed");
+    }
+
+    #[test]
+    fn a_trial_holds_as_many_messages_as_its_goals_ask_for() {
+        let check = |slo: &str, seconds, expected: f64| {
+            let needed = needed_rate(&slo.parse().unwrap(), Nanos(seconds * Nanos::SECOND.0));
+            assert!((needed - expected).abs() <= 1e-6 * expected, "{slo}: {needed}");
+        };
+        check("max<5ms,errors=0", 5, 0.0);
+        check("p50<5ms", 5, 4.0);
+        check("p99<5ms", 5, 200.0);
+        check("p50<1ms,p99.9<5ms,p90<2ms", 5, 2_000.0);
+        check("p99.9<5ms", 40, 250.0);
+    }
 
     #[test]
     fn an_overload_is_a_loss_unless_the_machine_was_taken_away_or_loadgen_was_at_its_end() {

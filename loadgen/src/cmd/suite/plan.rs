@@ -58,6 +58,11 @@ pub(super) struct SuiteScenario {
     /// Open besides, without a stream.
     #[serde(default)]
     pub(super) idle_connections: usize,
+    /// Load before each of its runs; as the server or the suite has it by default.
+    #[serde(default, deserialize_with = "parsed_if_any")]
+    pub(super) warmup: Option<Nanos>,
+    /// Seed of the first repetition's bytes and schedules, 1 by default; each has the next one.
+    pub(super) seed: Option<u64>,
     /// How long its runs measure; as long as the suite's by default.
     #[serde(default, deserialize_with = "parsed_if_any")]
     pub(super) duration: Option<Nanos>,
@@ -160,6 +165,8 @@ impl SuiteScenario {
 pub(super) struct SuiteServer {
     pub(super) name: String,
     pub(super) kind: ServerKind,
+    /// A closed loop before each run, of which nothing is kept; zero: none.
+    pub(super) preheat: Nanos,
     pub(super) warmup: Nanos,
     /// What its runs measure at least; zero: no more than their scenario says.
     pub(super) duration_min: Nanos,
@@ -258,6 +265,11 @@ impl Plan {
         scenario.duration.unwrap_or(self.duration)
     }
 
+    /// How long a run is loaded before it is measured.
+    pub(super) fn warmup_of(&self, run: Run) -> Nanos {
+        self.scenarios[run.scenario].warmup.unwrap_or(self.servers[run.server].warmup)
+    }
+
     /// How long a run measures.
     pub(super) fn duration_of(&self, run: Run) -> Nanos {
         let least = self.servers[run.server].duration_min;
@@ -330,6 +342,8 @@ struct ServerText {
     transport: Option<String>,
     placement: Option<String>,
     peer: Option<String>,
+    #[serde(default, deserialize_with = "parsed")]
+    preheat: Nanos,
     #[serde(default, deserialize_with = "parsed_if_any")]
     warmup: Option<Nanos>,
     #[serde(default, deserialize_with = "parsed_if_any")]
@@ -337,7 +351,7 @@ struct ServerText {
 }
 
 fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, UsageError> {
-    let ServerText { name, transport, placement, peer, warmup, duration_min } = server;
+    let ServerText { name, transport, placement, peer, preheat, warmup, duration_min } = server;
     let kind = match (transport, placement, peer) {
         (Some(transport), placement, None) => ServerKind::Ours(carried(transport, placement)?),
         (None, None, Some(peer)) => ServerKind::Peer(peer),
@@ -349,6 +363,7 @@ fn resolve(server: ServerText, usual_warmup: Nanos) -> Result<SuiteServer, Usage
     Ok(SuiteServer {
         name,
         kind,
+        preheat,
         warmup: warmup.unwrap_or(usual_warmup),
         duration_min: duration_min.unwrap_or(Nanos(0)),
     })

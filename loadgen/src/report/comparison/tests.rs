@@ -198,7 +198,7 @@ fn a_report_counts_what_went_well_and_names_what_did_not() {
         "# A suite",
         "| scenario | load | ours | peer |",
         "## Ratios to stock, per server CPU-second",
-        "| row-1 | 1 connection | 20x | - |",
+        "| row-1 | 1 connection | 20x ¶ | - |",
         "## Ratios of ours, per server CPU-second",
         "| scenario | load | stock | peer |",
         "| stock | 2 | 150 k (100 k .. 200 k) | 1x | 1000 | 1x | 50 µs | 1x | - | 700 ns / 900 ns |",
@@ -212,5 +212,6 @@ fn a_report_counts_what_went_well_and_names_what_did_not() {
     ] {
         assert!(report.lines().any(|it| it == line), "{line:?} is not in\n{report}");
     }
-    assert!(report.contains("| ours | 1 of 2 | 2 M | 20x |"), "{report}");
+    assert!(report.contains("| ours ¶ | 1 of 2 | 2 M | 20x |"), "{report}");
+    assert!(report.contains(Mark::Survivors.legend()), "{report}");
 }

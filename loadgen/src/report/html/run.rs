@@ -230,7 +230,7 @@ fn lifecycle(measured: &Measured) -> Markup {
                         td { @if let Some(hdr) = timing.of(measured) {
                             (cell::number(&format!("{key}.count"), hdr.count()))
                         } }
-                        (cell::row(&key, timing.of(measured), 0, &fields))
+                        (cell::row(&key, timing.of(measured), timing.missing(measured), &fields))
                     }
                 } }
             }

@@ -29,6 +29,8 @@ streams = 8
 idle_streams = 90
 idle_connections = 7
 watch_give_back = "2s"
+warmup = "1s"
+seed = 7
 duration = "6s"
 in_flight = 4
 payload = "64KiB"
@@ -41,6 +43,7 @@ transport = "tonic"
 [[server]]
 name = "slow-starter"
 peer = "grpc-java"
+preheat = "6s"
 warmup = "8s"
 duration_min = "4s"
 "#;
@@ -67,10 +70,18 @@ fn a_suite_is_read_with_its_times_sizes_and_paths() {
     assert_eq!(ours.warmup, Nanos(Nanos::SECOND.0 / 2));
     assert_eq!(peer.kind, ServerKind::Peer("grpc-java".to_owned()));
     assert_eq!(peer.warmup, Nanos(8 * Nanos::SECOND.0));
-    let runs = (0..2).flat_map(|scenario| (0..2).map(move |server| (scenario, server)));
-    let durations =
-        runs.map(|(scenario, server)| plan.duration_of(Run { repetition: 0, scenario, server }));
-    assert_eq!(durations.collect::<Vec<_>>(), [3, 4, 6, 6].map(|it| Nanos(it * Nanos::SECOND.0)));
+    assert_eq!((ours.preheat, peer.preheat), (Nanos(0), Nanos(6 * Nanos::SECOND.0)));
+    assert_eq!((plan.scenarios[0].seed, plan.scenarios[1].seed), (None, Some(7)));
+    let runs = || {
+        let runs = (0..2).flat_map(|scenario| (0..2).map(move |server| (scenario, server)));
+        runs.map(|(scenario, server)| Run { repetition: 0, scenario, server })
+    };
+    let halves = |times: [u64; 4]| times.map(|it| Nanos(it * Nanos::SECOND.0 / 2)).to_vec();
+    let durations = runs().map(|run| plan.duration_of(run));
+    assert_eq!(durations.collect::<Vec<_>>(), halves([6, 8, 12, 12]));
+    // A scenario's warm-up goes before the server's, which goes before the suite's.
+    let warmups = runs().map(|run| plan.warmup_of(run));
+    assert_eq!(warmups.collect::<Vec<_>>(), halves([1, 16, 2, 2]));
 }
 
 #[test]
