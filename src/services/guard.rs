@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, Request};
@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::policy::shutting_down;
-use crate::transport::{BodyError, Held, IN_PLACE_BYTES};
+use crate::transport::{BodyError, Held};
 
 /// What tonic takes as the error of a body.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -105,9 +105,15 @@ where
         let this = &mut *self;
         loop {
             if let Some(next) = this.next_whole() {
+                // Nobody knows when it will be asked again.
+                this.own_parts();
                 return Poll::Ready(Some(next.map_err(Into::into)));
             }
-            let frame = match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+                this.own_parts();
+                return Poll::Pending;
+            };
+            let frame = match frame {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(told(error.into())))),
                 None => {
@@ -126,7 +132,7 @@ where
             let messages =
                 this.waiting.get_or_insert_with(|| Box::new(Messages::new(max, held.clone())));
             match frame.into_data() {
-                Ok(data) => messages.push(own(data)),
+                Ok(data) => messages.push(data),
                 Err(frame) => {
                     messages.release_all();
                     messages.trailers = frame.into_trailers().ok();
@@ -144,11 +150,6 @@ where
     }
 }
 
-/// What waits must not keep the connection's read buffer, in which it may lie.
-fn own(chunk: Bytes) -> Bytes {
-    if IN_PLACE_BYTES.contains(&chunk.len()) { Bytes::copy_from_slice(&chunk) } else { chunk }
-}
-
 /// The error of a body, with the status that a handler on another thread answers it with if it sees it
 /// before the drain itself.
 fn told(error: BoxError) -> BoxError {
@@ -159,6 +160,11 @@ fn told(error: BoxError) -> BoxError {
 }
 
 impl<B> Guarded<B> {
+    /// What waits for more must not keep the connection's read buffer, in which it may lie.
+    fn own_parts(&mut self) {
+        self.waiting.iter_mut().for_each(|messages| messages.own_parts());
+    }
+
     /// What need not wait any longer.
     fn next_whole(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
         let messages = self.waiting.as_mut()?;
@@ -179,6 +185,8 @@ struct Messages {
     whole: VecDeque<Bytes>,
     /// The beginning of one that is not.
     held: VecDeque<Bytes>,
+    /// So many of `held`, from the first, are nobody else's.
+    owned: usize,
     /// A prefix that is not complete.
     prefix: BytesMut,
     /// What the message in `held` still lacks.
@@ -238,6 +246,7 @@ impl Messages {
             bytes_max,
             whole: VecDeque::new(),
             held: VecDeque::new(),
+            owned: 0,
             prefix: BytesMut::new(),
             missing: 0,
             overlong: None,
@@ -299,7 +308,7 @@ impl Messages {
             self.missing = 0;
             self.held.push_back(end);
             self.whole.append(&mut self.held);
-            self.held = VecDeque::new();
+            (self.held, self.owned) = (VecDeque::new(), 0);
             self.charge.unfinished = 0;
         }
         if !self.prefix.is_empty() {
@@ -353,7 +362,7 @@ impl Messages {
         const GATHER_BYTES_MAX: usize = 4_096;
         if let Err(max) = self.charge.add(bytes) {
             self.overfull = Some(max);
-            self.held = VecDeque::new();
+            (self.held, self.owned) = (VecDeque::new(), 0);
             self.charge.unfinished = 0;
             if self.whole.is_empty() {
                 self.charge.settle();
@@ -374,10 +383,19 @@ impl Messages {
         }
     }
 
+    /// Copies the parts that are slices of what others hold, too.
+    fn own_parts(&mut self) {
+        for part in self.held.iter_mut().skip(self.owned).filter(|part| !part.is_unique()) {
+            *part = Bytes::copy_from_slice(part);
+        }
+        self.owned = self.held.len();
+    }
+
     /// Gives up waiting for the rest.
     fn release_all(&mut self) {
         self.missing = 0;
         self.whole.append(&mut self.held);
+        self.owned = 0;
         self.charge.unfinished = 0;
         if self.prefix.has_remaining() {
             self.whole.push_back(std::mem::take(&mut self.prefix).freeze());
@@ -475,6 +493,34 @@ mod tests {
             assert!(guarded.waiting.is_some());
             assert!(read.is_unique(), "{cuts:?}");
         }
+    }
+
+    #[test]
+    fn a_message_whose_parts_came_together_passes_where_it_lies_and_the_next_ones_part_is_copied() {
+        // Parts so large that they are not gathered.
+        let read = Bytes::from([message(&[7; 30_000]), message(&[8; 30_000])].concat());
+        let left = [(0, 10_000), (10_000, 20_000), (20_000, 40_000)];
+        let left = left.into_iter().map(|(from, to)| read.slice(from..to)).collect();
+        let body = Chunks { left, ends: false };
+        let mut guarded = Guarded { body, message_bytes_max: 30_000, held: None, waiting: None };
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut at = read.as_ptr();
+        let mut got = Vec::new();
+        while let Poll::Ready(frame) = Pin::new(&mut guarded).poll_frame(&mut cx) {
+            let frame = frame.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(frame.as_ptr(), at, "not copied");
+            at = at.wrapping_add(frame.len());
+            got.push(frame);
+        }
+        assert_eq!(got.concat(), message(&[7; 30_000]));
+        drop(got);
+        let waits = &guarded.waiting.as_ref().unwrap().held[0];
+        assert_eq!(waits.len(), 40_000 - 30_005);
+        assert!(read.is_unique(), "what waits is nobody else's");
+        // What is its own already is not copied again.
+        let before = waits.as_ptr();
+        assert!(Pin::new(&mut guarded).poll_frame(&mut cx).is_pending());
+        assert_eq!(guarded.waiting.as_ref().unwrap().held[0].as_ptr(), before);
     }
 
     fn drain(messages: &mut Messages) -> Vec<u8> {

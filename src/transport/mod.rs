@@ -46,5 +46,4 @@ pub use self::limits::{Age, Flood, FloodKind, Floods, Keepalive, Limits};
 pub use self::memory::Held;
 pub use self::placement::Placement;
 pub use self::server::Server;
-pub(crate) use self::stream::IN_PLACE_BYTES;
 pub use self::stream::{BodyError, RecvBody, StreamEnd};

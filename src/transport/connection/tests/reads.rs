@@ -64,6 +64,36 @@ async fn what_is_taken_at_once_comes_back_whole() {
     assert!(probe.connection.reading.is_none());
 }
 
+/// More payloads than may lie where they were read, and no more bytes than a stream's window has.
+fn many() -> impl Iterator<Item = Vec<u8>> {
+    let lengths =
+        [FRAME_BYTES_MAX, 9].into_iter().chain([1_000, 1, 600, 9, 2_000].into_iter().cycle());
+    lengths.take(40).zip(0..).map(|(length, seed)| payload(length, seed))
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_many_payloads_a_stream_has_in_one_read_their_order_stays() {
+    let mut probe = Probe::new(Limits::default());
+    probe.windows(1 << 20);
+    probe.open(1, &[]);
+    probe.open(3, &[("hold", "")]);
+    probe.settle().await;
+    // Reads are as long as they may be only behind some short laps.
+    probe.connection.read_bytes = READ_BYTES;
+    for payload in many() {
+        probe.say(kind::DATA, 0, 1, &payload);
+        probe.say(kind::DATA, 0, 3, &payload);
+    }
+    probe.settle().await;
+    let expected = many().collect::<Vec<_>>().concat();
+    let echoed = probe.echoed(1);
+    let differs = echoed.iter().zip(&expected).position(|(got, expected)| got != expected);
+    assert_eq!((echoed.len(), differs), (expected.len(), None));
+    assert_eq!(probe.connection.wire.buffered, expected.len());
+    assert!(probe.connection.reading.is_none());
+    assert_eq!(probe.reads_kept(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_a_window_is_not_overwritten_by_what_is_read_later() {
     let mut probe = Probe::new(Limits::default());
