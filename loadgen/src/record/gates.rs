@@ -46,6 +46,14 @@ const BACKLOG_ERRORS_MIN: f64 = 3.0;
 /// ... or is this share of the offered load each second, however uneven: a fall that ends early leaves large errors.
 const BACKLOG_TREND_PLAIN: f64 = 0.1;
 
+/// More than this share of all that was due came back beyond it: the rest is of before the window. Steady servers were below
+/// a twentieth of it, one that had not compiled all before the window eight times above it
+/// (results/2026-11-28-baseline-2).
+const SURPLUS_SHARE_MAX: f64 = 0.01;
+
+/// What is in flight comes and goes by this share, however slow the server is.
+const IN_FLIGHT_WOBBLE: f64 = 0.1;
+
 /// A trend needs so many whole seconds.
 const BACKLOG_SECONDS_MIN: usize = 5;
 
@@ -177,8 +185,15 @@ impl RunRecord {
     /// Whether a gate that failed says that the server carries less than an open loop offers, and nothing against
     /// loadgen. A backlog that shrinks is not of this load: it was there when the window began.
     pub fn is_loss(&self, gate: &Gate) -> bool {
-        let Measured { seconds, window_ns, unstable, .. } = &self.measured;
-        let grows = || backlog_trend(seconds, *window_ns).is_none_or(|(slope, _)| slope > 0.0);
+        let Measured { seconds, window_ns, unstable, service_time, .. } = &self.measured;
+        let Load::OpenLoop { rate_messages_per_s: rate, .. } = self.scenario.load else {
+            return false;
+        };
+        let grows = || {
+            let fell =
+                surplus(rate.0, seconds, *window_ns, service_time.percentile(50.0)).is_some();
+            !fell && backlog_trend(seconds, *window_ns).is_none_or(|(slope, _)| slope > 0.0)
+        };
         match gate.name {
             GateName::Achieved => true,
             GateName::Backlog => unstable.is_some() || grows(),
@@ -238,7 +253,7 @@ pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
                 departure_gaps(scenario, rate.0, p99(&measured.gap_error)),
                 match measured.unstable {
                     Some(unstable) => unstable_backlog(unstable),
-                    None => backlog(rate.0, &measured.seconds, measured.window_ns),
+                    None => backlog(rate.0, &measured.seconds, measured.window_ns, service),
                 },
             ]
         }
@@ -295,7 +310,7 @@ pub fn load_gates_so_far(scenario: &Scenario, so_far: SoFar, seconds: &[Second])
         Load::OpenLoop { rate_messages_per_s: rate, .. } => vec![
             send_lag(so_far.send_lag_p99, so_far.service_time_p50),
             departure_gaps(scenario, rate.0, so_far.gap_error_p99),
-            backlog(rate.0, seconds, window),
+            backlog(rate.0, seconds, window, so_far.service_time_p50),
         ],
     }
 }
@@ -443,11 +458,15 @@ fn unstable_backlog(Unstable { backlog, at_ns, since_ns }: Unstable) -> Gate {
     Gate::of(GateName::Backlog, Some(1.0), BACKLOG_TREND_MAX, "share", message)
 }
 
-fn backlog(rate: f64, seconds: &[Second], window: Nanos) -> Gate {
+/// `service`: median.
+fn backlog(rate: f64, seconds: &[Second], window: Nanos, service: Nanos) -> Gate {
     let trend = backlog_trend(seconds, window);
+    let surplus = surplus(rate, seconds, window, service);
     let figure = trend.map(|(slope, error)| {
         let (slope, least) = (slope.abs(), BACKLOG_TREND_PLAIN * rate);
-        if slope > least.min(BACKLOG_ERRORS_MIN * error) { slope / rate } else { 0.0 }
+        let slope = if slope > least.min(BACKLOG_ERRORS_MIN * error) { slope } else { 0.0 };
+        // A fall that is over within a second has no slope.
+        slope.max(surplus.unwrap_or(0.0) / window.as_secs_f64()) / rate
     });
     let mut message = match trend {
         Some((slope, error)) => format!(
@@ -455,11 +474,25 @@ fn backlog(rate: f64, seconds: &[Second], window: Nanos) -> Gate {
         ),
         None => format!("backlog: a trend needs {BACKLOG_SECONDS_MIN} whole seconds"),
     };
-    let is_fall = trend.is_some_and(|(slope, _)| slope < 0.0);
+    let is_fall = surplus.is_some() || trend.is_some_and(|(slope, _)| slope < 0.0);
     if is_fall && figure > Some(BACKLOG_TREND_MAX) {
-        message.push_str("; it is of the warm-up, which was too short (pass a longer --warmup)");
+        let surplus =
+            surplus.map_or(String::new(), |it| format!(", {it:.0} more came back than were due"));
+        message.push_str(&format!(
+            "{surplus}; they are of the warm-up, which was too short (pass a longer --warmup)"
+        ));
     }
     Gate::of(GateName::Backlog, figure, BACKLOG_TREND_MAX, "share", message)
+}
+
+/// By how many more messages came back in the window's whole seconds than were due there, if that is more than a steady
+/// server has; `service`: its median.
+fn surplus(rate: f64, seconds: &[Second], window: Nanos, service: Nanos) -> Option<f64> {
+    let whole = window.0 / Nanos::SECOND.0;
+    let inside = seconds.iter().filter(|second| second.second < whole);
+    let fall = -inside.map(Second::backlog_growth).sum::<i128>() as f64;
+    let share = (SURPLUS_SHARE_MAX * whole as f64).max(IN_FLIGHT_WOBBLE * service.as_secs_f64());
+    (fall > share * rate).then_some(fall)
 }
 
 /// By how much the messages that are due and neither echoed nor shed grow each second, and the standard error of
@@ -600,6 +633,17 @@ mod tests {
             &[(1_000, 1_000), (1_000, 1_000), (1_000, 1_000), (1_000, 100), (1_000, 100)],
             true,
             true,
+        );
+        // A tenth of a second's worth, gone within the first.
+        check(
+            &[(1_000, 1_100), (1_000, 1_000), (1_000, 1_000), (1_000, 1_001), (1_000, 999)],
+            true,
+            false,
+        );
+        check(
+            &[(1_000, 1_040), (1_000, 1_000), (1_000, 1_000), (1_000, 1_001), (1_000, 999)],
+            false,
+            false,
         );
         // One echo in twenty came a second later once.
         check(
