@@ -36,7 +36,7 @@ const IN_PLACE_BYTES_MIN: usize = 512;
 
 /// Those behind it, of any size, are so many at most: as many whole frames as a read has. Messages of 64 KiB, four frames
 /// and a bit each, cost a server 4 % less with it than copied frame by frame (CPU time a message, medians of 16 and of 44
-/// interleaved pairs, 2026-11-29); with a frame or less no difference showed.
+/// interleaved pairs, 2026-11-29); with messages of 1,000 bytes and of 1 MiB no difference showed.
 const IN_PLACE_MORE_MAX: usize = READ_BYTES / FRAME_BYTES_MAX;
 
 /// Chunks that an empty inbox keeps places for.
