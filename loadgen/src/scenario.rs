@@ -25,6 +25,9 @@ const STREAMS_PER_CONNECTION: usize = 100;
 /// Largest message that loadgen sends or takes: gRPC's usual limit.
 pub const MESSAGE_BYTES_MAX: usize = bidi_echo::config::MESSAGE_BYTES_MAX;
 
+/// Of the stream beside an open loop that has to be valid: too few to load anything, enough for a median.
+pub(crate) const PROBE_RATE: MessagesPerSecond = MessagesPerSecond(100.0);
+
 /// `name` of every message that loadgen sends to `Chat/chat`.
 pub(crate) const CHAT_NAME: &str = "load";
 
@@ -73,6 +76,11 @@ pub struct RunArgs {
     #[arg(long, value_name = "CPU", value_delimiter = ',')]
     pub cpus: Vec<usize>,
 
+    /// Keep those cores, and an embedded server's, from idling: a thread of the lowest priority on each, so that none has to
+    /// be woken. For cores that nobody else uses
+    #[arg(long)]
+    pub keep_awake: bool,
+
     /// Length of the measurement
     #[arg(long, value_name = "TIME", default_value = "10s")]
     pub duration: Nanos,
@@ -98,7 +106,7 @@ pub struct RunArgs {
     pub json: Option<PathBuf>,
 
     /// Open loop: one more stream, on a connection and a thread of its own, sends so many messages per second
-    /// beside the load, and must see what the load sees
+    /// beside the load, and must see what the load sees [default: none; 100 with --require-valid]
     #[arg(long, value_name = "RATE", requires = "rate")]
     pub probe_rate: Option<MessagesPerSecond>,
 
@@ -106,13 +114,25 @@ pub struct RunArgs {
     #[arg(long, value_name = "GOALS")]
     pub slo: Option<Slo>,
 
-    /// Exit with code 3 if a gate fails: the run is then invalid as a measurement of the server
+    /// Exit with code 3 if a gate fails: the run is then invalid as a measurement of the server. Measures what else
+    /// that takes: a probe beside an open loop, and what loadgen carries against a server that does nothing (some
+    /// seconds, once for each machine, build and load)
     #[arg(long)]
     pub require_valid: bool,
 
     /// What a null echo carries under this load, from whoever has calibrated it
     #[arg(long, value_name = "RATE", hide = true)]
     pub null_throughput: Option<MessagesPerSecond>,
+
+    /// Cores that whoever started this keeps awake
+    #[arg(
+        long,
+        value_name = "CPU",
+        value_delimiter = ',',
+        hide = true,
+        conflicts_with = "keep_awake"
+    )]
+    pub awake_cpus: Vec<usize>,
 
     #[doc(hidden)]
     #[arg(skip)]
@@ -405,6 +425,9 @@ pub struct Scenario {
     pub shards: usize,
     /// Cores that shards are pinned to, in turn; empty is not pinned.
     pub cpus: Vec<usize>,
+    /// Cores that a thread of the lowest priority kept from idling; empty: none.
+    #[serde(default)]
+    pub awake_cpus: Vec<usize>,
     /// When messages leave.
     pub load: Load,
     /// Payload of a message, without its protobuf encoding.
@@ -453,6 +476,8 @@ pub struct Surroundings {
     pub cpus: Vec<usize>,
     /// Cores that shards are pinned to unless `--cpus` says otherwise; none: they are not pinned.
     pub usual_cpus: Vec<usize>,
+    /// Cores of a server that this loadgen has started.
+    pub server_cpus: Vec<usize>,
     /// Streams that the server allows on one connection, if it says.
     pub streams_per_connection_max: Option<u32>,
     /// Where an unset seed comes from.
@@ -495,6 +520,7 @@ impl Scenario {
                 "a key stands there twice; pass each once",
             ));
         }
+        let cpus = if args.cpus.is_empty() { &surroundings.usual_cpus } else { &args.cpus }.clone();
         Ok(Scenario {
             contract: args.load.contract,
             client: args.load.client,
@@ -504,7 +530,8 @@ impl Scenario {
             idle_connections: args.idle_connections,
             watch_give_back_ns: args.watch_give_back,
             shards: shards.min(connections),
-            cpus: if args.cpus.is_empty() { &surroundings.usual_cpus } else { &args.cpus }.clone(),
+            awake_cpus: awake_cpus(args, &cpus, &surroundings.server_cpus)?,
+            cpus,
             load: load(args),
             payload_bytes: args.load.payload_bytes()?,
             warmup_ns: args.warmup,
@@ -513,7 +540,7 @@ impl Scenario {
             drain_limit_ns: args.drain_limit,
             seed: args.seed.unwrap_or(surroundings.fresh_seed),
             headers,
-            probe_rate_messages_per_s: args.probe_rate,
+            probe_rate_messages_per_s: args.probe_rate.or(probe_rate(args, duration_ns)),
             null_throughput_messages_per_s: args.null_throughput,
         })
     }
@@ -543,6 +570,28 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
         ));
     }
     Ok(connections)
+}
+
+/// Err: they are to be kept awake, and none is known.
+fn awake_cpus(
+    args: &RunArgs,
+    cpus: &[usize],
+    server_cpus: &[usize],
+) -> Result<Vec<usize>, UsageError> {
+    if !args.keep_awake {
+        return Ok(args.awake_cpus.clone());
+    }
+    if cpus.is_empty() {
+        let cure = "nothing is pinned to a core; pass --cpus, or leave it out";
+        return Err(usage("--keep-awake", "", cure));
+    }
+    Ok([server_cpus, cpus].concat())
+}
+
+/// The probe of a run that has to be valid, where there can be one.
+fn probe_rate(args: &RunArgs, duration: Option<Nanos>) -> Option<MessagesPerSecond> {
+    let has_probe = args.require_valid && args.load.rate.is_some() && duration.is_some();
+    has_probe.then_some(PROBE_RATE)
 }
 
 fn load(args: &RunArgs) -> Load {

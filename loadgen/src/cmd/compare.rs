@@ -13,11 +13,10 @@ use anyhow::Context;
 use clap::Args;
 
 use super::Exit;
-use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::records::Records;
 use super::servers::{ServerName, Supply, WhereArgs, check_preheat, cores};
-use super::trial::{Preheat, Trial, TrialError, Tried};
+use super::trial::{Places, Preheat, Trial, TrialError, Tried};
 use crate::harness::provenance;
 use crate::record::RunRecord;
 use crate::report::{Added, Looks, Metric, NoValue, Question, Verdicts};
@@ -132,13 +131,19 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     let supplies =
         [args.a.supply(&args.places.peers).await?, args.b.supply(&args.places.peers).await?];
     let records = Records::new(args.places.out.as_deref())?;
-    let null_throughput = null_throughput(&args.load, &server_cpus, &loadgen_cpus).await?;
+    let awake = args.places.awake(&server_cpus, &loadgen_cpus, &[&args.a, &args.b]).await?;
+    let places = Places {
+        server_cpus: &server_cpus,
+        loadgen_cpus: &loadgen_cpus,
+        shards: None,
+        awake_cpus: awake.cpus(),
+    };
+    let null_throughput = places.null_throughput(&args.load).await?;
     tell!("compare: against a null echo loadgen carries {null_throughput}");
     let mut comparing = Comparing {
         args,
         supplies,
-        server_cpus,
-        loadgen_cpus,
+        places,
         records,
         null_throughput,
         question,
@@ -189,8 +194,7 @@ impl CompareArgs {
 struct Comparing<'a> {
     args: &'a CompareArgs,
     supplies: [Supply; 2],
-    server_cpus: Vec<usize>,
-    loadgen_cpus: Vec<usize>,
+    places: Places<'a>,
     records: Records,
     null_throughput: MessagesPerSecond,
     question: Question,
@@ -319,8 +323,7 @@ impl Comparing<'_> {
         let trial = Trial {
             flags: &flags,
             contract: self.args.load.contract,
-            server_cpus: &self.server_cpus,
-            loadgen_cpus: &self.loadgen_cpus,
+            places: self.places,
             time: *warmup + duration,
             null_throughput: Some(self.null_throughput),
             preheat: Preheat::of(load, self.args.preheat),

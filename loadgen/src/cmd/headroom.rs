@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::search::steps::{Bounds, Step, Steps};
-use super::trial::{Trial, Tried};
+use super::trial::{Places, Trial, Tried};
 use crate::harness::peers::ServerCommand;
 use crate::harness::provenance;
 use crate::record::{GateName, RunRecord};
@@ -35,34 +35,6 @@ const TRIALS_MAX: usize = 40;
 /// In flight on each stream, where an open loop has no bound: enough to fill the generator.
 const IN_FLIGHT: usize = 16;
 
-/// What loadgen carries of this load on these cores against a server that does nothing: in closed loop its
-/// throughput, in open loop the highest rate, to a tenth, at which its messages leave in time.
-pub(super) async fn null_throughput(
-    load: &LoadArgs,
-    server_cpus: &[usize],
-    loadgen_cpus: &[usize],
-) -> anyhow::Result<MessagesPerSecond> {
-    // The rate is what is asked for; all else of the plan stays.
-    let shape = load.rate.map_or_else(|| load.clone(), |_| load.at(MessagesPerSecond(1.0)));
-    let key = key(&shape.flags(), server_cpus, loadgen_cpus);
-    let cache = cache_file();
-    let mut known = cache.as_deref().map(read).unwrap_or_default();
-    if let Some(throughput) = known.get(&key) {
-        return Ok(MessagesPerSecond(*throughput));
-    }
-    let places = Places { server_cpus, loadgen_cpus };
-    let (throughput, is_undisturbed) = match load.rate {
-        None => places.closed_loop(load).await?,
-        Some(_) => places.open_loop(load).await?,
-    };
-    if is_undisturbed {
-        known.insert(key, throughput);
-        // A cache that cannot be written costs some seconds the next time, and nothing else.
-        let _ = cache.as_deref().map(|cache| write(cache, &known));
-    }
-    Ok(MessagesPerSecond(throughput))
-}
-
 /// The closed loop of this shape.
 fn closed(load: &LoadArgs) -> LoadArgs {
     let in_flight = load.in_flight.map_or(1, NonZeroUsize::get);
@@ -70,13 +42,53 @@ fn closed(load: &LoadArgs) -> LoadArgs {
     LoadArgs { in_flight: NonZeroUsize::new(in_flight), ..load.closed_loop() }
 }
 
-/// Where both sides run.
-struct Places<'a> {
-    server_cpus: &'a [usize],
-    loadgen_cpus: &'a [usize],
-}
-
 impl Places<'_> {
+    /// What loadgen carries of this load in these places against a server that does nothing: in closed loop its
+    /// throughput, in open loop the highest rate, to a tenth, at which its messages leave in time.
+    pub(super) async fn null_throughput(
+        &self,
+        load: &LoadArgs,
+    ) -> anyhow::Result<MessagesPerSecond> {
+        // The rate is what is asked for; all else of the plan stays.
+        let shape = load.rate.map_or_else(|| load.clone(), |_| load.at(MessagesPerSecond(1.0)));
+        let key = self.key(&shape.flags());
+        let cache = cache_file();
+        let mut known = cache.as_deref().map(read).unwrap_or_default();
+        if let Some(throughput) = known.get(&key) {
+            return Ok(MessagesPerSecond(*throughput));
+        }
+        let (throughput, is_undisturbed) = match load.rate {
+            None => self.closed_loop(load).await?,
+            Some(_) => self.open_loop(load).await?,
+        };
+        if is_undisturbed {
+            known.insert(key, throughput);
+            // A cache that cannot be written costs some seconds the next time, and nothing else.
+            let _ = cache.as_deref().map(|cache| write(cache, &known));
+        }
+        Ok(MessagesPerSecond(throughput))
+    }
+
+    /// What a figure is of.
+    fn key(&self, flags: &[String]) -> String {
+        let Places { server_cpus, loadgen_cpus, shards, awake_cpus } = self;
+        let (host, build) = (provenance::host(), provenance::build());
+        let shards = shards.map_or(String::new(), |shards| format!(" shards {shards}"));
+        let awake = match awake_cpus.is_empty() {
+            true => String::new(),
+            false => format!(" awake {awake_cpus:?}"),
+        };
+        format!(
+            "{} x {}, {}; {} opt-level {}; cores {server_cpus:?} {loadgen_cpus:?}{shards}{awake}; {}",
+            host.cores,
+            host.cpu_model,
+            host.kernel,
+            stamp(&build.revision),
+            build.opt_level,
+            flags.join(" ")
+        )
+    }
+
     /// The throughput, and whether nobody but loadgen itself kept it from being higher.
     async fn closed_loop(&self, load: &LoadArgs) -> anyhow::Result<(f64, bool)> {
         // How busy loadgen was is the very question.
@@ -123,7 +135,6 @@ impl Places<'_> {
         load: &LoadArgs,
         duration: Nanos,
     ) -> anyhow::Result<Option<Box<RunRecord>>> {
-        let Places { server_cpus, loadgen_cpus } = *self;
         let mut flags = load.flags();
         flags.extend(["--warmup".to_owned(), format!("{}ns", WARMUP.0)]);
         flags.extend(["--duration".to_owned(), format!("{}ns", duration.0)]);
@@ -132,8 +143,7 @@ impl Places<'_> {
         let trial = Trial {
             flags: &flags,
             contract,
-            server_cpus,
-            loadgen_cpus,
+            places: *self,
             time,
             null_throughput: None,
             preheat: None,
@@ -158,19 +168,6 @@ fn leaves_in_time(record: &RunRecord) -> Option<bool> {
         true => None,
         false => Some(failed.is_empty()),
     }
-}
-
-fn key(flags: &[String], server_cpus: &[usize], loadgen_cpus: &[usize]) -> String {
-    let (host, build) = (provenance::host(), provenance::build());
-    format!(
-        "{} x {}, {}; {} opt-level {}; cores {server_cpus:?} {loadgen_cpus:?}; {}",
-        host.cores,
-        host.cpu_model,
-        host.kernel,
-        stamp(&build.revision),
-        build.opt_level,
-        flags.join(" ")
-    )
 }
 
 /// Tells builds apart: those of one commit are alike, those of changed sources go by the time of the program.

@@ -53,6 +53,13 @@ enum Verb {
     /// Be the server that does nothing, for another loadgen
     #[command(name = harness::null::VERB, hide = true)]
     NullEcho,
+    /// Keep cores awake for another loadgen
+    #[command(name = harness::awake::VERB, hide = true)]
+    KeepAwake {
+        /// The cores
+        #[arg(value_delimiter = ',', required = true)]
+        cpus: Vec<usize>,
+    },
     /// Be the embedded server of another loadgen
     #[command(name = harness::server::VERB, hide = true)]
     EmbeddedServer {
@@ -114,6 +121,10 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
         }
         Some(Verb::NullEcho) => {
             harness::null::serve_until_stdin_ends()?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Verb::KeepAwake { cpus }) => {
+            harness::awake::keep_awake_until_stdin_ends(&cpus)?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(Verb::Suite(args)) => return told(suite::run(&args)),

@@ -1,6 +1,7 @@
 //! `loadgen run`: one scenario against one server, measured, shown, recorded.
 
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -12,9 +13,10 @@ use bidi_echo::error::Error;
 use tokio::signal::ctrl_c;
 
 use super::servers::cores;
-use super::trial::UNWRITTEN;
+use super::trial::{Places, UNWRITTEN};
 use super::{Exit, output};
 use crate::drive::{self, Opened, Phase, Progress};
+use crate::harness::awake::Awake;
 use crate::harness::disturbance::Disturbances;
 use crate::harness::probe::{self, Peer, ProbeError};
 use crate::harness::server::EmbeddedServer;
@@ -25,7 +27,9 @@ use crate::record::{
     Warning, WarningKind,
 };
 use crate::report;
-use crate::scenario::{Arrivals, Blocked, Load, RunArgs, Scenario, Surroundings, UsageError};
+use crate::scenario::{
+    Arrivals, Blocked, Load, LoadArgs, RunArgs, Scenario, Surroundings, UsageError,
+};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// Share of the median R that the median L may be without a word.
@@ -76,10 +80,15 @@ fn exit(record: &RunRecord, args: &RunArgs) -> Exit {
     if !record.measured.is_well() {
         return Exit::Failed;
     }
-    if args.require_valid && record.is_valid() == Some(false) {
+    if args.require_valid && !is_proven(record) {
         return Exit::Invalid;
     }
     if misses.is_empty() { Exit::Done } else { Exit::GoalMissed }
+}
+
+/// Whether no gate failed, that of loadgen's own headroom among them.
+fn is_proven(record: &RunRecord) -> bool {
+    record.is_valid() == Some(true) && record.scenario.null_throughput_messages_per_s.is_some()
 }
 
 fn is_bad_usage(error: &anyhow::Error) -> bool {
@@ -96,6 +105,9 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     let target = Target::choose(args).await?;
     let scenario = Scenario::resolve(args, &surroundings(args, &target)?)?;
     tell!("loadgen: {}", target.describe());
+    // Those that somebody else keeps awake are not this run's to care for.
+    let awake = if args.keep_awake { &scenario.awake_cpus[..] } else { &[] };
+    let awake = Awake::on(awake).await?;
     let mut watched = Processes::of(args, &target)?;
     watched.resident(|resident| &mut resident.before_bytes);
     let started_at = provenance::now();
@@ -147,6 +159,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     }
     watched.fill(&mut measured);
     let server = target.server(product);
+    let server_cpus = server_cpus(args, &watched, &scenario)?;
     target.stop().await;
     let mut record = RunRecord {
         schema_version: SCHEMA_VERSION,
@@ -162,10 +175,59 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
         measured,
         warnings: Vec::new(),
     };
+    if args.require_valid
+        && let Err(error) = add_headroom(&mut record, &args.load, &server_cpus).await
+    {
+        // The run's figures stand, and are not to be had again.
+        tell!("loadgen: whether it could have carried more is not known: {error:#}");
+    }
+    drop(awake);
     record.warnings = warnings(&record, late_headers);
     let warning = |message| Warning { kind: WarningKind::MemoryNotWatched, message };
     record.warnings.extend(not_watched.map(warning));
     Ok(record)
+}
+
+/// Where a server that does nothing takes the measured one's place: its cores, if they are known.
+fn server_cpus(
+    args: &RunArgs,
+    watched: &Processes,
+    scenario: &Scenario,
+) -> Result<Vec<usize>, UsageError> {
+    match &watched.server {
+        Some(server) => Ok(server.cpus()),
+        None if scenario.cpus.is_empty() => Ok(Vec::new()),
+        None => Ok(apart(args)?.0),
+    }
+}
+
+/// Holds the run against what loadgen carries of its load on its cores. What is not valid anyway needs no seconds for that.
+async fn add_headroom(
+    record: &mut RunRecord,
+    load: &LoadArgs,
+    server_cpus: &[usize],
+) -> anyhow::Result<()> {
+    let is_valid = record.is_valid() == Some(true) && record.measured.is_well();
+    let RunRecord { scenario, measured, .. } = record;
+    if !is_valid || scenario.null_throughput_messages_per_s.is_some() {
+        return Ok(());
+    }
+    anyhow::ensure!(!measured.stopped_early, "the run was ended before its plan");
+    let connections = NonZeroUsize::new(scenario.connections);
+    let load = LoadArgs { connections, ..load.clone() };
+    let Scenario { cpus: loadgen_cpus, awake_cpus, .. } = &*scenario;
+    // As suite, compare and search write it, so that what one has measured is known to all.
+    let shards = (scenario.shards != loadgen_cpus.len()).then_some(scenario.shards);
+    let places = Places { server_cpus, loadgen_cpus, shards, awake_cpus };
+    tell!("loadgen: what it carries against a null echo is measured once, and remembered");
+    let null = tokio::select! {
+        null = places.null_throughput(&load) => null?,
+        () = interrupted() => anyhow::bail!("interrupted"),
+    };
+    tell!("loadgen: against a null echo it carries {null}");
+    scenario.null_throughput_messages_per_s = Some(null);
+    record.gates = record::gates(scenario, measured);
+    Ok(())
 }
 
 /// Notes the server's memory each second after the run has closed everything, while a single stream keeps
@@ -252,13 +314,14 @@ fn surroundings(args: &RunArgs, target: &Target) -> Result<Surroundings, UsageEr
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // Below 2^53, so that a JSON reader with floats only repeats it exactly.
     let fresh_seed = Nanos::from(since_epoch).0 & ((1 << 53) - 1);
-    let usual_cpus = match target.origin {
-        Origin::Embedded => apart(args)?.1,
-        _ => Vec::new(),
+    let (server_cpus, usual_cpus) = match target.origin {
+        Origin::Embedded => apart(args)?,
+        _ => (Vec::new(), Vec::new()),
     };
     Ok(Surroundings {
         cpus: provenance::cpus(),
         usual_cpus,
+        server_cpus,
         streams_per_connection_max: target.peer.streams_per_connection_max,
         fresh_seed,
     })
@@ -607,6 +670,7 @@ mod tests {
     fn of_several_exit_codes_failure_goes_before_invalid_before_a_missed_goal() {
         let check = |is_lost: bool, is_invalid: bool, slo: &str, flags: &[&str], expected: Exit| {
             let mut record = example::closed_loop();
+            record.scenario.null_throughput_messages_per_s = Some(MessagesPerSecond(1e6));
             record.measured.statuses.retain(|status, _| status == "OK");
             record.measured.first_failure = None;
             record.measured.messages_wrong = 0;
@@ -629,5 +693,16 @@ mod tests {
         check(true, true, missed, required, Exit::Failed);
         check(true, false, kept, &[], Exit::Failed);
         check(true, false, missed, &[], Exit::Failed);
+    }
+
+    #[test]
+    fn a_run_whose_headroom_is_not_known_is_not_proven_valid() {
+        let mut record = example::closed_loop();
+        record.gates = vec![example::gate(GateName::Steal, Verdict::Passed, Some(0.0), "share")];
+        assert!(!is_proven(&record));
+        record.scenario.null_throughput_messages_per_s = Some(MessagesPerSecond(1e6));
+        assert!(is_proven(&record));
+        record.gates.clear();
+        assert!(!is_proven(&record), "of a loadgen without gates");
     }
 }

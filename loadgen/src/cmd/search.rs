@@ -54,7 +54,9 @@ async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
     check(args)?;
     let (server_cpus, loadgen_cpus) =
         cores(&args.places.server_cpus, &args.places.cpus, &provenance::cpus())?;
+    let awake = args.places.awake(&server_cpus, &loadgen_cpus, &[&args.server]).await?;
     let ask = Ask {
+        awake_cpus: awake.cpus().to_vec(),
         name: args.server.to_string(),
         supply: args.server.supply(&args.places.peers).await?,
         slo: args.slo.clone(),

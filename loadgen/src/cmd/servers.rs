@@ -7,6 +7,7 @@ use std::str::FromStr;
 use bidi_echo::config::{Placement, Transport};
 use clap::Args;
 
+use crate::harness::awake::Awake;
 use crate::harness::peers::{PeerError, Peers, ServerCommand};
 use crate::scenario::UsageError;
 use crate::units::Nanos;
@@ -35,6 +36,11 @@ pub(super) struct WhereArgs {
     #[arg(long, value_name = "CPU", value_delimiter = ',')]
     pub(super) cpus: Vec<usize>,
 
+    /// Keep these cores from idling: a thread of the lowest priority on each, so that none has to be woken. For cores that
+    /// nobody else uses
+    #[arg(long)]
+    pub(super) keep_awake: bool,
+
     /// Where peers are described
     #[arg(long, value_name = "PATH", default_value = "loadgen/peers/peers.toml")]
     pub(super) peers: PathBuf,
@@ -42,6 +48,26 @@ pub(super) struct WhereArgs {
     /// New folder to keep the records of all runs in [default: they are not kept]
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
+}
+
+impl WhereArgs {
+    /// Keeps the cores of both sides awake if that was asked for: of loadgen alone where a server runs already, wherever.
+    pub(super) async fn awake(
+        &self,
+        server_cpus: &[usize],
+        loadgen_cpus: &[usize],
+        servers: &[&ServerName],
+    ) -> anyhow::Result<Awake> {
+        let is_running = |server: &&ServerName| matches!(server, ServerName::Running(_));
+        let ours = if servers.iter().any(is_running) { &[] } else { server_cpus };
+        let cpus = if self.keep_awake { [ours, loadgen_cpus].concat() } else { Vec::new() };
+        if self.keep_awake && cpus.is_empty() {
+            let cure = "there is but one core, and nothing is pinned to it; leave it out";
+            let (flag, value, cure) = ("--keep-awake", String::new(), cure.to_owned());
+            return Err(UsageError { flag, value, cure }.into());
+        }
+        Ok(Awake::on(&cpus).await?)
+    }
 }
 
 /// How a server is had for a run.

@@ -22,12 +22,12 @@ use clap::Args;
 pub(super) use self::knees::KNEES;
 use self::plan::{Plan, Rate, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
-use super::headroom::null_throughput;
 use super::interrupt::interrupted;
 use super::report::is_record;
 use super::search::steps::Found;
 use super::servers::as_usage;
-use super::trial::{Preheat, Trial, TrialError, Tried, disturbance};
+use super::trial::{Places, Preheat, Trial, TrialError, Tried, disturbance};
+use crate::harness::awake::Awake;
 use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record;
@@ -118,6 +118,7 @@ impl Suite {
 
     /// How it ended: well if something was measured, and every run went well and is valid.
     async fn run(mut self) -> anyhow::Result<Exit> {
+        let _awake = Awake::on(&self.plan.awake_cpus).await?;
         self.begin_folder()?;
         let mut results = Results::new(&self.plan);
         let all = tokio::select! {
@@ -303,13 +304,19 @@ impl Suite {
         Ok(())
     }
 
+    /// Where every run takes place.
+    fn places(&self) -> Places<'_> {
+        let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
+        let awake_cpus = &self.plan.awake_cpus;
+        Places { server_cpus, loadgen_cpus, shards: None, awake_cpus }
+    }
+
     /// What loadgen carries of each scenario against a server that does nothing.
     async fn calibrate(&self, results: &mut Results) -> anyhow::Result<()> {
         for (place, scenario) in self.plan.scenarios.iter().enumerate() {
-            let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
             let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
             let load = scenario.load(self.plan.client, rate);
-            let null = null_throughput(&load, server_cpus, loadgen_cpus).await?;
+            let null = self.places().null_throughput(&load).await?;
             tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
             results.null_throughputs[place] = Some(null);
         }
@@ -384,8 +391,7 @@ impl Suite {
         let trial = Trial {
             flags: &flags,
             contract: scenario.contract,
-            server_cpus: &self.plan.server_cpus,
-            loadgen_cpus: &self.plan.loadgen_cpus,
+            places: self.places(),
             time: warmup + self.plan.duration_of(run) + after,
             null_throughput: results.null_throughputs[run.scenario],
             preheat: Preheat::of(&scenario.load(self.plan.client, None), server.preheat),
@@ -541,6 +547,9 @@ impl Suite {
              METHODOLOGY.md."
         )
         .expect("a String takes whatever is written");
+        if !self.plan.awake_cpus.is_empty() {
+            text.push_str("All these cores are kept awake.\n");
+        }
         for scenario in &self.plan.scenarios {
             if let Some(duration) = scenario.duration {
                 text.push_str(&format!("Runs of {} measure for {duration}.\n", scenario.name));

@@ -12,17 +12,27 @@ use std::time::Duration;
 use crate::harness::child::Child;
 use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
 use crate::record::{self, Gate, GateName, RunRecord, Verdict};
-use crate::scenario::{ContractName, LoadArgs};
+use crate::scenario::{ContractName, LoadArgs, PROBE_RATE};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
 const RUN_OVERTIME_MAX: Duration = Duration::from_secs(30);
 
-/// Of the stream beside an open loop: too few to load anything, enough for a median.
-const PROBE_RATE: &str = "100";
-
 /// How `run` begins to say that a record found no room.
 pub(super) const UNWRITTEN: &str = "cannot write the record to";
+
+/// Where both sides of a run are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Places<'a> {
+    /// None: the server is not pinned.
+    pub(super) server_cpus: &'a [usize],
+    /// Of the shards, in turn; none: they are not pinned.
+    pub(super) loadgen_cpus: &'a [usize],
+    /// How many shards there are; `None`: one on each of these cores, or as many as is usual.
+    pub(super) shards: Option<usize>,
+    /// Which cores somebody keeps awake meanwhile.
+    pub(super) awake_cpus: &'a [usize],
+}
 
 /// How a run is done.
 #[derive(Clone, Debug)]
@@ -31,9 +41,7 @@ pub(super) struct Trial<'a> {
     pub(super) flags: &'a [String],
     /// What they call.
     pub(super) contract: ContractName,
-    pub(super) server_cpus: &'a [usize],
-    /// Where the shards run, one on each.
-    pub(super) loadgen_cpus: &'a [usize],
+    pub(super) places: Places<'a>,
     /// Warm-up, measurement, and what is watched after it.
     pub(super) time: Nanos,
     /// What a null echo carries under this load, if that was calibrated.
@@ -89,7 +97,7 @@ impl Trial<'_> {
         server: &ServerCommand,
         json: &Path,
     ) -> Result<Tried, TrialError> {
-        let server = server.start(self.server_cpus, self.contract).await?;
+        let server = server.start(self.places.server_cpus, self.contract).await?;
         let tried = match self.preheat(&server).await {
             Ok(()) => self.against(&server, json).await,
             Err(error) => Ok(Tried::Failed(None, format!("it could not be preheated: {error}"))),
@@ -108,7 +116,7 @@ impl Trial<'_> {
     async fn preheat(&self, server: &ServerProcess) -> io::Result<()> {
         let Some(Preheat { flags, time }) = &self.preheat else { return Ok(()) };
         let command = self.command(&target(server), flags)?;
-        let mut child = Child::start(command, self.loadgen_cpus)?;
+        let mut child = Child::start(command, self.places.loadgen_cpus)?;
         child.wait(time.as_duration() + RUN_OVERTIME_MAX).await.map(|_| ())
     }
 
@@ -140,12 +148,12 @@ impl Trial<'_> {
             command.args(["--server-pid", pid]);
         }
         if self.flags.iter().any(|flag| flag == "--rate") {
-            command.args(["--probe-rate", PROBE_RATE]);
+            command.args(["--probe-rate", &PROBE_RATE.0.to_string()]);
         }
         if let Some(null) = self.null_throughput {
             command.args(["--null-throughput", &null.0.to_string()]);
         }
-        let mut child = Child::start(command, self.loadgen_cpus)?;
+        let mut child = Child::start(command, self.places.loadgen_cpus)?;
         let status = child.wait(self.time.as_duration() + RUN_OVERTIME_MAX).await?;
         if status.success() {
             return Ok(Ok(Tried::of(record::read(json)?)));
@@ -165,9 +173,16 @@ impl Trial<'_> {
     fn command(&self, target: &str, flags: &[String]) -> io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["run", "--target", target]).args(flags);
-        let cpus: Vec<_> = self.loadgen_cpus.iter().map(ToString::to_string).collect();
-        if !cpus.is_empty() {
-            command.args(["--cpus", &cpus.join(","), "--shards", &cpus.len().to_string()]);
+        let Places { loadgen_cpus, shards, awake_cpus, .. } = self.places;
+        for (flag, cpus) in [("--cpus", loadgen_cpus), ("--awake-cpus", awake_cpus)] {
+            if !cpus.is_empty() {
+                let cpus: Vec<_> = cpus.iter().map(ToString::to_string).collect();
+                command.args([flag, &cpus.join(",")]);
+            }
+        }
+        let one_each = (!loadgen_cpus.is_empty()).then_some(loadgen_cpus.len());
+        if let Some(shards) = shards.or(one_each) {
+            command.args(["--shards", &shards.to_string()]);
         }
         Ok(command)
     }

@@ -62,6 +62,7 @@ impl Scenario {
             shards: 1,
             // Wherever there is room.
             cpus: Vec::new(),
+            awake_cpus: Vec::new(),
             load: Load::OpenLoop {
                 rate_messages_per_s,
                 // It meets whatever there is to be met: Poisson arrivals see time averages (Wolff, 1982).

@@ -2,6 +2,7 @@
 //!
 //! Starts and stops processes and reads `/proc`; never touches the measured core.
 
+pub mod awake;
 pub mod child;
 pub mod disturbance;
 pub mod null;

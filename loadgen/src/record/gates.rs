@@ -195,7 +195,12 @@ impl RunRecord {
             !fell && backlog_trend(seconds, *window_ns).is_none_or(|(slope, _)| slope > 0.0)
         };
         match gate.name {
-            GateName::Achieved => true,
+            // A server that carries less leaves a backlog; a machine that stands still near the end does not.
+            GateName::Achieved => {
+                let is_steady =
+                    |gate: &Gate| gate.name == GateName::Backlog && gate.verdict == Verdict::Passed;
+                !self.gates.iter().any(is_steady)
+            }
             GateName::Backlog => unstable.is_some() || grows(),
             _ => false,
         }

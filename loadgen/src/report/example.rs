@@ -69,6 +69,7 @@ fn of(load: Load, factor: u64) -> RunRecord {
             watch_give_back_ns: Nanos(0),
             shards: 1,
             cpus: Vec::new(),
+            awake_cpus: Vec::new(),
             load,
             payload_bytes: 8,
             warmup_ns: Nanos::SECOND,

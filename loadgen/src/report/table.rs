@@ -118,7 +118,14 @@ fn what(scenario: &Scenario) -> String {
             plural(connections, "idle connection")
         ),
     };
-    format!("{contract}, {}{idle}, payload {payload_bytes} bytes, seed {seed}", spread(scenario))
+    let awake = match &scenario.awake_cpus[..] {
+        [] => String::new(),
+        cpus => format!(", cores {cpus:?} kept awake"),
+    };
+    format!(
+        "{contract}, {}{idle}, payload {payload_bytes} bytes, seed {seed}{awake}",
+        spread(scenario)
+    )
 }
 
 /// How the streams are spread: `1000 streams on 10 connections, 1 shard`.

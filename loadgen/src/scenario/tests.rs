@@ -9,14 +9,18 @@ struct Typed {
     run: RunArgs,
 }
 
+fn typed(flags: &[&str]) -> RunArgs {
+    Typed::try_parse_from(std::iter::once(&"loadgen").chain(flags)).expect("parses").run
+}
+
 fn resolve(flags: &[&str], limit: Option<u32>) -> Result<Scenario, UsageError> {
-    let typed = Typed::try_parse_from(std::iter::once(&"loadgen").chain(flags)).expect("parses");
-    let mut run = typed.run;
+    let mut run = typed(flags);
     run.duration_was_typed = flags.contains(&"--duration");
     let cpus = vec![0, 1, 2, 5];
     let surroundings = Surroundings {
         cpus,
         usual_cpus: vec![5],
+        server_cpus: vec![0],
         streams_per_connection_max: limit,
         fresh_seed: 7,
     };
@@ -36,6 +40,31 @@ fn no_flags_mean_a_closed_loop_of_one_message_per_stream() {
 fn shards_are_where_they_were_told_to_be_or_where_they_usually_are() {
     assert_eq!(resolve(&[], None).unwrap().cpus, [5]);
     assert_eq!(resolve(&["--cpus", "2,1"], None).unwrap().cpus, [2, 1]);
+}
+
+#[test]
+fn cores_that_are_kept_awake_are_those_that_somebody_is_pinned_to() {
+    let awake = |flags: &[&str]| resolve(flags, None).map(|scenario| scenario.awake_cpus);
+    assert!(awake(&[]).unwrap().is_empty());
+    assert_eq!(awake(&["--keep-awake"]).unwrap(), [0, 5]);
+    assert_eq!(awake(&["--keep-awake", "--cpus", "2,1"]).unwrap(), [0, 2, 1]);
+    assert_eq!(awake(&["--awake-cpus", "0,1"]).unwrap(), [0, 1]);
+    let nobody = RunArgs { keep_awake: true, ..typed(&[]) };
+    assert_eq!(awake_cpus(&nobody, &[], &[]).unwrap_err().flag, "--keep-awake");
+}
+
+#[test]
+fn a_run_that_has_to_be_valid_has_a_probe_where_there_can_be_one() {
+    let probe = |flags: &[&str]| {
+        let required = [flags, &["--require-valid"]].concat();
+        resolve(&required, None).unwrap().probe_rate_messages_per_s
+    };
+    let open: &[&str] = &["--rate", "1k"];
+    assert_eq!(probe(open), Some(PROBE_RATE));
+    assert_eq!(probe(&[open, &["--probe-rate", "7"]].concat()), Some(MessagesPerSecond(7.0)));
+    assert_eq!(probe(&[]), None, "what a closed loop sees depends on the connection");
+    assert_eq!(probe(&[open, &["--messages", "5"]].concat()), None, "it has no end of its own");
+    assert_eq!(resolve(open, None).unwrap().probe_rate_messages_per_s, None);
 }
 
 #[test]

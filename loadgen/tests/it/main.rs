@@ -1,6 +1,7 @@
 //! Whole-system tests: the real loadgen program against real servers, good ones and bad ones.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod awake;
 mod compression;
 mod coordinated_omission;
 mod counts;

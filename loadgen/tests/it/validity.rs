@@ -37,6 +37,25 @@ fn a_generator_that_is_starved_says_so_and_its_run_is_invalid() {
 }
 
 #[test]
+fn a_run_that_must_be_valid_shows_that_loadgen_could_have_carried_more() {
+    let _quiet = quiet();
+    let load = ["--streams", "4", "--duration", "500ms", "--warmup", "100ms"];
+    let (exit, record) = record(&[&load[..], &["--require-valid"]].concat());
+    let gates = record["gates"].as_array().unwrap();
+    let headroom = gates.iter().find(|gate| gate["name"] == "headroom");
+    let failed: Vec<_> = gates.iter().filter(|gate| gate["verdict"] == "failed").collect();
+    // Other tests may have had its core. Then it is invalid, whatever a null echo would carry.
+    let Some(headroom) = headroom else {
+        assert!(!failed.is_empty(), "{gates:?}");
+        return assert_eq!(exit, 3);
+    };
+    let null = record["scenario"]["null_throughput_messages_per_s"].as_f64().unwrap();
+    let carried = record["measured"]["throughput_messages_per_s"].as_f64().unwrap();
+    assert_eq!(headroom["figure"], carried / null);
+    assert_eq!(exit, if failed.is_empty() { 0 } else { 3 }, "{gates:?}");
+}
+
+#[test]
 fn each_load_has_its_gates_with_figure_and_bound() {
     let names = |flags: &[&str]| -> Vec<String> {
         let time = ["--duration", "500ms", "--warmup", "100ms", "--streams", "10"];

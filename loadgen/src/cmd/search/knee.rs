@@ -5,10 +5,9 @@ use std::io::{self, Write as _};
 use clap::Args;
 
 use super::steps::{Bounds, Found, Step, Steps};
-use crate::cmd::headroom::null_throughput;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
-use crate::cmd::trial::{Preheat, Trial, Tried, disturbance, is_overload};
+use crate::cmd::trial::{Places, Preheat, Trial, Tried, disturbance, is_overload};
 use crate::record::{Gate, RunRecord, samples_min};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
@@ -90,7 +89,16 @@ pub(in crate::cmd) struct Ask {
     pub(in crate::cmd) how: HowArgs,
     pub(in crate::cmd) server_cpus: Vec<usize>,
     pub(in crate::cmd) loadgen_cpus: Vec<usize>,
+    /// Which somebody keeps awake meanwhile.
+    pub(in crate::cmd) awake_cpus: Vec<usize>,
     pub(in crate::cmd) records: Records,
+}
+
+impl Ask {
+    fn places(&self) -> Places<'_> {
+        let Ask { server_cpus, loadgen_cpus, awake_cpus, .. } = self;
+        Places { server_cpus, loadgen_cpus, shards: None, awake_cpus }
+    }
 }
 
 /// Why a search ended.
@@ -140,9 +148,9 @@ pub(in crate::cmd) async fn find(
     ask: &Ask,
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<Searched> {
-    let Ask { load, how, server_cpus, loadgen_cpus, .. } = ask;
+    let Ask { load, how, .. } = ask;
     let open = load.at(how.max_rate);
-    let null_throughput = null_throughput(&open, server_cpus, loadgen_cpus).await?;
+    let null_throughput = ask.places().null_throughput(&open).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
     let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
     let least = MESSAGES_MIN / how.duration.as_secs_f64();
@@ -264,7 +272,7 @@ impl Searching<'_> {
         rate: Option<f64>,
         longer: bool,
     ) -> anyhow::Result<(Judged, Box<RunRecord>)> {
-        let Ask { supply, load, how, server_cpus, loadgen_cpus, records, .. } = self.ask;
+        let Ask { supply, load, how, records, .. } = self.ask;
         let HowArgs { preheat, warmup, duration, confirmation_duration, cool_down, .. } = *how;
         tokio::time::sleep(cool_down.as_duration()).await;
         let duration = if longer { confirmation_duration } else { duration };
@@ -280,8 +288,7 @@ impl Searching<'_> {
         let trial = Trial {
             flags: &flags,
             contract: load.contract,
-            server_cpus,
-            loadgen_cpus,
+            places: self.ask.places(),
             time: warmup + duration,
             null_throughput: rate.map(|_| self.null_throughput),
             preheat: Preheat::of(&load, preheat),

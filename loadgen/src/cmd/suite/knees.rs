@@ -149,6 +149,7 @@ impl Suite {
             },
             server_cpus: self.plan.server_cpus.clone(),
             loadgen_cpus: self.plan.loadgen_cpus.clone(),
+            awake_cpus: self.plan.awake_cpus.clone(),
             records: Records::new(None)?,
         })
     }

@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) duration: Nanos,
     pub(super) server_cpus: Vec<usize>,
     pub(super) loadgen_cpus: Vec<usize>,
+    /// Of both, those that are kept from idling while the suite runs: all, or none.
+    pub(super) awake_cpus: Vec<usize>,
     /// Server that the others are divided by.
     pub(super) baseline: String,
     /// Server that is divided by each of the others, if the file names one.
@@ -222,6 +224,7 @@ impl Plan {
         let servers: Result<Vec<_>, _> =
             file.server.into_iter().map(|server| resolve(server, warmup)).collect();
         let servers = servers?;
+        let awake_cpus = file.suite.awake_cpus();
         let peers = file.suite.peers.map(|path| folder.join(path));
         let peer = servers.iter().find(|server| matches!(server.kind, ServerKind::Peer(_)));
         if let (Some(peer), None) = (peer, &peers) {
@@ -232,6 +235,7 @@ impl Plan {
             repetitions,
             warmup,
             duration,
+            awake_cpus,
             server_cpus: file.suite.server_cpus,
             loadgen_cpus: file.suite.loadgen_cpus,
             baseline,
@@ -327,12 +331,22 @@ struct Suite {
     duration: Nanos,
     server_cpus: Vec<usize>,
     loadgen_cpus: Vec<usize>,
+    /// Whether they are kept from idling.
+    #[serde(default)]
+    keep_awake: bool,
     baseline: String,
     subject: Option<String>,
     client: Option<ClientName>,
     #[serde(default, deserialize_with = "parsed_if_any")]
     slo: Option<Slo>,
     peers: Option<PathBuf>,
+}
+
+impl Suite {
+    fn awake_cpus(&self) -> Vec<usize> {
+        let all = [&self.server_cpus[..], &self.loadgen_cpus].concat();
+        if self.keep_awake { all } else { Vec::new() }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

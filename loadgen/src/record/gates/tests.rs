@@ -74,6 +74,27 @@ fn a_backlog_that_the_warm_up_left_behind_is_a_trend_and_no_loss_of_the_server()
 }
 
 #[test]
+fn messages_that_a_machine_which_stood_still_kept_back_are_no_loss_of_the_server() {
+    let check = |due_and_received: &[(u64, u64)], is_loss: bool| {
+        let mut record = example::open_loop(1_000.0, 1);
+        record.measured.seconds = seconds(due_and_received);
+        record.measured.window_ns = Nanos(Nanos::SECOND.0 * due_and_received.len() as u64);
+        record.measured.messages_due = due_and_received.iter().map(|second| second.0).sum();
+        // Twenty were to leave in the last 20 ms.
+        record.measured.messages_sent_in_window = Some(record.measured.messages_due - 20);
+        record.gates = gates(&record.scenario, &record.measured);
+        let gate = record.gates.iter().find(|gate| gate.name == GateName::Achieved).unwrap();
+        assert_eq!(gate.verdict, Verdict::Failed, "{due_and_received:?}");
+        assert_eq!(record.is_loss(gate), is_loss, "{due_and_received:?}");
+        assert_eq!(record.fell_behind(), is_loss, "{due_and_received:?}");
+    };
+    check(&[(1_000, 1_000), (1_000, 999), (1_000, 1_000), (1_000, 1_001), (1_000, 980)], false);
+    check(&[(1_000, 980); 5], true);
+    // Too short to tell.
+    check(&[(1_000, 1_000), (1_000, 980)], true);
+}
+
+#[test]
 fn a_closed_loop_whose_messages_were_not_all_answered_still_tells_throughput() {
     let check = |in_flight: f64, failed: &[GateName], expected| {
         let mut record = example::closed_loop();

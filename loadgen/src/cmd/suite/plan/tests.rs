@@ -53,6 +53,13 @@ fn parse(text: &str) -> Result<Plan, UsageError> {
 }
 
 #[test]
+fn a_suites_cores_are_kept_awake_if_it_says_so() {
+    assert!(parse(SUITE).unwrap().awake_cpus.is_empty());
+    let awake = SUITE.replacen("[suite]", "[suite]\nkeep_awake = true", 1);
+    assert_eq!(parse(&awake).unwrap().awake_cpus, [0, 1]);
+}
+
+#[test]
 fn a_suite_is_read_with_its_times_sizes_and_paths() {
     let plan = parse(SUITE).unwrap();
     assert_eq!((plan.repetitions, plan.duration), (2, Nanos(3 * Nanos::SECOND.0)));
