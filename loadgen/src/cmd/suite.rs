@@ -118,7 +118,6 @@ impl Suite {
 
     /// How it ended: well if something was measured, and every run went well and is valid.
     async fn run(mut self) -> anyhow::Result<Exit> {
-        let _awake = Awake::on(&self.plan.awake_cpus).await?;
         self.begin_folder()?;
         let mut results = Results::new(&self.plan);
         let all = tokio::select! {
@@ -277,6 +276,7 @@ impl Suite {
         }
         self.find_knees(&commands, results).await?;
         let runs = self.plan.runs();
+        let mut awake = Awake::default();
         tell!("suite: {} runs, about {}", runs.len(), self.time());
         for (number, run) in (1..).zip(&runs) {
             let Some(command) = &commands[run.server] else { continue };
@@ -290,7 +290,8 @@ impl Suite {
                 continue;
             }
             self.check_own(&file)?;
-            match self.run_until_valid(*run, command, results).await {
+            awake.change_to(&self.plan.awake_cpus(&self.plan.scenarios[run.scenario])).await?;
+            match self.run_until_valid(*run, command, &awake, results).await {
                 Ok(outcome) => {
                     tell!("suite: {number} of {}: {file}: {}", runs.len(), in_short(&outcome));
                     results.add(*run, outcome);
@@ -305,18 +306,20 @@ impl Suite {
     }
 
     /// Where every run takes place.
-    fn places(&self) -> Places<'_> {
+    fn places<'a>(&'a self, awake: &'a Awake) -> Places<'a> {
         let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
-        let awake_cpus = &self.plan.awake_cpus;
+        let awake_cpus = awake.cpus();
         Places { server_cpus, loadgen_cpus, shards: None, awake_cpus }
     }
 
     /// What loadgen carries of each scenario against a server that does nothing.
     async fn calibrate(&self, results: &mut Results) -> anyhow::Result<()> {
+        let mut awake = Awake::default();
         for (place, scenario) in self.plan.scenarios.iter().enumerate() {
             let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
             let load = scenario.load(self.plan.client, rate);
-            let null = self.places().null_throughput(&load).await?;
+            awake.change_to(&self.plan.awake_cpus(scenario)).await?;
+            let null = self.places(&awake).null_throughput(&load).await?;
             tell!("suite: {}: against a null echo loadgen carries {null}", scenario.name);
             results.null_throughputs[place] = Some(null);
         }
@@ -360,10 +363,11 @@ impl Suite {
         &self,
         run: Run,
         command: &ServerCommand,
+        awake: &Awake,
         results: &mut Results,
     ) -> Result<Outcome, TrialError> {
         loop {
-            let outcome = self.run_once(run, command, results).await?;
+            let outcome = self.run_once(run, command, awake, results).await?;
             let is_aside = self.put_aside(run, &outcome);
             if !is_aside.map_err(|error| TrialError::Unwritten(format!("{error:#}")))? {
                 return Ok(outcome);
@@ -376,6 +380,7 @@ impl Suite {
         &self,
         run: Run,
         command: &ServerCommand,
+        awake: &Awake,
         results: &mut Results,
     ) -> Result<Outcome, TrialError> {
         let rate = match self.rate(run, results) {
@@ -391,7 +396,7 @@ impl Suite {
         let trial = Trial {
             flags: &flags,
             contract: scenario.contract,
-            places: self.places(),
+            places: self.places(awake),
             time: warmup + self.plan.duration_of(run) + after,
             null_throughput: results.null_throughputs[run.scenario],
             preheat: Preheat::of(&scenario.load(self.plan.client, None), server.preheat),
@@ -547,10 +552,13 @@ impl Suite {
              METHODOLOGY.md."
         )
         .expect("a String takes whatever is written");
-        if !self.plan.awake_cpus.is_empty() {
-            text.push_str("All these cores are kept awake.\n");
-        }
         for scenario in &self.plan.scenarios {
+            if scenario.keep_awake {
+                text.push_str(&format!(
+                    "During runs of {} these cores are kept awake.\n",
+                    scenario.name
+                ));
+            }
             if let Some(duration) = scenario.duration {
                 text.push_str(&format!("Runs of {} measure for {duration}.\n", scenario.name));
             }

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const READY: &str = "awake";
 
 /// Cores that are kept awake until this is dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Awake {
     cpus: Vec<usize>,
     /// None, if there is no core to be kept awake.
@@ -56,11 +56,9 @@ pub struct AwakeError {
 impl Awake {
     /// Keeps these cores awake, each once. None: nothing is done.
     pub async fn on(cpus: &[usize]) -> Result<Self, AwakeError> {
-        let mut cpus = cpus.to_vec();
-        cpus.sort_unstable();
-        cpus.dedup();
+        let cpus = in_order(cpus);
         if cpus.is_empty() {
-            return Ok(Awake { cpus, _process: None });
+            return Ok(Awake::default());
         }
         let process = start(&cpus).await;
         let process = process
@@ -68,10 +66,27 @@ impl Awake {
         Ok(Awake { cpus, _process: Some(process) })
     }
 
+    /// Keeps these awake from now on, and no others.
+    pub async fn change_to(&mut self, cpus: &[usize]) -> Result<(), AwakeError> {
+        if self.cpus != in_order(cpus) {
+            *self = Awake::default();
+            *self = Awake::on(cpus).await?;
+        }
+        Ok(())
+    }
+
     /// Which they are, in order.
     pub fn cpus(&self) -> &[usize] {
         &self.cpus
     }
+}
+
+/// Each once.
+fn in_order(cpus: &[usize]) -> Vec<usize> {
+    let mut cpus = cpus.to_vec();
+    cpus.sort_unstable();
+    cpus.dedup();
+    cpus
 }
 
 async fn start(cpus: &[usize]) -> io::Result<(Child, ChildStdin)> {

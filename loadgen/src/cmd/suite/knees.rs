@@ -12,6 +12,7 @@ use crate::cmd::search::knee::{Ask, HowArgs, Searched, find};
 use crate::cmd::search::steps::Found;
 use crate::cmd::search::table;
 use crate::cmd::servers::Supply;
+use crate::harness::awake::Awake;
 use crate::harness::peers::ServerCommand;
 use crate::scenario::{Arrivals, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
@@ -62,7 +63,8 @@ impl Suite {
     pub(super) fn knee_name(&self, scenario: &SuiteScenario, server: &str) -> String {
         let shape = SuiteScenario { rate: None, ..scenario.clone() };
         let arrivals = name_of(scenario.arrivals.unwrap_or(Arrivals::Uniform));
-        format!("{server}: {}, {arrivals} arrivals", load(&shape))
+        let awake = if scenario.keep_awake { ", cores kept awake" } else { "" };
+        format!("{server}: {}, {arrivals} arrivals{awake}", load(&shape))
     }
 
     /// Searches for the knees that rates are shares of; those of an interrupted suite are known. A search
@@ -73,6 +75,7 @@ impl Suite {
         results: &mut Results,
     ) -> anyhow::Result<()> {
         results.knees = self.knees_of_before()?;
+        let mut awake = Awake::default();
         for scenario in &self.plan.scenarios {
             let Some(Rate::OfKnee { of, .. }) = &scenario.rate else { continue };
             for (server, command) in self.plan.servers.iter().zip(commands) {
@@ -84,7 +87,8 @@ impl Suite {
                 }
                 self.check_own(&format!("the knee of {name}"))?;
                 tell!("suite: searching for the knee of {name}");
-                let ask = self.ask(scenario, server, command)?;
+                awake.change_to(&self.plan.awake_cpus(scenario)).await?;
+                let ask = self.ask(scenario, server, command, &awake)?;
                 let searched = find(&ask, std::future::pending()).await;
                 let trials = searched.as_ref().map(table).unwrap_or_default();
                 results.searched(name.clone(), searched.and_then(Searched::without_failure));
@@ -129,6 +133,7 @@ impl Suite {
         scenario: &SuiteScenario,
         server: &SuiteServer,
         command: &ServerCommand,
+        awake: &Awake,
     ) -> anyhow::Result<Ask> {
         Ok(Ask {
             name: server.name.clone(),
@@ -149,7 +154,7 @@ impl Suite {
             },
             server_cpus: self.plan.server_cpus.clone(),
             loadgen_cpus: self.plan.loadgen_cpus.clone(),
-            awake_cpus: self.plan.awake_cpus.clone(),
+            awake_cpus: awake.cpus().to_vec(),
             records: Records::new(None)?,
         })
     }

@@ -25,8 +25,6 @@ pub(super) struct Plan {
     pub(super) duration: Nanos,
     pub(super) server_cpus: Vec<usize>,
     pub(super) loadgen_cpus: Vec<usize>,
-    /// Of both, those that are kept from idling while the suite runs: all, or none.
-    pub(super) awake_cpus: Vec<usize>,
     /// Server that the others are divided by.
     pub(super) baseline: String,
     /// Server that is divided by each of the others, if the file names one.
@@ -63,6 +61,9 @@ pub(super) struct SuiteScenario {
     /// Load before each of its runs; as the server or the suite has it by default.
     #[serde(default, deserialize_with = "parsed_if_any")]
     pub(super) warmup: Option<Nanos>,
+    /// Whether the suite's cores are kept from idling during its runs.
+    #[serde(default)]
+    pub(super) keep_awake: bool,
     /// Seed of the first repetition's bytes and schedules, 1 by default; each has the next one.
     pub(super) seed: Option<u64>,
     /// How long its runs measure; as long as the suite's by default.
@@ -224,7 +225,6 @@ impl Plan {
         let servers: Result<Vec<_>, _> =
             file.server.into_iter().map(|server| resolve(server, warmup)).collect();
         let servers = servers?;
-        let awake_cpus = file.suite.awake_cpus();
         let peers = file.suite.peers.map(|path| folder.join(path));
         let peer = servers.iter().find(|server| matches!(server.kind, ServerKind::Peer(_)));
         if let (Some(peer), None) = (peer, &peers) {
@@ -235,7 +235,6 @@ impl Plan {
             repetitions,
             warmup,
             duration,
-            awake_cpus,
             server_cpus: file.suite.server_cpus,
             loadgen_cpus: file.suite.loadgen_cpus,
             baseline,
@@ -262,6 +261,12 @@ impl Plan {
         self.scenarios.retain(|scenario| kept(scenarios, &scenario.name));
         self.servers.retain(|server| kept(servers, &server.name));
         Ok(())
+    }
+
+    /// Cores that are kept from idling while the scenario is run: all of the suite, or none.
+    pub(super) fn awake_cpus(&self, scenario: &SuiteScenario) -> Vec<usize> {
+        let all = [&self.server_cpus[..], &self.loadgen_cpus].concat();
+        if scenario.keep_awake { all } else { Vec::new() }
     }
 
     /// How long runs of the scenario measure, if the server does not need longer.
@@ -331,22 +336,12 @@ struct Suite {
     duration: Nanos,
     server_cpus: Vec<usize>,
     loadgen_cpus: Vec<usize>,
-    /// Whether they are kept from idling.
-    #[serde(default)]
-    keep_awake: bool,
     baseline: String,
     subject: Option<String>,
     client: Option<ClientName>,
     #[serde(default, deserialize_with = "parsed_if_any")]
     slo: Option<Slo>,
     peers: Option<PathBuf>,
-}
-
-impl Suite {
-    fn awake_cpus(&self) -> Vec<usize> {
-        let all = [&self.server_cpus[..], &self.loadgen_cpus].concat();
-        if self.keep_awake { all } else { Vec::new() }
-    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

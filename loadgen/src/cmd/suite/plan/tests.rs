@@ -53,10 +53,11 @@ fn parse(text: &str) -> Result<Plan, UsageError> {
 }
 
 #[test]
-fn a_suites_cores_are_kept_awake_if_it_says_so() {
-    assert!(parse(SUITE).unwrap().awake_cpus.is_empty());
-    let awake = SUITE.replacen("[suite]", "[suite]\nkeep_awake = true", 1);
-    assert_eq!(parse(&awake).unwrap().awake_cpus, [0, 1]);
+fn cores_are_kept_awake_for_the_scenarios_that_say_so() {
+    let awake = SUITE.replacen("[[scenario]]", "[[scenario]]\nkeep_awake = true", 1);
+    let plan = parse(&awake).unwrap();
+    assert_eq!(plan.awake_cpus(&plan.scenarios[0]), [0, 1]);
+    assert!(plan.awake_cpus(&plan.scenarios[1]).is_empty());
 }
 
 #[test]
