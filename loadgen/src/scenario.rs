@@ -582,8 +582,8 @@ fn awake_cpus(
         return Ok(args.awake_cpus.clone());
     }
     if cpus.is_empty() {
-        let cure = "nothing is pinned to a core; pass --cpus, or leave it out";
-        return Err(usage("--keep-awake", "", cure));
+        let cure = "nothing is pinned to one; pass --cpus, or leave it out";
+        return Err(usage("--keep-awake", "without a core", cure));
     }
     Ok([server_cpus, cpus].concat())
 }

@@ -62,9 +62,12 @@ impl WhereArgs {
         let ours = if servers.iter().any(is_running) { &[] } else { server_cpus };
         let cpus = if self.keep_awake { [ours, loadgen_cpus].concat() } else { Vec::new() };
         if self.keep_awake && cpus.is_empty() {
-            let cure = "there is but one core, and nothing is pinned to it; leave it out";
-            let (flag, value, cure) = ("--keep-awake", String::new(), cure.to_owned());
-            return Err(UsageError { flag, value, cure }.into());
+            return Err(UsageError {
+                flag: "--keep-awake",
+                value: "without a core".to_owned(),
+                cure: "there is but one, and nothing is pinned to it; leave it out".to_owned(),
+            }
+            .into());
         }
         Ok(Awake::on(&cpus).await?)
     }

@@ -116,7 +116,7 @@ pub fn keep_awake_until_stdin_ends(cpus: &[usize]) -> anyhow::Result<()> {
             }
             // It never yields: the kernel takes the core away from it whenever somebody wakes. In closed loops, whose cores are
             // full, a shard waited for its core for 0.2 to 0.4 % of the time with it and without; with a yield each microsecond
-            // for over 2 %, and carried a tenth less. The processor's hint leaves a sibling thread most of what they share.
+            // for over 2 %, and carried a tenth less (results/2026-11-29-awake). The processor's hint leaves a sibling thread most of what they share.
             loop {
                 std::hint::spin_loop();
             }
