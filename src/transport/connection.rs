@@ -440,11 +440,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         was_scarce && !self.wire.is_scarce
     }
 
-    /// Reads less at once after a lap that took long, more after a short one.
+    /// Reads less at once after a lap that took long, more after a short one: laps settle between half a
+    /// turn and a whole one. With a quarter as the lower bound, reads that a pause of the machine had made
+    /// small stayed so, and 8 x 125 streams with 16 in flight cost 9.5 % (5.5 .. 13.7) more on a machine
+    /// where they take long (`results/2026-11-29-reads`).
     fn fit_reads(&mut self, lap: Duration) {
         if lap > TURN_TIME_MAX {
             self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
-        } else if lap < TURN_TIME_MAX / 4 {
+        } else if lap < TURN_TIME_MAX / 2 {
             self.read_bytes = (self.read_bytes * 2).min(READ_BYTES);
         }
     }

@@ -262,3 +262,32 @@ async fn what_was_read_before_a_drain_is_served_though_no_turn_had_time_for_it()
         assert_eq!(probe.echoed(stream), b"on its way");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_read_is_as_much_as_half_a_turn_to_a_whole_one_handles_whatever_came_before() {
+    let mut probe = Probe::new(Limits::default());
+    for nanos_per_byte in [0.01, 1.0, 4.0, 7.0, 9.0, 30.0, 1_000.0] {
+        for before in [READ_BYTES_MIN, READ_BYTES_FIRST, READ_BYTES] {
+            let connection = &mut probe.connection;
+            connection.read_bytes = before;
+            let lap = |bytes: usize| Duration::from_secs_f64(bytes as f64 * nanos_per_byte / 1e9);
+            let settle = |connection: &mut Connection<_, _>| {
+                for _ in 0..16 {
+                    connection.fit_reads(lap(connection.read_bytes));
+                }
+                connection.read_bytes
+            };
+            let bytes = settle(connection);
+            let time = lap(bytes);
+            assert!(time <= TURN_TIME_MAX || bytes == READ_BYTES_MIN, "{bytes}, {time:?}");
+            assert!(time >= TURN_TIME_MAX / 2 || bytes == READ_BYTES, "{bytes}, {time:?}");
+            // The host took the core away for a while.
+            for _ in 0..8 {
+                connection.fit_reads(Duration::from_secs(1));
+            }
+            assert_eq!(connection.read_bytes, READ_BYTES_MIN);
+            let time = lap(settle(connection));
+            assert!(time >= TURN_TIME_MAX / 2 || bytes == READ_BYTES, "{bytes}, {time:?}");
+        }
+    }
+}
