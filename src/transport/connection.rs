@@ -442,8 +442,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
 
     /// Reads less at once after a lap that took long, more after a short one: laps settle between half a
     /// turn and a whole one. With a quarter as the lower bound, reads that a pause of the machine had made
-    /// small stayed so, and 8 x 125 streams with 16 in flight cost 9.5 % (5.5 .. 13.7) more on a machine
-    /// where they take long (`results/2026-11-29-reads`).
+    /// small stayed so, and 8 x 125 streams with 16 in flight cost 4 % (1.5 to 7) more where a lap takes
+    /// long (`results/2026-11-29-reads`).
     fn fit_reads(&mut self, lap: Duration) {
         if lap > TURN_TIME_MAX {
             self.read_bytes = (self.read_bytes / 2).max(READ_BYTES_MIN);
