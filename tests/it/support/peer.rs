@@ -105,7 +105,7 @@ impl Served {
 }
 
 /// Serves one connection over memory that holds `buffer` bytes each way; nothing has been said yet. All tests'
-/// services are one type to the transport: compiling it once for each took a third of these tests' build.
+/// services are one type to the transport: compiling it once for each took more than half of these tests' build.
 pub fn serve<S, B>(
     placement: Placement,
     limits: Limits,
