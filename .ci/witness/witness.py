@@ -4,9 +4,9 @@
 The server's own counters must agree exactly. A packet capture on loopback (tshark) tells when each message left
 and when its echo came: at a low rate loadgen's service time must agree with that within 50 us at the median, and so must what it
 says of departures, how far the gaps between them are from the plan's, and its response time, which the plan begins; the
-differences at p99 are printed. Between a program's clock and the wire lies the kernel, and a core that slept has it cold: at
-200 messages/s it took 60 to 80 us of both ways on a virtual machine, at 1,000 on a core kept awake 22. Each side has a core
-of its own, where there are two. Needs tshark and the right to capture on lo.
+differences at p99 are printed. Between a program's clock and the wire lies the kernel: on cores of a virtual machine that slept it
+alone took more than that. So loadgen's is kept awake, and each side has a core of its own, where there are two. Needs tshark
+and the right to capture on lo.
 
 usage: witness.py FOLDER_OF_BINARIES
 """
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# Less than a hundredth of what either side can do.
+# Low: a message comes back long before the next one is due.
 RATE = 1000
 SECONDS = 10
 P50_DIFFERENCE_MAX_US = 50
