@@ -4,6 +4,8 @@
 //! in place. User code runs in [`Role::poll`], [`Role::expire`] and where an app is dropped, always
 //! behind a guard: a panic costs its stream an INTERNAL, and nobody else anything.
 
+mod failure;
+
 use std::error::Error as StdError;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -11,8 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
-use http::header::CONTENT_TYPE;
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{Extensions, HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -24,6 +25,9 @@ use super::guard::{Panicked, catch_unwind};
 use super::placement::Tasks;
 use super::stream::{BodyError, End, Inbox, Kept, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
 use super::wire::{Core, Ending, Flushed, Wire};
+use failure::{
+    ANSWER_TOO_LARGE, BAD_TIMEOUT, FAILED, Failure, HEADERS_TOO_LARGE, PANICKED, expired, fail,
+};
 
 /// What one stream may put into the output in one turn before its siblings get theirs.
 const TURN_BYTES: usize = 64 << 10;
@@ -43,83 +47,6 @@ const CALM_AGAIN: i8 = 64;
 
 /// Pieces from here up may be a part of what was ready: tonic hands on at 32 KiB.
 const CALM_BYTES_MAX: usize = 16 << 10;
-
-/// gRPC's codes that the transport itself gives (grpc/grpc, doc/statuscodes.md).
-#[derive(Clone, Copy, Debug)]
-enum Code {
-    InvalidArgument = 3,
-    DeadlineExceeded = 4,
-    ResourceExhausted = 8,
-    Internal = 13,
-    Unavailable = 14,
-}
-
-/// A failure of the transport or of a service, as both protocols say it.
-#[derive(Clone, Copy, Debug)]
-struct Failure {
-    code: Code,
-    http: StatusCode,
-    message: &'static str,
-}
-
-const PANICKED: Failure = Failure {
-    code: Code::Internal,
-    http: StatusCode::INTERNAL_SERVER_ERROR,
-    message: "the handler panicked",
-};
-
-const FAILED: Failure = Failure {
-    code: Code::Internal,
-    http: StatusCode::INTERNAL_SERVER_ERROR,
-    message: "the handler failed",
-};
-
-const BAD_TIMEOUT: Failure = Failure {
-    code: Code::InvalidArgument,
-    http: StatusCode::BAD_REQUEST,
-    message: "invalid grpc-timeout: need 1 to 8 digits and one of H, M, S, m, u, n",
-};
-
-const HEADERS_TOO_LARGE: Failure = Failure {
-    code: Code::ResourceExhausted,
-    http: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    message: "the request's header list is larger than this server takes",
-};
-
-const ANSWER_TOO_LARGE: Failure = Failure {
-    code: Code::ResourceExhausted,
-    http: StatusCode::INTERNAL_SERVER_ERROR,
-    message: "the answer's header list is larger than the client takes",
-};
-
-fn expired(why: Expiry) -> Failure {
-    let (code, http, message) = match why {
-        Expiry::Deadline => (
-            Code::DeadlineExceeded,
-            StatusCode::GATEWAY_TIMEOUT,
-            "the deadline of the request (grpc-timeout) is over",
-        ),
-        Expiry::Stalled => (
-            Code::ResourceExhausted,
-            StatusCode::REQUEST_TIMEOUT,
-            "the client did not open its flow-control window in time",
-        ),
-        Expiry::Idle => {
-            (Code::Unavailable, StatusCode::REQUEST_TIMEOUT, "the stream was idle for too long")
-        }
-        Expiry::Unread => (
-            Code::ResourceExhausted,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the request was not read in time, and its connection's flow-control window was used up",
-        ),
-        Expiry::Drained => (
-            Code::Unavailable,
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the server is shutting down; open the stream elsewhere",
-        ),
-    };
-    Failure { code, http, message }
-}
 
 /// Serves one connection's streams with one service.
 pub(crate) struct Serving<S> {
@@ -441,29 +368,6 @@ fn consume<S: Service<Request<RecvBody>>, B>(
     if bytes > 0 {
         app.buffered -= bytes;
         wire.consumed(core, bytes, app.buffered == 0);
-    }
-}
-
-/// Ends our half with a failure, in the words of the protocol that the client speaks.
-fn fail(core: &mut Core, is_grpc: bool, wire: &mut Wire, failure: Failure) {
-    let mut headers = HeaderMap::new();
-    if is_grpc {
-        let status = HeaderValue::from(failure.code as u16);
-        headers.insert("grpc-status", status);
-        headers.insert("grpc-message", fields::grpc_message(failure.message));
-    }
-    if !core.headers_sent {
-        let mut status = failure.http;
-        if is_grpc {
-            status = StatusCode::OK;
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        }
-        wire.response(core, status, &headers, true);
-    } else if is_grpc {
-        wire.end(core, Ending::Trailers(Box::new(headers)));
-    } else {
-        // HTTP has no way to take a success back but this.
-        wire.reset(core, ErrorCode::INTERNAL_ERROR);
     }
 }
 
