@@ -21,7 +21,7 @@ mod streams;
 mod timing;
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -130,7 +130,7 @@ pub(crate) struct Connection<IO, R: Role> {
     role: R,
     wire: Wire,
     streams: Slab<Slot<R::App>>,
-    index: HashMap<u32, u32, BuildHasherDefault<IdHasher>>,
+    index: HashMap<u32, u32, IdHashes>,
     next_generation: u32,
     wakes: Arc<Wakes>,
     woken: Vec<Key>,
@@ -252,8 +252,27 @@ struct Block {
     began: Instant,
 }
 
-/// Stream ids come from the peer, but only their order is its to choose: folding spreads them well.
-#[derive(Debug, Default)]
+/// Stream ids come from the peer, and it may leave out as many as it likes: so each connection spreads them in a way of its
+/// own, or a thousand could be chosen that lie in one place of the index.
+#[derive(Clone, Debug)]
+struct IdHashes(u64);
+
+impl Default for IdHashes {
+    fn default() -> Self {
+        IdHashes(RandomState::new().build_hasher().finish())
+    }
+}
+
+impl BuildHasher for IdHashes {
+    type Hasher = IdHasher;
+
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher(self.0)
+    }
+}
+
+/// Folds the product: both halves depend on all of the id.
+#[derive(Debug)]
 struct IdHasher(u64);
 
 impl Hasher for IdHasher {

@@ -82,6 +82,9 @@ pub struct Limits {
     /// A response body is not polled while its window is shut, but for once each time that this has
     /// passed: whether it has something to send, nobody else knows. If it has, its stream ends within
     /// a quarter of this time more.
+    ///
+    /// A connection whose own window is used up, and is not granted again because the server's memory is scarce, ends after
+    /// this, too.
     pub stall_timeout: Option<Duration>,
     /// Pings that notice peers that vanished.
     pub keepalive: Option<Keepalive>,
@@ -96,7 +99,8 @@ pub struct Limits {
 pub struct Keepalive {
     /// Silence after which a ping leaves.
     pub interval: Duration,
-    /// Time for its answer.
+    /// Time for its answer, from the ping or, if that is later, from the last bytes that came: the answer may stand behind
+    /// much else.
     pub timeout: Duration,
 }
 

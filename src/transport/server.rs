@@ -112,7 +112,8 @@ impl Server {
     /// From half of it on, a connection that keeps more than its fair part of that half (the half,
     /// divided by the connections that are open) is granted no more window and opens no more streams
     /// (REFUSED_STREAM). One that grows nevertheless beyond `bytes_max` ends with GOAWAY,
-    /// `memory_exhausted`; beyond one and a half times `bytes_max`, any that grows does. So the sum stays below
+    /// `memory_exhausted`; beyond one and a half times `bytes_max`, any that grows does. One whose window is used up and
+    /// was not granted again for [`Limits::stall_timeout`] ends with `memory_scarce`. So the sum stays below
     /// that, plus what the connections being served at that moment, one a thread, take in one turn: four reads of
     /// 256 KiB and what bodies answer.
     #[must_use]

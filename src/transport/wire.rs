@@ -79,6 +79,8 @@ pub(crate) struct Wire {
     pub(crate) is_scarce: bool,
     /// Since when the connection's window was not granted for that reason.
     pub(crate) withheld_since: Option<Instant>,
+    /// Since when that window is shut for that reason.
+    pub(crate) starved_since: Option<Instant>,
     /// Bytes of the pieces of bodies that did not wholly fit into their windows, and of those that
     /// have left for the output meanwhile, where a last part keeps the whole piece alive.
     pub(crate) pending: usize,
@@ -258,6 +260,7 @@ impl Wire {
             heads: 0,
             is_scarce: false,
             withheld_since: None,
+            starved_since: None,
             pending: 0,
             orphaned: 0,
             orphaned_before: 0,
@@ -495,9 +498,17 @@ impl Wire {
         let open = self.recv.open() as usize;
         let size = self.limits.connection_flow_window_bytes as usize;
         let owed = size.saturating_sub(open + self.buffered);
-        if owed > 0 && owed >= open {
+        let is_due = owed > 0 && owed >= open;
+        if !is_due || !self.is_scarce {
+            self.starved_since = None;
+        }
+        if is_due {
             if self.is_scarce {
                 self.withheld_since.get_or_insert(self.now);
+                // Not even a frame: nothing that has begun can be finished.
+                if open < FRAME_BYTES_MAX {
+                    self.starved_since.get_or_insert(self.now);
+                }
                 return;
             }
             let increment = u32::try_from(owed).expect("below the window's size");

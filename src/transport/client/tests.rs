@@ -316,3 +316,81 @@ async fn what_was_more_than_the_output_takes_leaves_although_there_is_nothing_be
     drop((client, peer));
     assert!(timeout(PATIENCE, connection).await.expect("ends").unwrap().is_err());
 }
+
+/// Half-closes at once, and notes how it ended.
+struct Asks(Silent);
+
+impl Exchange for Asks {
+    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {}
+
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant) {
+        self.0.end(end, now);
+    }
+
+    fn poll_send(&mut self, _: &mut Context<'_>, _: &mut Vec<u8>, _: usize, _: Instant) -> Sending {
+        Sending::End
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_waits_for_its_answer_learns_that_its_time_is_over_and_so_does_the_server() {
+    let idle = Duration::from_secs(10);
+    let limits = Limits { stream_idle_timeout: Some(idle), ..client_limits(65_535, 65_535) };
+    let (mut peer, client, connection) = Peer::silent(limits, 1 << 16).await;
+    peer.say(kind::SETTINGS, 0, 0, &[]).await;
+    let told = Silent::default();
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Asks(told.clone())).is_ok());
+    let code = peer.hear(kind::RST_STREAM, 0, 1).await;
+    assert_eq!(code, ErrorCode::CANCEL.0.to_be_bytes());
+    let end = told.0.lock().unwrap().take();
+    assert_eq!(end, Some(Err(BodyError::Ended("the stream's time is over"))));
+    drop((client, connection));
+}
+
+/// Sends as much as there is room for, and notes when it was asked.
+struct Timed(Arc<Mutex<Vec<Instant>>>);
+
+impl Exchange for Timed {
+    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {}
+
+    fn end(&mut self, _: Result<&HeaderMap, &BodyError>, _: Instant) {}
+
+    fn poll_send(
+        &mut self,
+        _: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        room: usize,
+        now: Instant,
+    ) -> Sending {
+        self.0.lock().unwrap().push(now);
+        frame.resize(frame.len() + room, 0);
+        Sending::More
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_the_connections_window_is_asked_for_now_and_not_earlier() {
+    let wait = Duration::from_secs(10);
+    let (mut peer, client, connection) = Peer::silent(client_limits(65_535, 65_535), 1 << 20).await;
+    // The stream's window is larger than the connection's.
+    peer.say(kind::SETTINGS, 0, 0, &entry(setting::INITIAL_WINDOW_SIZE, 1 << 20)).await;
+    peer.hear_all().await;
+    let asked = Arc::<Mutex<Vec<Instant>>>::default();
+    assert!(
+        client.open(Request::post("http://a/b").body(()).unwrap(), Timed(asked.clone())).is_ok()
+    );
+    peer.hear_all().await;
+    let before = asked.lock().unwrap().len();
+    tokio::time::sleep(wait).await;
+    assert_eq!(asked.lock().unwrap().len(), before, "the window is shut");
+    let opened = tokio::time::Instant::now().into_std();
+    peer.say(kind::WINDOW_UPDATE, 0, 0, &1_000_u32.to_be_bytes()).await;
+    peer.hear_all().await;
+    let asked = asked.lock().unwrap()[before..].to_vec();
+    assert!(!asked.is_empty() && asked.iter().all(|at| *at >= opened), "{:?}", opened - asked[0]);
+    drop((client, connection));
+}

@@ -78,7 +78,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// A larger initial window frees what waits for it. All streams are walked: SETTINGS are rare, and
     /// a flood of them is cut off early.
     fn windows_grew(&mut self, initial: u32) -> Result<(), Fault> {
-        for (_, Slot { core, .. }) in &mut self.streams {
+        for (_, Slot { core, .. }) in self.streams.iter_mut().filter(|(_, slot)| !slot.core.is_dead)
+        {
             if core.send.grant(0, initial).is_err() {
                 return Err(Fault::flow("stream_window_overflow_by_settings"));
             }
@@ -97,7 +98,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         self.handshake = Handshake::Done;
         let shift =
             i64::from(self.wire.limits.stream_flow_window_bytes) - i64::from(WINDOW_BYTES_DEFAULT);
-        for (_, Slot { core, .. }) in &mut self.streams {
+        for (_, Slot { core, .. }) in self.streams.iter_mut().filter(|(_, slot)| !slot.core.is_dead)
+        {
             core.recv.shift(shift);
             // What was too little to grant in the window of before may be all of this one.
             self.wire.released(core, 0, false);

@@ -106,8 +106,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if buffer.reclaim() {
             return;
         }
+        // Those that a fault has ended in the same lap may be told of it in the next turn only.
+        let streams = self.lost.as_mut().map_or(&mut self.streams, |lost| &mut lost.streams);
         for key in buffer.readers.drain(..) {
-            if let Some(Slot { core, app }) = self.streams.get_mut(key.slot as usize)
+            if let Some(Slot { core, app }) = streams.get_mut(key.slot as usize)
                 && core.key == key
             {
                 R::keep(app);

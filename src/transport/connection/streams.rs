@@ -28,9 +28,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             streams.get(key.slot as usize).is_some_and(|slot| slot.core.key == *key)
         });
         let mut polled = self.open_streams(cx);
-        if !R::IS_SERVER && !self.wire.runnable.is_empty() {
-            self.wire.polled_at = now();
-        }
         // Those that queue up again meanwhile wait for the next lap.
         let mut ready = self.wire.runnable.len();
         let mut polls = 0;
@@ -51,6 +48,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 (None, Queue::Blocked)
             };
             let Some(key) = key else { break };
+            if !R::IS_SERVER && polls == 0 {
+                self.wire.polled_at = now();
+            }
             polled |= self.poll_stream(key, queue);
             polls += 1;
             if self.wire.steps >= STEPS_PER_LOOK {

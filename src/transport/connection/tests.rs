@@ -7,6 +7,7 @@ mod reads;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Ready, poll_fn, ready};
+use std::hash::BuildHasher;
 
 use bytes::Bytes;
 use http::{Extensions, Request, Response};
@@ -690,6 +691,37 @@ async fn a_connection_that_slept_while_memory_was_scarce_takes_its_first_stream_
     probe.open(3, &[]);
     probe.settle().await;
     assert!(probe.connection.index.contains_key(&3), "memory is free, but the stream was refused");
+}
+
+#[tokio::test]
+async fn larger_windows_for_all_are_not_for_a_stream_that_was_reset() {
+    let mut probe = Probe::new(Limits::default());
+    probe.open(1, &[("hold", "")]);
+    let most = (1_u32 << 31) - 1 - WINDOW_BYTES_DEFAULT;
+    probe.say(kind::WINDOW_UPDATE, 0, 1, &most.to_be_bytes());
+    probe.settle().await;
+    // In one read: its application is still to be dropped.
+    probe.say(kind::RST_STREAM, 0, 1, &ErrorCode::CANCEL.0.to_be_bytes());
+    let initial = |window: u32| {
+        [&setting::INITIAL_WINDOW_SIZE.to_be_bytes()[..], &window.to_be_bytes()].concat()
+    };
+    probe.say(kind::SETTINGS, 0, 0, &initial(WINDOW_BYTES_DEFAULT + 1));
+    probe.settle().await;
+    assert!(probe.goaways().is_empty(), "RFC 9113, 6.9.2 speaks of streams with active windows");
+    probe.open(3, &[("hold", "")]);
+    probe.say(kind::WINDOW_UPDATE, 0, 3, &(most - 1).to_be_bytes());
+    probe.say(kind::SETTINGS, 0, 0, &initial(WINDOW_BYTES_DEFAULT + 2));
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [3], "that one has a window, which is too large now");
+}
+
+#[test]
+fn streams_that_lie_together_in_one_connections_index_do_not_in_anothers() {
+    let [one, another] = [IdHashes::default(), IdHashes::default()];
+    let place = |hashes: &IdHashes, id: u32| hashes.hash_one(id) & 0x1fff;
+    let together = (1..).step_by(2).filter(|id| place(&one, *id) == place(&one, 1)).take(64);
+    let places: BTreeSet<_> = together.map(|id| place(&another, id)).collect();
+    assert!(places.len() > 32, "{} places for 64", places.len());
 }
 
 /// What a client's stream is told, and sends: nothing.

@@ -109,7 +109,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return;
         }
         self.counters.stream_expired(why.reason());
-        if !core.local_closed {
+        // A client's stream goes on until its answer is whole, and whoever waits for that is told.
+        if !core.local_closed || !R::IS_SERVER {
             // The peer may provoke it as often as it likes, and whatever room the output has.
             self.wire.reply(|wire| self.role.expire(core, app, wire, why));
         }
@@ -130,7 +131,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         let idle = limits.connection_idle_timeout.filter(|_| self.streams.is_empty());
         let keepalive = limits.keepalive.map(|keepalive| match clocks.ping_sent {
-            Some(sent) => sent + keepalive.timeout,
+            Some(sent) => sent.max(clocks.last_read) + keepalive.timeout,
             None => clocks.last_read + keepalive.interval,
         });
         [
@@ -147,6 +148,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             clocks.next_sweep.filter(|_| !self.streams.is_empty()),
             self.wire.later_begun.map(|begun| begun + LATER),
             self.wire.withheld_since.map(|since| since + SCARCITY_PATIENCE),
+            limits.stall_timeout.and_then(|stall| Some(self.wire.starved_since? + stall)),
         ]
         .into_iter()
         .flatten()
@@ -250,6 +252,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if is_due(self.wire.later_begun, LATER) {
             self.ask_again(now);
         }
+        // What it keeps is waited for by nobody but itself: messages that could not be finished since.
+        if limits.stall_timeout.is_some_and(|stall| is_due(self.wire.starved_since, stall)) {
+            return self.fault(Fault::calm("memory_scarce"));
+        }
         if is_due(self.wire.withheld_since, SCARCITY_PATIENCE) {
             // The turn that this begins grants it, or withholds it again.
             self.wire.withheld_since = None;
@@ -295,7 +301,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     fn keep_alive(&mut self, now: Instant) {
         let Some(keepalive) = self.wire.limits.keepalive else { return };
         match self.clocks.ping_sent {
-            Some(sent) if sent + keepalive.timeout <= now => {
+            // The answer may stand behind much that is read first: whoever sends is alive.
+            Some(sent) if sent.max(self.clocks.last_read) + keepalive.timeout <= now => {
                 self.fault(Fault::calm("keepalive_timeout"));
             }
             None if self.clocks.last_read + keepalive.interval <= now => {

@@ -128,6 +128,83 @@ async fn a_client_that_does_not_answer_a_ping_is_told_why_it_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_whose_answer_waits_behind_its_data_is_alive() {
+    let mut probe = kept_alive();
+    probe.open(1, &[]);
+    probe.pass(INTERVAL + TICK).await;
+    assert_eq!(probe.pings(), 1);
+    for _ in 0..10 {
+        probe.pass(PATIENCE - 10 * TICK).await;
+        probe.say(kind::DATA, 0, 1, b"more of it");
+    }
+    probe.pass(TICK).await;
+    assert_eq!((probe.pings(), probe.farewell()), (1, None));
+    // Then it is silent.
+    probe.pass(PATIENCE).await;
+    assert_eq!(probe.farewell().unwrap().1, "keepalive_timeout");
+}
+
+/// A connection that keeps more than its part of a memory that is scarce, as in messages that have begun, and whose
+/// client has used its window up; and what it keeps.
+async fn starved(stall: Duration) -> (Probe, Held) {
+    const WINDOW: u32 = WINDOW_BYTES_DEFAULT;
+    let mut probe = Probe::new(Limits {
+        stream_flow_window_bytes: WINDOW,
+        connection_flow_window_bytes: WINDOW,
+        stall_timeout: Some(stall),
+        ..Limits::default()
+    });
+    let held = Held::new(1_000);
+    let total = Total::new(1_000, Arc::default());
+    let memory = Memory { share: Share::new(total), held: held.clone() };
+    probe.connection = probe.connection.with_memory(memory);
+    probe.acknowledge();
+    probe.open(1, &[]);
+    probe.pass(TICK).await;
+    assert!(held.hold(700));
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &WINDOW.to_be_bytes());
+    probe.pass(TICK).await;
+    let payload = vec![7; WINDOW as usize];
+    payload.chunks(FRAME_BYTES_MAX).for_each(|chunk| probe.say(kind::DATA, 0, 1, chunk));
+    probe.pass(TICK).await;
+    assert_eq!(probe.connection.wire.recv.open(), 0);
+    assert_eq!(probe.connection.wire.buffered, 0, "the handler has taken all");
+    (probe, held)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_window_stays_shut_because_memory_is_scarce_does_not_wait_for_ever() {
+    let stall = Duration::from_secs(60);
+    let (mut probe, _held) = starved(stall).await;
+    probe.pass(stall - 10 * TICK).await;
+    assert_eq!(probe.farewell(), None);
+    probe.pass(20 * TICK).await;
+    let calm = ErrorCode::ENHANCE_YOUR_CALM;
+    assert_eq!(probe.farewell(), Some((calm, "memory_scarce".to_owned())));
+    assert!(probe.connection.streams.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_whose_window_opens_again_when_memory_is_there_goes_on() {
+    let stall = Duration::from_secs(60);
+    let (mut probe, held) = starved(stall).await;
+    probe.pass(stall - 2 * SCARCITY_PATIENCE).await;
+    held.release(700);
+    probe.pass(2 * stall).await;
+    assert_eq!(probe.farewell(), None);
+    assert_eq!(probe.connection.wire.recv.open(), WINDOW_BYTES_DEFAULT);
+    // And its patience begins anew.
+    assert!(held.hold(700));
+    probe.say(kind::WINDOW_UPDATE, 0, 0, &WINDOW_BYTES_DEFAULT.to_be_bytes());
+    probe.say(kind::WINDOW_UPDATE, 0, 1, &WINDOW_BYTES_DEFAULT.to_be_bytes());
+    probe.pass(TICK).await;
+    let payload = vec![7; WINDOW_BYTES_DEFAULT as usize];
+    payload.chunks(FRAME_BYTES_MAX).for_each(|chunk| probe.say(kind::DATA, 0, 1, chunk));
+    probe.pass(stall - 10 * TICK).await;
+    assert_eq!(probe.farewell(), None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_answers_each_ping_stays() {
     let mut probe = kept_alive();
     for round in 1..100 {

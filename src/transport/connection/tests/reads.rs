@@ -194,6 +194,29 @@ async fn a_service_that_keeps_a_payload_is_given_copies_from_then_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_breaks_the_protocol_behind_much_data_is_not_taken_for_a_service_that_keeps_some()
+ {
+    const STREAMS: usize = 100;
+    let mut probe = Probe::new(Limits::default());
+    probe.acknowledge();
+    let streams = || (1..).step_by(2).take(STREAMS);
+    streams().for_each(|stream| probe.open(stream, &[("hold", "")]));
+    probe.settle().await;
+    streams().for_each(|stream| probe.say(kind::DATA, 0, stream, &payload(600, 1)));
+    probe.say(kind::PUSH_PROMISE, flag::END_HEADERS, 1, &[0; 4]);
+    // All in one read, after which the turn has no time for all of the streams that are lost by it.
+    let connection = &mut probe.connection;
+    (connection.read_bytes, connection.turn_ends) = (READ_BYTES, now());
+    let read = poll_fn(|cx| Poll::Ready(connection.read(cx))).await;
+    assert!(matches!(read, Read::Some));
+    assert!(connection.lost.is_some(), "some are told of it in the next turn");
+    connection.settle_reads();
+    assert_eq!(probe.reads_kept(), 0);
+    probe.settle().await;
+    assert_eq!(probe.goaways().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_deaf_peer_is_owed_is_not_overwritten() {
     let mut probe = Probe::new(Limits::default());
     probe.windows(1 << 20);
