@@ -26,6 +26,9 @@ use crate::units::{MessagesPerSecond, Nanos};
 /// Runs that may fail and are repeated; one more, and the comparison ends.
 const FAILED_MAX: usize = 3;
 
+/// Runs of one server in a row, each with loadgen as its limit, that end the comparison: chance has no part in that.
+const BOUND_MAX: usize = 10;
+
 /// A line to stderr, which may be gone: a comparison does not end for that.
 macro_rules! tell {
     ($($line:tt)*) => {
@@ -152,6 +155,7 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         metrics,
         added: [Added::default(), Added::default()],
         invalid: 0,
+        bound_in_a_row: [0, 0],
         failed: 0,
     };
     let ended = tokio::select! {
@@ -206,13 +210,15 @@ struct Comparing<'a> {
     added: [Added; 2],
     /// Runs that were repeated because a gate failed.
     invalid: usize,
+    /// The last of A and of B, as far as loadgen was the limit of each, and nothing else was wrong.
+    bound_in_a_row: [usize; 2],
     /// Runs that failed.
     failed: usize,
 }
 
-impl Comparing<'_> {
+impl<'a> Comparing<'a> {
     /// Pairs until every metric is decided. As many invalid runs as pairs are allowed end it before, and so
-    /// do more than [`FAILED_MAX`] that failed, or a record without room.
+    /// do [`BOUND_MAX`] in a row that loadgen bounds, more than [`FAILED_MAX`] that failed, or a record without room.
     async fn all_pairs(&mut self) -> Exit {
         let max = self.args.max_pairs;
         let mut tried = 0;
@@ -228,8 +234,8 @@ impl Comparing<'_> {
                 }
             };
             let Some(values) = pair.and_then(|pair| self.values(&pair)) else {
-                if self.invalid > max {
-                    tell!("compare: {} runs were invalid: given up", self.invalid);
+                if let Some(why) = self.given_up() {
+                    tell!("compare: {why}");
                     return if self.failed > 0 { Exit::Failed } else { Exit::Invalid };
                 }
                 continue;
@@ -238,6 +244,25 @@ impl Comparing<'_> {
             tell!("compare: pair {}, {max} at most: {}", self.looks.len(), self.in_short());
         }
         if self.failed > 0 { Exit::Failed } else { Exit::Done }
+    }
+
+    /// A's at place 0, B's at 1.
+    fn name(&self, place: usize) -> &'a ServerName {
+        [&self.args.a, &self.args.b][place]
+    }
+
+    /// Why no more runs are tried, if so.
+    fn given_up(&self) -> Option<String> {
+        if let Some(place) = self.bound_in_a_row.iter().position(|runs| *runs >= BOUND_MAX) {
+            let name = self.name(place);
+            return Some(format!(
+                "in {BOUND_MAX} runs of {name} in a row loadgen was the limit of this load, not the server, and more runs \
+                 would not change that: given up; load the server more (--in-flight, --streams), or ask for less than loadgen \
+                 carries (--rate)"
+            ));
+        }
+        (self.invalid > self.args.max_pairs)
+            .then(|| format!("{} runs were invalid: given up", self.invalid))
     }
 
     /// A pair's two values of each metric, but of one that is beyond all that is known: that cannot be compared.
@@ -286,14 +311,17 @@ impl Comparing<'_> {
         let first = usize::from(b_first);
         let mut records = [None, None];
         for place in [first, 1 - first] {
-            let name = if place == 0 { &self.args.a } else { &self.args.b };
+            let name = self.name(place);
             let why = match self.run(number, place).await {
                 Ok(Tried::Valid(record)) => {
+                    self.bound_in_a_row[place] = 0;
                     records[place] = Some(*record);
                     continue;
                 }
-                Ok(Tried::Invalid(_, why)) => {
+                Ok(Tried::Invalid(record, why)) => {
                     self.invalid += 1;
+                    let in_a_row = &mut self.bound_in_a_row[place];
+                    *in_a_row = if record.is_bound() { *in_a_row + 1 } else { 0 };
                     tell!("compare: {name}: invalid, and repeated: {why}");
                     return Ok(None);
                 }
