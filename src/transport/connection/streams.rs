@@ -31,6 +31,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         // Those that queue up again meanwhile wait for the next lap.
         let mut ready = self.wire.runnable.len();
         let mut polls = 0;
+        // Once for all of the lap, whichever queue its first stream comes from.
+        let mut is_timed = false;
         self.wire.steps = 0;
         while self.wire.has_output_room()
             // Reading has stopped until all has left: nothing is added that could prevent it for ever.
@@ -48,7 +50,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 (None, Queue::Blocked)
             };
             let Some(key) = key else { break };
-            if !R::IS_SERVER && polls == 0 {
+            if !R::IS_SERVER && !std::mem::replace(&mut is_timed, true) {
                 self.wire.polled_at = now();
             }
             polled |= self.poll_stream(key, queue);
