@@ -36,10 +36,10 @@ impl Exchange for Silent {
     }
 }
 
-/// Sends what this appends, for so much room as it is told; hears nothing.
+/// Sends what this appends, for so much room as it is told, at the instant that it is told; hears nothing.
 struct Sends<F>(F);
 
-impl<F: FnMut(&mut Vec<u8>, usize) -> Sending + 'static> Exchange for Sends<F> {
+impl<F: FnMut(&mut Vec<u8>, usize, Instant) -> Sending + 'static> Exchange for Sends<F> {
     fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
 
     fn data(&mut self, _: &[u8], _: Instant) {}
@@ -51,21 +51,21 @@ impl<F: FnMut(&mut Vec<u8>, usize) -> Sending + 'static> Exchange for Sends<F> {
         _: &mut Context<'_>,
         frame: &mut Vec<u8>,
         room: usize,
-        _: Instant,
+        now: Instant,
     ) -> Sending {
-        (self.0)(frame, room)
+        (self.0)(frame, room, now)
     }
 }
 
 /// Always has more to send.
-fn endless(frame: &mut Vec<u8>, room: usize) -> Sending {
+fn endless(frame: &mut Vec<u8>, room: usize, _: Instant) -> Sending {
     frame.resize(frame.len() + room.min(1_000), 0);
     Sending::More
 }
 
 /// Sends so many bytes at once, whatever the room, and then waits.
-fn once(mut bytes: usize) -> impl FnMut(&mut Vec<u8>, usize) -> Sending {
-    move |frame, _| {
+fn once(mut bytes: usize) -> impl FnMut(&mut Vec<u8>, usize, Instant) -> Sending {
+    move |frame, _, _| {
         frame.resize(frame.len() + std::mem::take(&mut bytes), 0);
         Sending::Wait
     }
@@ -349,29 +349,6 @@ async fn a_call_that_waits_for_its_answer_learns_that_its_time_is_over_and_so_do
     drop((client, connection));
 }
 
-/// Sends as much as there is room for, and notes when it was asked.
-struct Timed(Arc<Mutex<Vec<Instant>>>);
-
-impl Exchange for Timed {
-    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
-
-    fn data(&mut self, _: &[u8], _: Instant) {}
-
-    fn end(&mut self, _: Result<&HeaderMap, &BodyError>, _: Instant) {}
-
-    fn poll_send(
-        &mut self,
-        _: &mut Context<'_>,
-        frame: &mut Vec<u8>,
-        room: usize,
-        now: Instant,
-    ) -> Sending {
-        self.0.lock().unwrap().push(now);
-        frame.resize(frame.len() + room, 0);
-        Sending::More
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_waited_for_the_connections_window_is_asked_for_now_and_not_earlier() {
     let wait = Duration::from_secs(10);
@@ -380,9 +357,12 @@ async fn what_waited_for_the_connections_window_is_asked_for_now_and_not_earlier
     peer.say(kind::SETTINGS, 0, 0, &entry(setting::INITIAL_WINDOW_SIZE, 1 << 20)).await;
     peer.hear_all().await;
     let asked = Arc::<Mutex<Vec<Instant>>>::default();
-    assert!(
-        client.open(Request::post("http://a/b").body(()).unwrap(), Timed(asked.clone())).is_ok()
-    );
+    let notes = asked.clone();
+    let timed = Sends(move |frame: &mut Vec<u8>, room, now| {
+        notes.lock().unwrap().push(now);
+        endless(frame, room, now)
+    });
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), timed).is_ok());
     peer.hear_all().await;
     let before = asked.lock().unwrap().len();
     tokio::time::sleep(wait).await;
