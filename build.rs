@@ -14,13 +14,16 @@ use prost::Message;
 
 const PROTOS: [&str; 2] = ["proto/grpc_bidirectional_streaming.proto", "proto/echo/v1/echo.proto"];
 
-/// What a rebuild depends on; paths that are absent (no git) are left out, because cargo takes an
+/// What a rebuild depends on besides sources; paths that are absent (no git) are left out, because cargo takes an
 /// absent path for a change.
-const WATCHED: [&str; 7] =
-    ["build.rs", "proto", "src", "loadgen/src", "Cargo.lock", ".git/HEAD", ".git/logs/HEAD"];
+const WATCHED: [&str; 2] = [".git/HEAD", ".git/logs/HEAD"];
+
+/// What the programs are made of.
+const SOURCES: [&str; 7] =
+    ["build.rs", "proto", "src", "loadgen/src", "Cargo.lock", "Cargo.toml", "loadgen/Cargo.toml"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for path in WATCHED.iter().filter(|path| Path::new(path).exists()) {
+    for path in SOURCES.iter().chain(&WATCHED).filter(|path| Path::new(path).exists()) {
         println!("cargo:rerun-if-changed={path}");
     }
     compile_protos()?;
@@ -47,7 +50,7 @@ fn revision() -> String {
     let Some(hash) = output("git", &["rev-parse", "--short=12", "HEAD"]) else {
         return "unknown".to_owned();
     };
-    let changed = ["status", "--porcelain", "--", "src", "loadgen/src", "proto", "Cargo.lock"];
+    let changed = [&["status", "--porcelain", "--"], &SOURCES[..]].concat();
     match output("git", &changed) {
         Some(changes) if changes.is_empty() => hash,
         _ => format!("{hash}-dirty"),

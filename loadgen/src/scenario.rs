@@ -557,17 +557,23 @@ fn connections(args: &RunArgs, surroundings: &Surroundings) -> Result<usize, Usa
             "the server announces that it allows no streams (MAX_CONCURRENT_STREAMS 0)",
         ));
     }
-    let usual = all.div_ceil(STREAMS_PER_CONNECTION.min(limit)).min(streams);
+    let idle = args.idle_streams;
+    let on_each = |connections| streams.div_ceil(connections) + idle.div_ceil(connections);
+    // Each carries a stream of the load at least.
+    let needed = |most: usize| (1..=streams).find(|connections| on_each(*connections) <= most);
+    let usual = needed(STREAMS_PER_CONNECTION.min(limit)).unwrap_or(streams);
     let connections = args.load.connections.map_or(usual, NonZeroUsize::get);
-    if streams.div_ceil(connections) + args.idle_streams.div_ceil(connections) > limit {
-        let needed = all.div_ceil(limit);
-        return Err(usage(
-            "--connections",
-            connections,
-            format!(
-                "the server allows {limit} streams per connection, and {all} streams need at least --connections {needed}"
-            ),
-        ));
+    if on_each(connections) > limit {
+        let cure = match needed(limit) {
+            Some(needed) => format!("{all} streams need at least --connections {needed}"),
+            None => {
+                format!(
+                    "{idle} idle streams do not fit beside {streams}: pass fewer --idle-streams"
+                )
+            }
+        };
+        let cure = format!("the server allows {limit} streams per connection, and {cure}");
+        return Err(usage("--connections", connections, cure));
     }
     Ok(connections)
 }

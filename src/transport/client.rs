@@ -312,7 +312,9 @@ impl<X: Exchange> Role for Calling<X> {
             if !wire.has_output_room() || wire.out.len() >= before + TURN_BYTES {
                 return Turn::Again;
             }
-            if wire.room(core) == 0 {
+            let is_shut = wire.room(core) == 0;
+            core.is_asked &= is_shut;
+            if is_shut && !core.is_asked {
                 wire.block(core);
                 return Turn::Wait;
             }
@@ -320,7 +322,15 @@ impl<X: Exchange> Role for Calling<X> {
             let sending = wire
                 .data_in_place(core, |frame, room| exchange.poll_send(&mut cx, frame, room, now));
             match sending {
-                Sending::Wait if core.is_flushed() => return Turn::Wait,
+                Sending::Wait if core.is_flushed() => {
+                    if std::mem::take(&mut core.is_asked) {
+                        // The window is not what it waits for.
+                        core.stalled_since = Some(wire.now);
+                    }
+                    return Turn::Wait;
+                }
+                // The window is, and the next sweep finds that it was asked.
+                Sending::More if core.is_asked && core.is_flushed() => return Turn::Wait,
                 // What the output had no room for is still here: nobody but we would come back for it.
                 Sending::More | Sending::Wait => {}
                 Sending::Chunk(chunk) => wire.append(core, chunk),

@@ -640,20 +640,34 @@ mod tests {
         }
     }
 
+    /// Answers with pieces like this one, without end; counts them.
+    fn endless(
+        piece: &'static [u8],
+        polled: Arc<AtomicUsize>,
+    ) -> impl Service<
+        Request<RecvBody>,
+        Response = Response<impl Body<Data = Bytes, Error = Infallible> + Send + 'static>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static {
+        tower::service_fn(move |_: Request<RecvBody>| {
+            let polled = polled.clone();
+            let pieces = std::iter::repeat_with(move || {
+                polled.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece)))
+            });
+            let body = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        })
+    }
+
     #[tokio::test(start_paused = true)]
     async fn as_little_waits_for_tiny_windows_as_if_bodies_were_polled_inline() {
         const PIECE: usize = 100_000;
         let polled = Arc::<AtomicUsize>::default();
-        let counted = polled.clone();
-        let service = tower::service_fn(move |_: Request<RecvBody>| {
-            let counted = counted.clone();
-            let pieces = std::iter::repeat_with(move || {
-                counted.fetch_add(1, Ordering::SeqCst);
-                Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[7; PIECE])))
-            });
-            let body = http_body_util::StreamBody::new(futures_util::stream::iter(pieces));
-            async move { Ok::<_, Infallible>(Response::new(body)) }
-        });
+        let service = endless(&[7; PIECE], polled.clone());
         let limits = Limits { pending_bytes_max: 1 << 20, ..Limits::default() };
         let inline = limits.pending_bytes_max / 2 / PIECE + 1;
         for (window, most) in [(0, 0), (1, inline + POLLS_MAX)] {
@@ -670,6 +684,25 @@ mod tests {
             assert!(polled <= most, "{polled} pieces for windows of {window}");
             assert!(polled >= most.min(inline), "{polled} pieces for windows of {window}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_behind_shut_windows_all_end_in_time_although_few_are_asked_at_once() {
+        let stall = std::time::Duration::from_secs(10);
+        let limits = Limits { stall_timeout: Some(stall), ..Limits::default() };
+        let mut client = Client::of(limits, endless(b"x", Arc::default()), 0).await;
+        let streams: Vec<_> = (1..).step_by(2).take(10 * POLLS_MAX).collect();
+        for stream in &streams {
+            let post = client.post(*stream);
+            client.say(&post).await;
+        }
+        client.hear(kind::HEADERS, *streams.last().unwrap()).await;
+        let began = tokio::time::Instant::now();
+        for stream in streams {
+            client.hear(kind::RST_STREAM, stream).await;
+        }
+        let took = began.elapsed();
+        assert!((stall..2 * stall).contains(&took), "{took:?}");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

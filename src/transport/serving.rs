@@ -407,7 +407,7 @@ where
                 }
             }
             if core.is_waiting && !was_owed {
-                (core.is_waiting, core.stalled_since) = (false, None);
+                (core.is_waiting, core.is_asked, core.stalled_since) = (false, false, None);
             }
             if gave && app.calm >= CALM_MIN && !core.remote_closed {
                 return Turn::Later;
@@ -464,7 +464,11 @@ where
         }
         if core.is_flushed() {
             wire.block(core);
-            if !app.shared.owes_piece() {
+            if app.shared.lacked_place() {
+                // It was not asked after all: it is when there is a place, and has waited since it did.
+                core.is_asked = true;
+                wire.want_place(core);
+            } else if !app.shared.owes_piece() {
                 core.stalled_since = Some(wire.now);
             }
         }
@@ -588,9 +592,9 @@ where
             Ok(is_over) => app.is_head || is_over,
             Err(Panicked) => {
                 self.counters.panicked();
+                app.shared.end_with(PANICKED.code as u8);
                 let _ = self.drop_guarded(app, body);
                 let _ = self.drop_guarded(app, head);
-                app.shared.end_with(PANICKED.code as u8);
                 self.dismiss(app);
                 return fail(core, app.is_grpc, wire, PANICKED);
             }
@@ -601,12 +605,14 @@ where
         let answered = std::mem::replace(&mut app.state, sending);
         let _ = self.drop_guarded(app, answered);
         if self.drop_guarded(app, std::mem::take(&mut head.extensions)).is_err() {
+            app.shared.end_with(PANICKED.code as u8);
             self.dismiss(app);
             return fail(core, app.is_grpc, wire, PANICKED);
         }
         let pseudo = fields::pseudo_of_response(&head.status);
         let bytes = fields::list_bytes(pseudo, &head.headers);
         if bytes > u64::from(wire.peer.header_list_bytes_max) {
+            app.shared.end_with(ANSWER_TOO_LARGE.code as u8);
             self.dismiss(app);
             return fail(core, app.is_grpc, wire, ANSWER_TOO_LARGE);
         }

@@ -511,11 +511,13 @@ impl StreamEnd {
         StreamEnd(shared)
     }
 
-    /// gRPC's code of a deadline, a stall, idleness, a drain or a panic; `None`: the transport did not
-    /// end it, or not yet.
+    /// gRPC's code of a deadline, a stall, idleness, a drain, a failure of the service or an answer that the client would
+    /// not take, or of a panic, also for whoever is dropped by that; `None`: the transport did not end it, or not yet.
     pub fn grpc_code(&self) -> Option<i32> {
+        const INTERNAL: i32 = 13;
         match self.0.ended_with.load(Ordering::Relaxed) {
-            0 => None,
+            // What unwinds is dropped before the stream's guard hears of it.
+            0 => std::thread::panicking().then_some(INTERNAL),
             code => Some(code.into()),
         }
     }

@@ -162,16 +162,16 @@ impl Places<'_> {
 
 /// Whether messages left as planned; `None` if others kept them from it.
 fn leaves_in_time(record: &RunRecord) -> Option<bool> {
-    use GateName::{ShardRunDelay, Steal, Throttling};
+    use GateName::{Awake, ShardRunDelay, Steal, Throttling};
     let failed: Vec<_> = record.failed_gates().map(|gate| gate.name).collect();
-    match failed.iter().any(|name| matches!(name, ShardRunDelay | Steal | Throttling)) {
+    match failed.iter().any(|name| matches!(name, ShardRunDelay | Steal | Throttling | Awake)) {
         true => None,
         false => Some(failed.is_empty()),
     }
 }
 
 /// Tells builds apart: those of one commit are alike, those of changed sources go by the time of the program.
-fn stamp(revision: &str) -> String {
+pub(super) fn stamp(revision: &str) -> String {
     if revision != "unknown" && !revision.ends_with("-dirty") {
         return revision.to_owned();
     }

@@ -24,7 +24,7 @@ use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
     self, Gate, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server,
-    Warning, WarningKind,
+    Verdict, Warning, WarningKind,
 };
 use crate::report;
 use crate::scenario::{
@@ -34,6 +34,9 @@ use crate::units::{MessagesPerSecond, Nanos};
 
 /// Share of the median R that the median L may be without a word.
 const LAG_SHARE_MAX: f64 = 0.1;
+
+/// Why what comes after a run is left out.
+const ENDED_EARLY: &str = "the run was ended before its plan";
 
 /// What goes on beside a server that should give memory back.
 const TRICKLE: Load = Load::OpenLoop {
@@ -86,9 +89,16 @@ fn exit(record: &RunRecord, args: &RunArgs) -> Exit {
     if misses.is_empty() { Exit::Done } else { Exit::GoalMissed }
 }
 
-/// Whether no gate failed, that of loadgen's own headroom among them.
+/// Whether no gate failed, that of loadgen's own headroom among them, and none about the load is unknown. (Of the machine
+/// not all is to be known everywhere.)
 fn is_proven(record: &RunRecord) -> bool {
-    record.is_valid() == Some(true) && record.scenario.null_throughput_messages_per_s.is_some()
+    let is_unknown = |gate: &&Gate| gate.name.is_about_load() && gate.verdict == Verdict::Unknown;
+    let unknown: Vec<_> = record.gates.iter().filter(is_unknown).collect();
+    for gate in &unknown {
+        tell!("loadgen: not shown to be valid: {}", gate.message);
+    }
+    let has_headroom = record.scenario.null_throughput_messages_per_s.is_some();
+    record.is_valid() == Some(true) && has_headroom && unknown.is_empty()
 }
 
 fn is_bad_usage(error: &anyhow::Error) -> bool {
@@ -108,7 +118,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
     // Those that somebody else keeps awake are not this run's to care for.
     let awake = if args.keep_awake { &scenario.awake_cpus[..] } else { &[] };
     let awake = Awake::on(awake).await?;
-    let mut watched = Processes::of(args, &target)?;
+    let mut watched = Processes::of(args, &target, &scenario.awake_cpus)?;
     watched.resident(|resident| &mut resident.before_bytes);
     let started_at = provenance::now();
     let mut screen = Screen::new(&scenario);
@@ -150,12 +160,16 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
         }
     };
     let mut not_watched = None;
-    if scenario.watch_give_back_ns > Nanos(0)
-        && let Err(error) = watch_give_back(&scenario, &target, &mut watched, &screen).await
-    {
-        // The run was well until then, and is not to be had again.
-        watched.forget_closed();
-        not_watched = Some(format!("{error:#}"));
+    if scenario.watch_give_back_ns > Nanos(0) {
+        let watch = match measured.stopped_early {
+            true => Err(anyhow::anyhow!(ENDED_EARLY)),
+            false => watch_give_back(&scenario, &target, &mut watched, &screen).await,
+        };
+        if let Err(error) = watch {
+            // The run was well until then, and is not to be had again.
+            watched.forget_closed();
+            not_watched = Some(format!("{error:#}"));
+        }
     }
     watched.fill(&mut measured);
     let server = target.server(product);
@@ -212,7 +226,7 @@ async fn add_headroom(
     if !is_valid || scenario.null_throughput_messages_per_s.is_some() {
         return Ok(());
     }
-    anyhow::ensure!(!measured.stopped_early, "the run was ended before its plan");
+    anyhow::ensure!(!measured.stopped_early, ENDED_EARLY);
     let connections = NonZeroUsize::new(scenario.connections);
     let load = LoadArgs { connections, ..load.clone() };
     let Scenario { cpus: loadgen_cpus, awake_cpus, .. } = &*scenario;
@@ -238,18 +252,7 @@ async fn watch_give_back(
     watched: &mut Processes,
     screen: &Screen<'_>,
 ) -> anyhow::Result<()> {
-    let trickle = Scenario {
-        streams: 1,
-        connections: 1,
-        idle_streams: 0,
-        idle_connections: 0,
-        shards: 1,
-        load: TRICKLE,
-        warmup_ns: Nanos(0),
-        duration_ns: Some(scenario.watch_give_back_ns),
-        messages_max: None,
-        ..scenario.clone()
-    };
+    let trickle = trickle(scenario);
     screen.say("watching the server's memory");
     let seconds = scenario.watch_give_back_ns.0.div_ceil(Nanos::SECOND.0);
     let mut noted = 0;
@@ -270,6 +273,23 @@ async fn watch_give_back(
         watched.closed();
     }
     Ok(())
+}
+
+/// A single stream on a connection of its own.
+fn trickle(scenario: &Scenario) -> Scenario {
+    Scenario {
+        streams: 1,
+        connections: 1,
+        idle_streams: 0,
+        idle_connections: 0,
+        shards: 1,
+        load: TRICKLE,
+        warmup_ns: Nanos(0),
+        duration_ns: Some(scenario.watch_give_back_ns),
+        messages_max: None,
+        probe_rate_messages_per_s: None,
+        ..scenario.clone()
+    }
 }
 
 fn args_target(args: &RunArgs) -> &str {
@@ -438,7 +458,7 @@ struct Processes {
 }
 
 impl Processes {
-    fn of(args: &RunArgs, target: &Target) -> Result<Self, UsageError> {
+    fn of(args: &RunArgs, target: &Target, awake_cpus: &[usize]) -> Result<Self, UsageError> {
         let embedded = target.embedded.as_ref().and_then(EmbeddedServer::pid);
         let server = match (embedded, args.server_pid) {
             (Some(_), Some(pid)) => {
@@ -453,7 +473,7 @@ impl Processes {
         };
         let resident = server.as_ref().map(|_| Resident::default());
         let loadgen = Watched::of(std::process::id());
-        let disturbances = Disturbances::of(server.iter().flat_map(Watched::cpus));
+        let disturbances = Disturbances::of(server.iter().flat_map(Watched::cpus), awake_cpus);
         Ok(Processes { loadgen, server, used: None, resident, disturbances, began: None })
     }
 
@@ -663,7 +683,7 @@ mod tests {
 
     use super::*;
     use crate::cmd::Cli;
-    use crate::record::{GateName, Verdict, Wrong};
+    use crate::record::{GateName, Wrong};
     use crate::report::example;
 
     #[test]
@@ -693,6 +713,31 @@ mod tests {
         check(true, true, missed, required, Exit::Failed);
         check(true, false, kept, &[], Exit::Failed);
         check(true, false, missed, &[], Exit::Failed);
+    }
+
+    #[test]
+    fn what_trickles_while_memory_is_watched_has_no_probe_beside_it() {
+        let mut scenario = example::open_loop(1_000.0, 1).scenario;
+        scenario.probe_rate_messages_per_s = Some(MessagesPerSecond(100.0));
+        assert!(scenario.probe().is_some());
+        assert!(trickle(&scenario).probe().is_none());
+    }
+
+    #[test]
+    fn a_run_is_not_proven_valid_by_a_gate_that_could_not_be_told() {
+        for (name, is_needed) in [
+            (GateName::Backlog, true),
+            (GateName::SendLag, true),
+            (GateName::Probe, true),
+            (GateName::Throttling, false),
+            (GateName::Awake, false),
+            (GateName::ShardCpu, false),
+        ] {
+            let mut record = example::closed_loop();
+            record.scenario.null_throughput_messages_per_s = Some(MessagesPerSecond(1e6));
+            record.gates = vec![example::gate(name, Verdict::Unknown, None, "share")];
+            assert_eq!(is_proven(&record), !is_needed, "{name}");
+        }
     }
 
     #[test]

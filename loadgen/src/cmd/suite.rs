@@ -5,6 +5,7 @@
 //! Measures nothing itself: a run is `loadgen run` on cores of its own against a server that was
 //! started for it, so that no run inherits anything from another.
 
+mod before;
 mod knees;
 mod plan;
 mod repeats;
@@ -22,13 +23,13 @@ use clap::Args;
 pub(super) use self::knees::KNEES;
 use self::plan::{Plan, Rate, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
+use super::headroom::stamp;
 use super::interrupt::interrupted;
-use super::report::is_record;
 use super::search::steps::Found;
 use super::servers::as_usage;
 use super::trial::{Places, Preheat, Trial, TrialError, Tried, disturbance};
 use crate::harness::awake::Awake;
-use crate::harness::peers::{PeerError, PeerPayload, Peers, ServerCommand};
+use crate::harness::peers::{Peer, PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record;
 use crate::report::{Compared, Comparison, Contender, Figures, Mark, Outcome};
@@ -178,77 +179,6 @@ impl Suite {
             .with_context(|| format!("cannot write {}; make room, and begin again", path.display()))
     }
 
-    /// Whether the folder holds runs of this very suite. What another build or machine left may be drawn anew, but
-    /// not added to.
-    fn check_folder(&mut self) -> anyhow::Result<()> {
-        let refuse = |cure: String| UsageError {
-            flag: "--resume",
-            value: self.out.display().to_string(),
-            cure,
-        };
-        let read = |name: &str| {
-            let text = std::fs::read_to_string(self.out.join(name));
-            text.map_err(|error| refuse(format!("has no {name} ({error}); pass a suite's folder")))
-        };
-        if read("suite.toml")? != self.text {
-            let cure = "holds runs of another text of the suite; begin anew in another folder";
-            return Err(refuse(cure.to_owned()).into());
-        }
-        let planned: Vec<_> = self.plan.runs().into_iter().map(|run| self.file_of(run)).collect();
-        let records = self.records()?;
-        // Its report would forget them.
-        if let Some(name) = records.iter().find(|name| !planned.contains(name)) {
-            let cure = "which --only-scenario and --only-server leave out; pass those of before";
-            return Err(refuse(format!("holds {name}, {cure}")).into());
-        }
-        let host = read("host.txt")?;
-        let without_time = |host: &str| host.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
-        self.is_foreign = without_time(&host) != without_time(&self.host);
-        if self.is_foreign && self.is_unfinished(&records) {
-            let cure =
-                "holds runs of another build or machine (host.txt); begin anew in another folder";
-            return Err(refuse(cure.to_owned()).into());
-        }
-        self.host = host;
-        Ok(())
-    }
-
-    /// Whether a server that has runs lacks some.
-    fn is_unfinished(&self, records: &[String]) -> bool {
-        let runs = self.plan.runs();
-        let is_there = |run: &Run| records.contains(&self.file_of(*run));
-        let has_begun = |run: &&Run| runs.iter().any(|it| it.server == run.server && is_there(it));
-        records.is_empty() || runs.iter().filter(has_begun).any(|run| !is_there(run))
-    }
-
-    /// Names of the records that are in the folder.
-    fn records(&self) -> anyhow::Result<Vec<String>> {
-        let mut names = Vec::new();
-        for entry in self.out.read_dir()? {
-            let entry = entry?;
-            if is_record(&entry.path()) {
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
-        Ok(names)
-    }
-
-    /// What a run that was done before gave; `None` if it is still to be done, or to be repeated. Err: its record
-    /// is damaged.
-    fn done_before(&self, run: Run, results: &mut Results) -> anyhow::Result<Option<Outcome>> {
-        let path = self.out.join(self.file_of(run));
-        if !self.resume || !path.exists() {
-            return Ok(None);
-        }
-        let record = record::read(&path).with_context(|| {
-            let path = path.display();
-            format!("{path} cannot be read; move it away, and --resume repeats that run")
-        })?;
-        let outcome = self.outcome(run, Tried::of(record), results);
-        let is_kept = self.is_foreign || !self.put_aside(run, &outcome)?;
-        Ok(is_kept.then_some(outcome))
-    }
-
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let path = self.out.join(name);
         record::replace_bytes(text.as_bytes(), &path).with_context(|| {
@@ -259,18 +189,9 @@ impl Suite {
         })
     }
 
-    /// Says when nothing may be run.
-    fn check_own(&self, what: &str) -> anyhow::Result<()> {
-        anyhow::ensure!(
-            !self.is_foreign,
-            "{} lacks {what}, and holds runs of another build or machine (host.txt); begin anew in another folder",
-            self.out.display()
-        );
-        Ok(())
-    }
-
     async fn run_all(&self, results: &mut Results) -> anyhow::Result<()> {
-        let commands = self.prepare(results).await?;
+        let mut before = self.all_before(results)?;
+        let commands = self.prepare(&before, results).await;
         if !self.is_foreign {
             self.calibrate(results).await?;
         }
@@ -279,17 +200,23 @@ impl Suite {
         let mut awake = Awake::default();
         tell!("suite: {} runs, about {}", runs.len(), self.time());
         for (number, run) in (1..).zip(&runs) {
-            let Some(command) = &commands[run.server] else { continue };
-            if results.is_skipped(run.server) {
-                continue;
-            }
             let file = self.file_of(*run);
-            if let Some(outcome) = self.done_before(*run, results)? {
+            if let Some(outcome) = before.remove(&file) {
                 tell!("suite: {number} of {}: {file}: there already", runs.len());
                 results.add(*run, outcome);
                 continue;
             }
-            self.check_own(&file)?;
+            if results.is_skipped(run.server) {
+                continue;
+            }
+            let command = match &commands[run.server] {
+                Ok(command) => command,
+                Err(why) => {
+                    tell!("suite: {number} of {}: {file}: not to be had: {why}", runs.len());
+                    results.add(*run, Outcome::Failed(why.clone()));
+                    continue;
+                }
+            };
             awake.change_to(&self.plan.awake_cpus(&self.plan.scenarios[run.scenario])).await?;
             match self.run_until_valid(*run, command, &awake, results).await {
                 Ok(outcome) => {
@@ -326,36 +253,75 @@ impl Suite {
         Ok(())
     }
 
-    /// Builds what has to be built, before anything is measured.
-    async fn prepare(&self, results: &mut Results) -> anyhow::Result<Vec<Option<ServerCommand>>> {
+    /// Builds what has to be built, before anything is measured: servers that lack runs, of this build's folder. Out: by
+    /// server, how it is started, or why it is not.
+    async fn prepare(
+        &self,
+        before: &BTreeMap<String, Outcome>,
+        results: &mut Results,
+    ) -> Vec<Result<ServerCommand, String>> {
         let mut commands = Vec::new();
         for (place, server) in self.plan.servers.iter().enumerate() {
-            let command = match &server.kind {
-                ServerKind::Ours(transport) => {
-                    let (name, placement) = (transport.name(), transport.placement().name());
-                    results.about[place] = format!("ours, transport {name}, placement {placement}");
-                    Ok(ServerCommand::embedded(*transport)?)
-                }
-                ServerKind::Peer(name) => self.build(name, &mut results.about[place]).await,
+            let runs = self.plan.runs().into_iter().filter(|run| run.server == place);
+            let (there, lacking): (Vec<_>, Vec<_>) =
+                runs.partition(|run| before.contains_key(&self.file_of(*run)));
+            results.about[place] = self.about(server);
+            let command = if self.is_foreign {
+                Err("it has no run in this folder, whose runs are another build's or machine's"
+                    .to_owned())
+            } else if lacking.is_empty() && !self.is_measure(server) {
+                Err("it has all its runs".to_owned())
+            } else {
+                self.command(server).await.map_err(|error| error.to_string())
             };
-            if let Err(error) = &command {
-                results.skip(place, error);
+            results.was_there[place] = !there.is_empty();
+            if let (Err(why), true) = (&command, there.is_empty()) {
+                results.skip(place, why);
             }
-            commands.push(command.ok());
+            commands.push(command);
         }
-        Ok(commands)
+        commands
     }
 
-    async fn build(&self, name: &str, about: &mut String) -> Result<ServerCommand, PeerError> {
+    /// Whether others' rates are shares of its knee.
+    fn is_measure(&self, server: &SuiteServer) -> bool {
+        self.plan.scenarios.iter().any(|scenario| {
+            matches!(&scenario.rate, Some(Rate::OfKnee { of: Some(of), .. }) if *of == server.name)
+        })
+    }
+
+    fn peer(&self, name: &str) -> (&Peers, &Peer) {
         let peers = self.peers.as_ref().expect("a plan with a peer names peers.toml");
-        let peer = peers.find(name)?;
-        let payload = match peer.payload {
-            PeerPayload::Typed => "typed: each message decoded and encoded",
-            PeerPayload::Raw => "raw: bytes forwarded, no message decoded",
-        };
-        *about = format!("peer, {}; {payload}", peer.version);
-        tell!("suite: building {name}");
-        peers.build(peer).await
+        (peers, peers.find(name).expect("looked up when the suite was read"))
+    }
+
+    /// What a server is, for the report.
+    fn about(&self, server: &SuiteServer) -> String {
+        match &server.kind {
+            ServerKind::Ours(transport) => {
+                let (name, placement) = (transport.name(), transport.placement().name());
+                format!("ours, transport {name}, placement {placement}")
+            }
+            ServerKind::Peer(name) => {
+                let (_, peer) = self.peer(name);
+                let payload = match peer.payload {
+                    PeerPayload::Typed => "typed: each message decoded and encoded",
+                    PeerPayload::Raw => "raw: bytes forwarded, no message decoded",
+                };
+                format!("peer, {}; {payload}", peer.version)
+            }
+        }
+    }
+
+    async fn command(&self, server: &SuiteServer) -> anyhow::Result<ServerCommand> {
+        match &server.kind {
+            ServerKind::Ours(transport) => Ok(ServerCommand::embedded(*transport)?),
+            ServerKind::Peer(name) => {
+                tell!("suite: building {name}");
+                let (peers, peer) = self.peer(name);
+                Ok(peers.build(peer).await?)
+            }
+        }
     }
 
     /// Runs until nothing but the server speaks from the record, as often as is allowed.
@@ -471,7 +437,7 @@ impl Suite {
             let Some(Rate::OfKnee { of, .. }) = &scenario.rate else { continue };
             for server in servers {
                 let name = self.knee_name(scenario, of.as_ref().unwrap_or(&server.name));
-                server.knee_is_open = knees.get(&name).is_some_and(|knee| knee.upper.is_none());
+                server.knee_is_open = knees.get(&name).is_some_and(Found::may_be_more);
             }
         }
         let mut appendix = "## Servers\n\n".to_owned();
@@ -574,6 +540,8 @@ struct Results {
     contenders: Vec<Vec<Contender>>,
     /// What each server is.
     about: Vec<String>,
+    /// Whether some of its runs were done before, by server.
+    was_there: Vec<bool>,
     /// What each server says of itself.
     products: Vec<Option<String>>,
     /// By scenario, what a null echo carries.
@@ -595,6 +563,7 @@ impl Results {
         let servers: Vec<_> = plan.servers.iter().map(fresh).collect();
         Results {
             about: vec![String::new(); servers.len()],
+            was_there: vec![false; servers.len()],
             products: vec![None; servers.len()],
             null_throughputs: vec![None; plan.scenarios.len()],
             knees: BTreeMap::new(),
@@ -617,20 +586,21 @@ impl Results {
 
     /// A server that never started is skipped; one that did not start again has failed a run.
     fn not_started(&mut self, run: Run, error: &PeerError) {
-        if self.of(run.server).all(|contender| contender.runs.is_empty()) {
-            self.skip(run.server, error);
+        let has_none = self.of(run.server).all(|contender| contender.runs.is_empty());
+        if has_none && !self.was_there[run.server] {
+            self.skip(run.server, &error.to_string());
         } else {
             tell!("suite: {error}");
             self.add(run, Outcome::Failed(error.to_string()));
         }
     }
 
-    fn skip(&mut self, server: usize, error: &PeerError) {
+    fn skip(&mut self, server: usize, why: &str) {
         for servers in &mut self.contenders {
-            servers[server].skipped = Some(error.to_string());
+            servers[server].skipped = Some(why.to_owned());
         }
         let name = self.of(server).next().map_or("", |contender| contender.name.as_str());
-        tell!("suite: {name} skipped: {error}");
+        tell!("suite: {name} skipped: {why}");
     }
 
     fn has_runs(&self) -> bool {
@@ -663,7 +633,7 @@ fn host(started_at: &str) -> String {
         host.cores,
         host.kernel,
         build.version,
-        build.revision,
+        stamp(&build.revision),
         build.opt_level,
         build.rustc,
     )
@@ -679,6 +649,8 @@ fn is_overloaded(tried: &Tried) -> bool {
         Tried::Failed(Some(record), _) => {
             record.fell_behind()
                 && record.measured.messages_wrong == 0
+                // One that resets streams carries nothing of what is due on them.
+                && record.measured.statuses.keys().all(|status| status == "OK")
                 && disturbance(&record.gates).is_none()
         }
         Tried::Valid(_) | Tried::Failed(None, _) => false,
@@ -748,4 +720,30 @@ fn load(scenario: &SuiteScenario) -> String {
         say(format!(", metadata {key}={value}"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Unstable, Wrong};
+    use crate::report::example;
+
+    #[test]
+    fn a_server_that_ends_streams_is_not_taken_for_one_that_carries_too_little() {
+        let check = |statuses: &[(&str, u64)], expected: bool| {
+            let mut record = example::open_loop(1_000.0, 1);
+            let measured = &mut record.measured;
+            let (at_ns, since_ns) = (Nanos(2), Nanos(1));
+            measured.unstable = Some(Unstable { backlog: 9, at_ns, since_ns });
+            (measured.messages_wrong, measured.wrong) = (0, Wrong::default());
+            measured.streams_unfinished = 1;
+            measured.statuses =
+                statuses.iter().map(|(status, count)| ((*status).to_owned(), *count)).collect();
+            let tried = Tried::Failed(Some(Box::new(record)), String::new());
+            assert_eq!(is_overloaded(&tried), expected, "{statuses:?}");
+        };
+        check(&[("OK", 9)], true);
+        check(&[], true);
+        check(&[("OK", 9), ("UNAVAILABLE", 1)], false);
+    }
 }

@@ -21,6 +21,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 
@@ -133,7 +134,8 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<(Measured, Option<String>), DriveError> {
-    let mut stop = std::pin::pin!(stop);
+    // Said once; from then on it says nothing.
+    let mut stop = std::pin::pin!(stop.fuse());
     let mut stopped = false;
     tell(Progress::Phase(Phase::Connect));
     let mut shards = Shards::spawn(scenario, target)?;
@@ -152,8 +154,7 @@ pub async fn run(
         shards.until(shards.timeline.window_end(), &mut stop, &mut stopped, tell).await?;
     }
     tell(Progress::Phase(Phase::Drain));
-    shards.drained(tell).await?;
-    let probe = shards.probed().await?;
+    let probe = shards.drained(&mut stop, &mut stopped, tell).await?;
     let (mut measured, product) = shards.measured(stopped);
     measured.probe = probe;
     Ok((measured, product))
@@ -282,50 +283,46 @@ impl Shards {
         while self.done.len() < self.scenario.shards {
             tokio::select! {
                 () = &mut deadline => return Ok(true),
-                () = &mut *stop, if !*stopped => break,
+                () = &mut *stop => break,
                 event = self.events.recv() => match event {
                     Some(Event::Unstable) => break,
                     event => self.handle(event, tell)?,
                 }
             }
         }
-        if self.done.len() < self.scenario.shards {
-            *stopped = true;
-            self.timeline.end_by(self.clock.now());
-            self.commands.send_replace(Command::End);
-        }
+        *stopped |= self.done.len() < self.scenario.shards;
+        // Of shards that are done nothing is cut off; the probe beside them would go on alone.
+        self.timeline.end_by(self.clock.now());
+        self.commands.send_replace(Command::End);
         Ok(false)
     }
 
-    /// Handles events until every shard is done.
-    async fn drained(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<(), DriveError> {
-        while self.done.len() < self.scenario.shards {
-            let event = self.events.recv().await;
-            self.handle(event, tell)?;
-        }
-        Ok(())
-    }
-
-    /// What the probe saw, once it is done.
-    async fn probed(&mut self) -> Result<Option<Probe>, DriveError> {
-        let Some(events) = &mut self.probe else { return Ok(None) };
-        loop {
-            match events.recv().await.ok_or(DriveError::ShardLost)? {
-                Event::Done(figures) => {
-                    let Figures { seen, lost, .. } = *figures;
-                    return Ok(Some(Probe {
-                        messages_lost: lost.unsent + lost.unanswered,
-                        response_time: seen.response_time,
-                        service_time: seen.service_time,
-                    }));
+    /// Handles events until every shard is done, and the probe; `stop`: nothing is waited for any more. Out: what the
+    /// probe saw.
+    async fn drained(
+        &mut self,
+        stop: &mut (impl Future<Output = ()> + Unpin),
+        stopped: &mut bool,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Option<Probe>, DriveError> {
+        let mut seen_by_probe = None;
+        let mut awaits_probe = self.probe.is_some();
+        while self.done.len() < self.scenario.shards || awaits_probe {
+            tokio::select! {
+                () = &mut *stop => {
+                    *stopped = true;
+                    self.commands.send_replace(Command::GiveUp);
                 }
-                Event::Failed(error) => return Err(error),
-                Event::Opened { .. }
-                | Event::OpenedIdle
-                | Event::Intervals(_)
-                | Event::Unstable => {}
+                event = self.events.recv(), if self.done.len() < self.scenario.shards => {
+                    self.handle(event, tell)?;
+                }
+                event = next(&mut self.probe), if awaits_probe => {
+                    seen_by_probe = of_probe(event)?;
+                    awaits_probe = seen_by_probe.is_none();
+                }
             }
         }
+        Ok(seen_by_probe)
     }
 
     fn handle(
@@ -373,13 +370,14 @@ impl Shards {
         }
         let window_end = match all_ended_at {
             // With --messages the window is as long as its messages took.
-            Some(_) if all_early && lost == Lost::default() => seen.last_received,
+            Some(_) if all_early && lost.unsent + lost.unanswered == 0 => seen.last_received,
             Some(ended) if all_early => ended.min(self.timeline.window_end()),
             _ => self.timeline.window_end(),
         };
         lost.unsent += self.never_released(&unfinished, window_end);
         let window = window_end.since(self.timeline.window_begin());
-        let messages_done = self.scenario.messages_max.is_some_and(|max| seen.received >= max);
+        let all = seen.received + lost.unsent + lost.unanswered + lost.shed;
+        let messages_done = self.scenario.messages_max.is_some_and(|max| all >= max);
         let product = seen.product.take();
         let open_loop = matches!(self.scenario.load, Load::OpenLoop { .. });
         let per_second = |count: u64| match window.as_secs_f64() {
@@ -431,6 +429,32 @@ impl Shards {
             messages_per_server_cpu_s: None,
         };
         (measured, product)
+    }
+}
+
+/// Never, if there is none.
+async fn next(probe: &mut Option<mpsc::UnboundedReceiver<Event>>) -> Option<Event> {
+    match probe {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the probe saw, if this says so.
+fn of_probe(event: Option<Event>) -> Result<Option<Probe>, DriveError> {
+    match event.ok_or(DriveError::ShardLost)? {
+        Event::Done(figures) => {
+            let Figures { seen, lost, .. } = *figures;
+            Ok(Some(Probe {
+                messages_lost: lost.unsent + lost.unanswered,
+                response_time: seen.response_time,
+                service_time: seen.service_time,
+            }))
+        }
+        Event::Failed(error) => Err(error),
+        Event::Opened { .. } | Event::OpenedIdle | Event::Intervals(_) | Event::Unstable => {
+            Ok(None)
+        }
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Begin,
     /// The timeline's end was moved to now.
     End,
+    /// What has not come is not waited for.
+    GiveUp,
 }
 
 /// What a shard tells the coordinator.
@@ -135,6 +137,8 @@ pub(crate) fn spawn<C: Contract>(
             Ok(figures) => Event::Done(Box::new(figures)),
             Err(error) => Event::Failed(error),
         });
+        // All have ended when nobody can say anything any more, whatever they are kept for.
+        drop(events);
         // Whoever watches threads finds this one until the coordinator has all that it needs.
         if let Ok(runtime) = runtime {
             runtime.block_on(async { while end.changed().await.is_ok() {} });
@@ -197,8 +201,8 @@ impl<C: Contract> Shard<C> {
             ClientName::Inline => self.carry::<Client<InlineCall<C>>>(&mut commands).await?,
             ClientName::Tonic => self.carry::<Channel>(&mut commands).await?,
         };
-        self.drain().await;
-        Ok(self.figures(ended_early_at))
+        let waited = self.drain(&mut commands).await;
+        Ok(self.figures(ended_early_at, waited))
     }
 
     /// Opens everything on connections of this kind, as commands ask for it, and loads. Out: when the
@@ -375,7 +379,7 @@ impl<C: Contract> Shard<C> {
         loop {
             tokio::select! {
                 () = &mut window_end => return Ok(None),
-                changed = commands.wait_for(|command| *command == Command::End) => {
+                changed = commands.wait_for(|command| *command >= Command::End) => {
                     return changed.map(|_| None).map_err(|_| DriveError::Abandoned);
                 }
                 Some(paced) = self.pacer.join_next() => {
@@ -442,10 +446,11 @@ impl<C: Contract> Shard<C> {
         self.paced_to_the_end
     }
 
-    /// Sends what is still due, half-closes, and waits for the echoes and statuses to come.
-    async fn drain(&mut self) {
+    /// Sends what is still due, half-closes, and waits for the echoes and statuses to come. Out: for how long.
+    async fn drain(&mut self, commands: &mut watch::Receiver<Command>) -> Nanos {
         let clock = self.plan.clock;
-        let deadline = clock.instant(clock.now() + self.plan.scenario.drain_limit_ns);
+        let began = clock.now();
+        let deadline = clock.instant(began + self.plan.scenario.drain_limit_ns);
         let mut ticks = self.ticks();
         let over = sleep_until(deadline);
         tokio::pin!(over);
@@ -459,17 +464,20 @@ impl<C: Contract> Shard<C> {
             tokio::select! {
                 ended = self.calls.join_next() => match ended {
                     Some(ended) => ended.expect("a stream's task does not panic"),
-                    None => return,
+                    None => break,
                 },
                 Some(paced) = self.pacer.join_next() => {
                     self.paced(paced.expect("the pacer does not panic"));
                 }
                 () = &mut over => break,
+                _ = commands.wait_for(|command| *command == Command::GiveUp) => break,
                 _ = ticks.tick() => self.tick(),
             }
         }
+        let waited = clock.now().since(began);
         self.pacer.shutdown().await;
         self.calls.shutdown().await;
+        waited
     }
 
     /// Ticks at the seconds of the window.
@@ -489,7 +497,8 @@ impl<C: Contract> Shard<C> {
         let _ = self.events.send(Event::Intervals(recorder.take_finished()));
     }
 
-    fn figures(&mut self, ended_early_at: Option<Nanos>) -> Figures {
+    /// `waited`: for what had not come when the window ended.
+    fn figures(&mut self, ended_early_at: Option<Nanos>, waited: Nanos) -> Figures {
         let mut figures = Figures {
             seen: Seen::default(),
             lost: Lost::default(),
@@ -516,9 +525,8 @@ impl<C: Contract> Shard<C> {
         figures.streams_unfinished += idle as u64;
         let unfinished = figures.streams_unfinished;
         if unfinished > 0 {
-            let limit = self.plan.scenario.drain_limit_ns;
             self.recorder.borrow().failed(|| {
-                format!("{unfinished} streams had not ended {limit} after the measurement: the server does not answer")
+                format!("{unfinished} streams had not ended {waited} after the measurement: the server does not answer")
             });
         }
         let (intervals, seen) = self.recorder.borrow().take_rest();
@@ -632,5 +640,34 @@ impl<C: Contract> Carrier<C> for Channel {
     fn open(&self, plan: &Plan, parts: Parts, calls: &mut JoinSet<()>) {
         let (channel, headers) = (self.clone(), metadata(&plan.scenario));
         calls.spawn(stream::run::<C>(Call { parts, channel, headers }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::drive::contract::Echo;
+    use crate::report::example;
+
+    #[tokio::test]
+    async fn a_shard_that_is_kept_for_its_figures_says_nothing_more() {
+        let (_commands, receiver) = watch::channel(Command::Open);
+        let (sender, mut events) = mpsc::unbounded_channel();
+        let plan = Plan {
+            name: "shard-0".to_owned(),
+            is_probe: false,
+            shard: 0,
+            scenario: Arc::new(example::closed_loop().scenario),
+            // Nobody can listen there.
+            target: "http://127.0.0.1:0".parse().unwrap(),
+            timeline: Arc::new(Timeline::unknown()),
+            clock: Clock::start(),
+        };
+        spawn::<Echo>(plan, receiver, sender).unwrap();
+        assert!(matches!(events.recv().await, Some(Event::Failed(DriveError::Connect { .. }))));
+        let ended = timeout(Duration::from_secs(60), events.recv()).await;
+        assert!(ended.expect("nobody can say anything any more").is_none());
     }
 }

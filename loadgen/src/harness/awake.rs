@@ -42,7 +42,7 @@ const READY: &str = "awake";
 pub struct Awake {
     cpus: Vec<usize>,
     /// None, if there is no core to be kept awake.
-    _process: Option<(Child, ChildStdin)>,
+    process: Option<(Child, ChildStdin)>,
 }
 
 /// Why cores cannot be kept awake.
@@ -63,12 +63,13 @@ impl Awake {
         let process = start(&cpus).await;
         let process = process
             .map_err(|reason| AwakeError { cpus: cpus.clone(), reason: reason.to_string() })?;
-        Ok(Awake { cpus, _process: Some(process) })
+        Ok(Awake { cpus, process: Some(process) })
     }
 
-    /// Keeps these awake from now on, and no others.
+    /// Keeps these awake from now on, and no others; anew, if what did it has ended.
     pub async fn change_to(&mut self, cpus: &[usize]) -> Result<(), AwakeError> {
-        if self.cpus != in_order(cpus) {
+        let has_ended = self.process.as_mut().is_some_and(|(child, _)| child.has_ended());
+        if has_ended || self.cpus != in_order(cpus) {
             *self = Awake::default();
             *self = Awake::on(cpus).await?;
         }
@@ -141,4 +142,19 @@ fn give_way(cpu: usize) -> anyhow::Result<()> {
     only.set(cpu);
     sched_setaffinity(None, &only)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_ended_is_not_taken_for_what_keeps_cores_awake() {
+        let ended = Child::start_piped(Command::new("true"), &[]).unwrap();
+        let (mut child, stdin, _) = ended;
+        child.wait(PATIENCE).await.unwrap();
+        let mut awake = Awake { cpus: vec![0], process: Some((child, stdin)) };
+        // This program is the tests', which know no such verb: that it is asked is seen by its failure.
+        assert_eq!(awake.change_to(&[0]).await.unwrap_err().cpus, [0]);
+    }
 }

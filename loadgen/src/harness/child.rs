@@ -64,6 +64,11 @@ impl Child {
         self.process.id()
     }
 
+    /// Whether it is not there any more.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
     /// Waits for its end. Err: `TimedOut` after `limit`; then the process is killed.
     pub async fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
         if let Ok(ended) = timeout(limit, self.process.wait()).await {

@@ -16,27 +16,59 @@ use crate::units::Nanos;
 struct Counters {
     /// By thread id: the kernel's names are not unique.
     shards: BTreeMap<i32, ThreadUsage>,
-    /// Stolen and passed time of the watched cores.
-    steal_ms: Option<(u64, u64)>,
+    /// Of the watched cores.
+    times: Option<Times>,
+    /// Of those that are to be kept awake.
+    awake: Option<Times>,
     throttled: Option<Nanos>,
     tcp_retransmits: Option<u64>,
+}
+
+/// What some cores did with their time, added up; in milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    stolen: u64,
+    idle: u64,
+    passed: u64,
+}
+
+impl Times {
+    fn since(self, begin: Times) -> Times {
+        Times {
+            stolen: self.stolen.saturating_sub(begin.stolen),
+            idle: self.idle.saturating_sub(begin.idle),
+            passed: self.passed.saturating_sub(begin.passed).max(1),
+        }
+    }
+}
+
+/// Whose times count.
+#[derive(Clone, Debug, Default)]
+struct Cores {
+    /// Their stolen time.
+    used: Vec<usize>,
+    /// Their idle time.
+    awake: Vec<usize>,
 }
 
 /// Watches this process's shard threads and its machine.
 #[derive(Debug)]
 pub struct Disturbances {
-    /// Whose stolen time counts.
-    cores: Vec<usize>,
+    cores: Cores,
     begin: Counters,
     end: Counters,
 }
 
 impl Disturbances {
-    /// Of the cores that this process may use, and of its server's.
-    pub fn of(server_cores: impl IntoIterator<Item = usize>) -> Self {
-        let mut cores: Vec<_> = provenance::cpus().into_iter().chain(server_cores).collect();
-        cores.sort_unstable();
-        cores.dedup();
+    /// Of the cores that this process may use, and of its server's; `awake`: those that somebody keeps awake.
+    pub fn of(server_cores: impl IntoIterator<Item = usize>, awake: &[usize]) -> Self {
+        let each_once = |mut cores: Vec<usize>| {
+            cores.sort_unstable();
+            cores.dedup();
+            cores
+        };
+        let used = each_once(provenance::cpus().into_iter().chain(server_cores).collect());
+        let cores = Cores { used, awake: each_once(awake.to_vec()) };
         Disturbances { cores, begin: Counters::default(), end: Counters::default() }
     }
 
@@ -72,23 +104,25 @@ impl Disturbances {
     /// The machine, over the time between; `None` if it counts no stolen time.
     pub fn of_machine(&self) -> Option<Disturbance> {
         let (begin, end) = (&self.begin, &self.end);
-        let ((stolen, passed), (stolen_after, passed_after)) = (begin.steal_ms?, end.steal_ms?);
-        let passed = passed_after.saturating_sub(passed).max(1);
+        let times = end.times?.since(begin.times?);
+        let awake = begin.awake.zip(end.awake).map(|(begin, end)| end.since(begin));
         let retransmits = begin.tcp_retransmits.zip(end.tcp_retransmits);
         let throttled = begin.throttled.zip(end.throttled);
         Some(Disturbance {
-            steal_share: stolen_after.saturating_sub(stolen) as f64 / passed as f64,
+            steal_share: times.stolen as f64 / times.passed as f64,
             throttled_ns: throttled.map(|(begin, end)| end.since(begin)),
             tcp_retransmits: retransmits.map(|(begin, end)| end.saturating_sub(begin)),
+            awake_idle_share: awake.map(|times| times.idle as f64 / times.passed as f64),
         })
     }
 }
 
 impl Counters {
-    fn now(cores: &[usize]) -> Self {
+    fn now(cores: &Cores) -> Self {
         Counters {
             shards: shards().unwrap_or_default(),
-            steal_ms: steal_ms(cores),
+            times: times(&cores.used),
+            awake: times(&cores.awake).filter(|_| !cores.awake.is_empty()),
             throttled: throttled(),
             tcp_retransmits: procfs::net::snmp().ok().map(|snmp| snmp.tcp_retrans_segs),
         }
@@ -110,7 +144,8 @@ fn shards() -> Option<BTreeMap<i32, ThreadUsage>> {
     Some(tasks.filter_map(Result::ok).filter_map(shard).collect())
 }
 
-fn steal_ms(cores: &[usize]) -> Option<(u64, u64)> {
+/// `None` if this machine counts no stolen time.
+fn times(cores: &[usize]) -> Option<Times> {
     let stats = KernelStats::current().ok()?;
     let cores = cores.iter().filter_map(|cpu| stats.cpu_time.get(*cpu));
     cores
@@ -120,11 +155,15 @@ fn steal_ms(cores: &[usize]) -> Option<(u64, u64)> {
             let interrupts =
                 core.irq_ms().unwrap_or_default() + core.softirq_ms().unwrap_or_default();
             let stolen = core.steal_ms()?;
-            Some((stolen, idle + busy + interrupts + stolen))
+            Some(Times { stolen, idle, passed: idle + busy + interrupts + stolen })
         })
-        .try_fold((0, 0), |(stolen, passed), core| {
-            let (core_stolen, core_passed) = core?;
-            Some((stolen + core_stolen, passed + core_passed))
+        .try_fold(Times::default(), |sum, core| {
+            let core: Times = core?;
+            Some(Times {
+                stolen: sum.stolen + core.stolen,
+                idle: sum.idle + core.idle,
+                passed: sum.passed + core.passed,
+            })
         })
 }
 
@@ -161,7 +200,7 @@ mod tests {
             }
         });
         is_ready.recv().unwrap();
-        let mut seen = Disturbances::of([]);
+        let mut seen = Disturbances::of([], &[]);
         seen.begin();
         let begin = std::time::Instant::now();
         loop {
@@ -175,6 +214,7 @@ mod tests {
         let machine = seen.of_machine().unwrap();
         assert!((0.0..=1.0).contains(&machine.steal_share), "{machine:?}");
         assert!(machine.tcp_retransmits.is_some(), "{machine:?}");
+        assert_eq!(machine.awake_idle_share, None, "nobody keeps a core awake");
         stop.store(true, Relaxed);
         shard.unwrap().join().unwrap();
     }

@@ -32,7 +32,7 @@ const CHAT: &str = "/Chat/chat";
 pub const VERB: &str = "null-echo";
 
 #[derive(Clone, Copy, Debug)]
-struct NullEcho;
+pub(super) struct NullEcho;
 
 impl<B> tower_service::Service<Request<B>> for NullEcho
 where
@@ -58,7 +58,7 @@ where
 
 /// The body that came, and OK behind it.
 #[derive(Debug)]
-struct Back<B> {
+pub(super) struct Back<B> {
     body: Option<B>,
     /// What came of a chat's messages and is none whole yet.
     chat: Option<BytesMut>,

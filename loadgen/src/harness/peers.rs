@@ -13,7 +13,7 @@ use std::time::Duration;
 use bidi_echo::config::Transport;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{ChildStdin, ChildStdout};
+use tokio::process::ChildStdin;
 use tokio::time::timeout;
 
 use super::child::Child;
@@ -183,7 +183,9 @@ impl ServerCommand {
         let uri = probe::parse(&format!("http://{address}"))?;
         probe::look(&uri).await?;
         probe::answers(&uri, contract).await?;
-        Ok(ServerProcess { child, stdin, _stdout: stdout, address })
+        // Whatever else it says is nobody's; a pipe that nobody empties would stop it in the end.
+        tokio::spawn(async move { _ = tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await });
+        Ok(ServerProcess { child, stdin, address })
     }
 
     /// For reports, which tell no folders.
@@ -199,7 +201,6 @@ impl ServerCommand {
 pub struct ServerProcess {
     child: Child,
     stdin: ChildStdin,
-    _stdout: BufReader<ChildStdout>,
     address: SocketAddr,
 }
 
@@ -217,7 +218,7 @@ impl ServerProcess {
     /// Ends its stdin and waits for its end; kills it if that takes too long. Err: it did not end
     /// well, so what was measured of it is suspect.
     pub async fn stop(self) -> io::Result<()> {
-        let ServerProcess { mut child, stdin, .. } = self;
+        let ServerProcess { mut child, stdin, address: _ } = self;
         drop(stdin);
         let status = child.wait(PATIENCE).await?;
         if status.success() {
@@ -239,6 +240,9 @@ fn command(folder: Option<&Path>, words: &[String]) -> Command {
 
 #[cfg(test)]
 mod tests {
+    use bidi_echo::transport::{Limits, Server};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     const PEER: &str = r#"
@@ -272,6 +276,19 @@ run = ["sh", "-c", "echo 'error: no port is free' >&2; exit 1"]
         check("check = [\"true\"]", "check = []", "peer nobody: check, build and run need");
         let error = read(PEER).1.unwrap().find("somebody").unwrap_err().to_string();
         assert_eq!(error, "peers.toml has no peer somebody; it has nobody");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_more_than_its_address_is_not_stopped_by_that() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let never = std::future::pending();
+        tokio::spawn(Server::new(Limits::default()).serve(listener, null::NullEcho, never));
+        // More than a pipe holds, and only then it ends with its stdin.
+        let script = format!("echo {address}; head -c 1000000 /dev/zero; cat >/dev/null");
+        let command = ServerCommand::of(["sh", "-c", &script].map(str::to_owned).into());
+        let process = command.start(&[], ContractName::Echo).await.unwrap();
+        process.stop().await.unwrap();
     }
 
     #[tokio::test]

@@ -69,6 +69,9 @@ const SATURATED_SHARE_MIN: f64 = 0.95;
 /// Time that the host took from this machine's cores, as a share.
 const STEAL_SHARE_MAX: f64 = 0.02;
 
+/// Time that cores had nothing to run although somebody was to keep them awake, as a share: it is none while that lives.
+const AWAKE_IDLE_SHARE_MAX: f64 = 0.02;
+
 /// One figure about a run, and the bound that it has to keep.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Gate {
@@ -114,6 +117,16 @@ pub enum GateName {
     Steal,
     /// No quota of a control group stopped this process.
     Throttling,
+    /// Cores that were to be kept awake were. Where there are any.
+    Awake,
+}
+
+impl GateName {
+    /// Whether it is about what loadgen did, not about what the machine did to it.
+    pub fn is_about_load(self) -> bool {
+        use GateName::{Awake, ShardCpu, ShardRunDelay, Steal, Throttling};
+        !matches!(self, ShardCpu | ShardRunDelay | Steal | Throttling | Awake)
+    }
 }
 
 impl fmt::Display for GateName {
@@ -377,6 +390,15 @@ pub fn add_machine_gates(
             "time that a control group's quota stopped this process",
         ),
     ]);
+    let idle = disturbance.and_then(|it| it.awake_idle_share);
+    gates.extend(idle.map(|idle| {
+        Gate::of_share(
+            GateName::Awake,
+            Some(idle),
+            AWAKE_IDLE_SHARE_MAX,
+            "time that the cores which were to be kept awake idled (has their process ended?)",
+        )
+    }));
     excuse_busy_shards(gates);
 }
 

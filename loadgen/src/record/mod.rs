@@ -354,6 +354,10 @@ pub struct Disturbance {
     pub throttled_ns: Option<Nanos>,
     /// TCP segments that this machine sent again, loopback or not; null where it is not known.
     pub tcp_retransmits: Option<u64>,
+    /// Time that the cores in `awake_cpus` of the scenario had nothing to run all the same, as a share of their time; null
+    /// if there are none.
+    #[serde(default)]
+    pub awake_idle_share: Option<f64>,
 }
 
 /// Resident memory of a process as the run goes on. Where anything is idle, each moment up to the load

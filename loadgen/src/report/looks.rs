@@ -48,6 +48,8 @@ struct Looked {
     left: f64,
     /// Whether it had all the pairs that it asked for, and its last look.
     is_over: bool,
+    /// Whether its p-value was below the error, held together with all others. It stays so.
+    is_found: bool,
     /// Pairs when it was found, or over.
     decided_at: Option<usize>,
 }
@@ -62,6 +64,7 @@ impl Looks {
             p_value: 1.0,
             left: 1.0,
             is_over: false,
+            is_found: false,
             decided_at: None,
         };
         Looks { question, count: 0, metrics: vec![fresh; question.metrics] }
@@ -87,7 +90,8 @@ impl Looks {
             if metric.is_withdrawn {
                 continue;
             }
-            if metric.is_over || p_value <= self.question.error_max {
+            metric.is_found |= p_value <= self.question.error_max;
+            if metric.is_over || metric.is_found {
                 metric.decided_at.get_or_insert(metric.pairs.len());
             }
         }
@@ -156,9 +160,12 @@ impl Looked {
         self.decided_at.is_none() && !self.is_withdrawn
     }
 
+    /// Nothing is said of it any more. What others were found by, because it was, stays.
     fn withdraw(&mut self) {
         self.is_withdrawn = true;
-        self.p_value = 1.0;
+        if !self.is_found {
+            self.p_value = 1.0;
+        }
         self.decided_at = None;
     }
 
@@ -343,12 +350,32 @@ mod tests {
         looks.push(&[None, Some((1.0, 1.0))]);
         push(&mut looks, 3, &[(0.7, 0.2), (0.0, 0.01)]);
         assert_eq!((looks.len(), looks.is_decided()), (16, true));
-        assert_eq!(differs(&looks), [false, false]);
+        assert!(!differs(&looks)[1]);
         assert_eq!(looks.needed().collect::<Vec<_>>(), [None, None]);
         assert!(looks.last().next().unwrap().is_none());
         looks.close();
         let findings = looks.findings(1);
         assert!(findings[0].is_none() && findings[1].is_some(), "{findings:?}");
+    }
+
+    #[test]
+    fn what_was_found_stays_found_when_another_metric_is_withdrawn() {
+        let mut looks = Looks::new(Question { metrics: 3, ..QUESTION });
+        // Plain, found only because the first one was, and open.
+        let metrics = [(7.0, 0.2), (0.0, 0.5), (0.0, 0.5)];
+        push(&mut looks, 20, &metrics);
+        looks.metrics[1].p_value = 0.02;
+        push(&mut looks, 1, &metrics);
+        assert_eq!(differs(&looks), [true, true, false]);
+        let alone = looks.metrics[1].p_value * 3.0;
+        assert!(alone > QUESTION.error_max, "{alone}: it needs no other");
+        looks.push(&[None, Some((1.0, 1.0)), Some((1.0, 1.0))]);
+        let findings = looks.findings(1);
+        assert!(findings[0].is_none());
+        assert!(findings[1].unwrap().differs, "{findings:?}");
+        // One that was not found is nobody's help.
+        looks.push(&[None, Some((1.0, 1.0)), None]);
+        assert_eq!(looks.metrics[2].p_value, 1.0);
     }
 
     #[test]

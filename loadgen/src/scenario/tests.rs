@@ -90,6 +90,8 @@ fn streams_spread_over_connections_as_the_server_allows() {
     assert_eq!(connections(&["--streams", "3000", "--connections", "1"], Some(4_096)), 1);
     assert_eq!(connections(&["--streams", "100", "--idle-streams", "900"], None), 10);
     assert_eq!(connections(&["--streams", "1", "--idle-streams", "900"], None), 1);
+    // 101 and 99 on two would be 51 and 50 on one of them.
+    assert_eq!(connections(&["--streams", "101", "--idle-streams", "99"], Some(100)), 3);
 }
 
 #[test]
@@ -111,6 +113,11 @@ fn a_value_that_cannot_be_run_is_named_with_its_cure() {
         &["--streams", "100", "--connections", "10", "--idle-streams", "901"],
         Some(100),
         "--connections 10: the server allows 100 streams per connection, and 1001 streams need at least --connections 11",
+    );
+    check(
+        &["--streams", "10", "--idle-streams", "5000"],
+        Some(100),
+        "--connections 10: the server allows 100 streams per connection, and 5000 idle streams do not fit beside 10: pass fewer --idle-streams",
     );
     check(
         &["--idle-connections", "1", "--messages", "5"],

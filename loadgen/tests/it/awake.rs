@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use loadgen::harness::provenance::cpus;
 use serde_json::Value;
 
-use crate::support::{loadgen, record, two_cpus};
+use crate::support::{INLINE, ServerProcess, loadgen, quiet, record, two_cpus};
 
 /// `SCHED_IDLE` (sched(7)).
 const IDLE: &str = "5";
@@ -59,6 +59,28 @@ fn a_record_says_which_cores_were_kept_awake() {
     assert!([first, last].iter().all(|cpu| all.contains(&Value::from(*cpu))), "{all:?}");
     let (_, record) = self::record(&time);
     assert_eq!(awake(&record), Value::Array(Vec::new()));
+}
+
+#[test]
+fn cores_that_somebody_was_to_keep_awake_and_did_not_make_a_run_invalid() {
+    let Some([_, last]) = two_cpus() else { return };
+    let _quiet = quiet();
+    let cpu = last.to_string();
+    let server = ServerProcess::start(INLINE);
+    let load = ["--target", &server.target, "--streams", "1", "--rate", "100", "--cpus", &cpu];
+    let time = ["--duration", "1s", "--warmup", "100ms"];
+    let verdict = |flags: &[&str]| {
+        let (_, record) = record(&[&load[..], &time, flags].concat());
+        let gates = record["gates"].as_array().unwrap();
+        let gate = gates.iter().find(|gate| gate["name"] == "awake");
+        gate.map(|gate| (gate["verdict"].clone(), gate["figure"].as_f64().unwrap()))
+    };
+    assert_eq!(verdict(&[]), None);
+    let (kept, idle) = verdict(&["--keep-awake"]).unwrap();
+    assert_eq!(kept, "passed", "{idle}");
+    // Nobody does.
+    let (kept, idle) = verdict(&["--awake-cpus", &cpu]).unwrap();
+    assert_eq!(kept, "failed", "{idle}");
 }
 
 #[test]

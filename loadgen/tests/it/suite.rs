@@ -144,13 +144,13 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
 
     // Of another build: drawn anew as it was measured, but not added to.
     let host = String::from_utf8(read("host.txt").unwrap()).unwrap();
-    std::fs::write(out.join("host.txt"), host.replace("opt-level ", "opt-level 1")).unwrap();
+    std::fs::write(out.join("host.txt"), host.replace("kernel: ", "kernel: 1")).unwrap();
     let output = resume();
     let drawn = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(exit_code(&drawn)), "{drawn}");
     let (figures, by) = drawn.rsplit_once("report by: loadgen ").unwrap();
     assert!(by.contains(env!("CARGO_PKG_VERSION")), "{by}");
-    assert_eq!(figures.replace("opt-level 1", "opt-level "), report.trim_end_matches("```\n"));
+    assert_eq!(figures.replace("kernel: 1", "kernel: "), report.trim_end_matches("```\n"));
     std::fs::rename(out.join("tiny.first.2.json"), folder.path().join("aside")).unwrap();
     let output = resume();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -243,6 +243,70 @@ run = ["true"]
     assert_eq!(output.status.code(), Some(exit_code(&report)), "{report}");
     assert!(report.contains("- third skipped: needs a tool that no machine has"), "{report}");
     assert!(report.contains(&row(&report, "first", 1)), "{report}");
+}
+
+#[test]
+fn what_was_measured_of_a_server_is_not_forgotten_when_it_is_not_to_be_had_any_more() {
+    let Some(cpus) = two_cpus() else { return };
+    let _quiet = quiet();
+    let folder = tempfile::tempdir().unwrap();
+    let (file, out) = (folder.path().join("pair.toml"), folder.path().join("out"));
+    let loadgen_itself = env!("CARGO_BIN_EXE_loadgen");
+    let peers = format!(
+        r#"
+[[peer]]
+name = "somebody"
+version = "none"
+payload = "typed"
+requires = "a tool that comes and goes"
+check = ["test", "-e", "tool"]
+build = ["true"]
+run = ["{loadgen_itself}", "embedded-server", "--transport", "inline"]
+"#
+    );
+    let tool = folder.path().join("somebody").join("tool");
+    std::fs::create_dir(tool.parent().unwrap()).unwrap();
+    std::fs::write(folder.path().join("peers.toml"), peers).unwrap();
+    let begin =
+        suite(cpus).replacen("repetitions = 2", "repetitions = 2\npeers = \"peers.toml\"", 1);
+    let begin = begin.split("[[server]]\nname = \"second\"").next().unwrap();
+    let text = format!("{begin}[[server]]\nname = \"third\"\npeer = \"somebody\"\n");
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(&tool, "").unwrap();
+    let run = |flags: &[&str]| {
+        let output = loadgen(&[&["suite", path(&file), "--out", path(&out)], flags].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap(), said)
+    };
+    let (exit, report, said) = run(&[]);
+    assert_eq!(exit, exit_code(&report), "{said}");
+    assert!(report.contains(&row(&report, "third", 2)), "{report}");
+
+    std::fs::remove_file(&tool).unwrap();
+    let (exit, again, said) = run(&["--resume"]);
+    assert_eq!((exit, &again), (exit_code(&report), &report), "{said}");
+    assert!(!said.contains("building"), "nothing is left to run: {said}");
+
+    // What is missing of it is a failure, and the rest stays.
+    let (first, aside) = (out.join("tiny.third.1.json"), folder.path().join("aside"));
+    std::fs::rename(&first, &aside).unwrap();
+    let (exit, part, said) = run(&["--resume"]);
+    assert_eq!(exit, 1, "{said}");
+    assert!(part.contains("needs a tool that comes and goes"), "{part}");
+    assert!(!part.contains("third skipped"), "{part}");
+    std::fs::rename(&aside, &first).unwrap();
+
+    // On another machine that has what this one lacked: nothing is added, and nothing is in the way.
+    let host = std::fs::read_to_string(out.join("host.txt")).unwrap();
+    std::fs::write(out.join("host.txt"), host.replace("kernel: ", "kernel: 1")).unwrap();
+    for run in [1, 2] {
+        std::fs::remove_file(out.join(format!("tiny.third.{run}.json"))).unwrap();
+    }
+    std::fs::write(&tool, "").unwrap();
+    let (exit, drawn, said) = run(&["--resume"]);
+    assert_eq!(exit, exit_code(&drawn), "{said}");
+    assert!(drawn.contains("third skipped: it has no run in this folder"), "{drawn}");
+    assert!(drawn.contains(&row(&drawn, "first", 2)), "{drawn}");
 }
 
 const NOT_COUNTED: &str = "is invalid and is not counted";

@@ -89,6 +89,50 @@ fn a_probe_beside_the_load_has_a_stream_and_figures_of_its_own() {
 }
 
 #[test]
+fn a_probe_ends_with_the_load_that_it_is_beside() {
+    let load = ["--rate", "10k", "--messages", "1000", "--streams", "4", "--warmup", "100ms"];
+    let (exit, record) =
+        record(&[&load[..], &["--duration", "20s", "--probe-rate", "100"]].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    assert_eq!(record["measured"]["stopped_early"], false);
+    assert_eq!(number(&record, "/measured/messages_received"), 1_000);
+    // Of twenty seconds they would be two thousand.
+    let probed = number(&record, "/measured/probe/service_time/count");
+    assert!(probed < 500, "{probed}");
+    assert_eq!(record["measured"]["probe"]["messages_lost"], 0);
+}
+
+#[test]
+fn a_load_of_so_many_messages_is_whole_when_some_of_them_were_shed() {
+    let load = ["--rate", "1M", "--messages", "20000", "--streams", "1", "--in-flight", "1"];
+    let how = ["--blocked", "shed", "--warmup", "0s", "--duration", "60s"];
+    let (exit, record) = record(&[&load[..], &how].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    let shed = number(&record, "/measured/messages_shed");
+    assert!(shed > 0);
+    assert_eq!(number(&record, "/measured/messages_received") + shed, 20_000);
+    assert_eq!(record["measured"]["stopped_early"], false, "{record:#}");
+}
+
+#[test]
+fn ctrl_c_in_the_drain_gives_what_there_is() {
+    let server = ServerProcess::start(INLINE);
+    let load = ["--target", &server.target, "--streams", "3", "--duration", "500ms"];
+    let how = ["--warmup", "0s", "--drain-limit", "600s", "--json", "-"];
+    let mut running = Running::start(&[&load[..], &how].concat());
+    running.wait_for("measuring");
+    server.signal(Signal::STOP);
+    running.wait_for("draining");
+    running.signal(Signal::INT);
+    let (exit, record) = parsed(&running.finish());
+    server.signal(Signal::CONT);
+    assert_eq!(exit, 1, "{record:#}");
+    assert_eq!(record["measured"]["stopped_early"], true);
+    assert_eq!(number(&record, "/measured/messages_lost"), 3);
+    assert_eq!(number(&record, "/measured/streams_unfinished"), 3);
+}
+
+#[test]
 fn a_missed_goal_has_an_exit_code_and_a_line_of_its_own() {
     let run = |slo: &str| {
         let load = ["--streams", "2", "--duration", "300ms", "--warmup", "100ms"];

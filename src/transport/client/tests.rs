@@ -374,3 +374,68 @@ async fn what_waited_for_the_connections_window_is_asked_for_now_and_not_earlier
     assert!(!asked.is_empty() && asked.iter().all(|at| *at >= opened), "{:?}", opened - asked[0]);
     drop((client, connection));
 }
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_shut_window_only_who_has_something_to_send_is_stalled() {
+    let stall = Duration::from_secs(10);
+    let limits = Limits { stall_timeout: Some(stall), ..client_limits(65_535, 65_535) };
+    // What the exchange has to send, and whether the stream ends for it.
+    let none: fn(&mut Vec<u8>, usize, Instant) -> Sending = |_, _, _| Sending::Wait;
+    let as_much_as_there_is_room_for = endless;
+    let in_spite_of_the_room: fn(&mut Vec<u8>, usize, Instant) -> Sending = |frame, _, _| {
+        frame.push(0);
+        Sending::Wait
+    };
+    let not_copied: fn(&mut Vec<u8>, usize, Instant) -> Sending =
+        |_, _, _| Sending::Chunk(Bytes::from_static(b"x"));
+    for (sends, is_stalled) in [
+        (none, false),
+        (as_much_as_there_is_room_for, true),
+        (in_spite_of_the_room, true),
+        (not_copied, true),
+    ] {
+        let (mut peer, client, connection) = Peer::silent(limits.clone(), 1 << 16).await;
+        peer.say(kind::SETTINGS, 0, 0, &entry(setting::INITIAL_WINDOW_SIZE, 0)).await;
+        peer.hear_all().await;
+        let request = Request::post("http://a/b").body(()).unwrap();
+        assert!(client.open(request, Sends(sends)).is_ok());
+        peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
+        let began = tokio::time::Instant::now();
+        let reset = timeout(10 * stall, peer.hear(kind::RST_STREAM, 0, 1)).await;
+        assert_eq!(reset.is_ok(), is_stalled);
+        if is_stalled {
+            let took = began.elapsed();
+            assert!((stall..2 * stall).contains(&took), "{took:?}");
+        }
+        drop((client, connection));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_a_shut_window_leaves_when_it_opens_however_often_it_was_asked() {
+    let stall = Duration::from_secs(10);
+    let limits = Limits { stall_timeout: Some(stall), ..client_limits(65_535, 65_535) };
+    let (mut peer, client, connection) = Peer::silent(limits, 1 << 16).await;
+    peer.say(kind::SETTINGS, 0, 0, &entry(setting::INITIAL_WINDOW_SIZE, 0)).await;
+    peer.hear_all().await;
+    // Whether it has something, and whether it was asked for it in vain.
+    let (has_some, in_vain) = (Arc::new(Mutex::new(false)), Arc::new(Mutex::new(false)));
+    let (told, tells) = (has_some.clone(), in_vain.clone());
+    let sends = Sends(move |frame: &mut Vec<u8>, room, now| {
+        if !*told.lock().unwrap() {
+            return Sending::Wait;
+        }
+        *tells.lock().unwrap() |= room == 0;
+        endless(frame, room, now)
+    });
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), sends).is_ok());
+    peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
+    tokio::time::sleep(5 * stall).await;
+    *has_some.lock().unwrap() = true;
+    while !*in_vain.lock().unwrap() {
+        tokio::time::sleep(TICK).await;
+    }
+    peer.say(kind::WINDOW_UPDATE, 0, 1, &5_u32.to_be_bytes()).await;
+    assert_eq!(peer.hear(kind::DATA, 0, 1).await.len(), 5);
+    drop((client, connection));
+}

@@ -324,7 +324,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let mut expired = Vec::new();
         for (slot, Slot { core, app }) in &mut self.streams {
             if core.stalled_since.is_some_and(|since| over(since, limits.stall_timeout)) {
-                if R::IS_SERVER && core.is_flushed() {
+                // A client's that was asked already, and has more, is not asked again.
+                if core.is_flushed() && (R::IS_SERVER || !core.is_asked) {
                     core.is_asked = true;
                     self.wire.run(core);
                 } else {

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bidi_echo::transport::{
-    Age, BodyError, Flood, FloodKind, Keepalive, Limits, Placement, RecvBody,
+    Age, BodyError, Flood, FloodKind, Keepalive, Limits, Placement, RecvBody, StreamEnd,
 };
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};

@@ -108,6 +108,55 @@ fn to(path: &str, stream: u32, flags: u8, is_grpc: bool) -> Vec<u8> {
     headers(stream, flags, &fields)
 }
 
+/// Asks what its stream ended with when it is dropped.
+struct Asks(StreamEnd, mpsc::UnboundedSender<Option<i32>>);
+
+impl Drop for Asks {
+    fn drop(&mut self) {
+        self.1.send(self.0.grpc_code()).unwrap();
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_layer_that_the_transport_drops_learns_why(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    let (said, mut says) = mpsc::unbounded_channel();
+    let service = service_fn(move |request: Request<RecvBody>| {
+        let end = request.extensions().get::<StreamEnd>().expect("in every request");
+        let asks = Asks(end.clone(), said.clone());
+        let answer = failing().call(request);
+        async move {
+            let body = |body: Boxed| {
+                body.map_frame(move |frame| {
+                    let _ = &asks;
+                    frame
+                })
+            };
+            Ok::<_, BoxError>(answer.await?.map(body))
+        }
+    });
+    let any = u32::MAX;
+    for (path, header_list_bytes_max, code) in [
+        ("/panic/call", any, 13),
+        ("/panic/poll", any, 13),
+        ("/panic/body", any, 13),
+        ("/panic/is-end", any, 13),
+        ("/panic/drop-extension", any, 13),
+        ("/error/body", any, 13),
+        // More than the client takes.
+        ("/a/b", 10, 8),
+    ] {
+        let (mut peer, _served) = serve(placement, Limits::default(), BUFFER, service.clone());
+        peer.greet(&[(MAX_HEADER_LIST_SIZE, header_list_bytes_max)]).await;
+        peer.send(&to(path, 1, END_STREAM, true)).await;
+        let status = peer.answer(1).await.grpc_status().map(str::to_owned);
+        assert_eq!(status, Some(code.to_string()), "{path}");
+        assert_eq!(says.recv().await, Some(Some(code)), "{path}");
+    }
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_failure_or_a_panic_ends_one_stream_and_the_neighbours_live(

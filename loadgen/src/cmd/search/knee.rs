@@ -387,12 +387,12 @@ mod tests {
             assert_eq!(matches!(&judged, Judged::Missed(why) if why == "7 lost"), is_loss);
             assert_eq!(matches!(&judged, Judged::Invalid(why) if why == "the figure"), !is_loss);
         };
-        use GateName::{Headroom, ShardRunDelay, Steal, Throttling};
+        use GateName::{Awake, Headroom, ShardRunDelay, Steal, Throttling};
         check(&[], true);
         check(&[gate(GateName::Backlog, Verdict::Failed)], true);
         check(&[gate(GateName::Probe, Verdict::Failed)], true);
         check(&[gate(GateName::Steal, Verdict::Passed)], true);
-        for name in [Headroom, Steal, ShardRunDelay, Throttling] {
+        for name in [Headroom, Steal, ShardRunDelay, Throttling, Awake] {
             check(&[gate(GateName::Backlog, Verdict::Failed), gate(name, Verdict::Failed)], false);
         }
     }

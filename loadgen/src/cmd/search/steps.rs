@@ -65,6 +65,11 @@ impl Found {
     pub(in crate::cmd) fn is_known(&self) -> bool {
         self.lower.is_some() || self.upper.is_some()
     }
+
+    /// Whether the server may carry more than the lower bound by far, for all that could be judged.
+    pub(in crate::cmd) fn may_be_more(&self) -> bool {
+        self.upper.is_none() || self.unjudged.is_some()
+    }
 }
 
 /// A search that goes on.
@@ -114,7 +119,9 @@ impl Steps {
         let Bounds { begin, least, max, width, confirmations, .. } = self.bounds;
         match (self.lower, self.limit()) {
             (None, None) => Step::Try(begin.min(max)),
-            (None, Some(limit)) if limit / STEP >= least => Step::Try(limit / STEP),
+            (None, Some(limit)) if limit > least * (1.0 + width) => {
+                Step::Try((limit / STEP).max(least))
+            }
             (Some(lower), None) if lower < max => Step::Try((lower * STEP).min(max)),
             (Some(lower), Some(limit)) if limit / lower > 1.0 + width => {
                 Step::Try((lower * limit).sqrt())
@@ -251,12 +258,22 @@ mod tests {
             let (lower, upper) = (found.lower.unwrap(), found.upper.unwrap());
             assert!(lower <= knee && knee < upper && upper / lower <= 1.02, "{knee}: {found:?}");
             assert!(trials <= 13 + 7 + 3, "{knee}: {trials} trials");
+            assert!(!found.may_be_more(), "{knee}: {found:?}");
         }
     }
 
     #[test]
     fn what_never_keeps_the_goal_ends_at_the_floor() {
         assert_eq!(search(BOUNDS, 0.0, f64::INFINITY).0.lower, None);
+    }
+
+    #[test]
+    fn a_knee_between_the_floor_and_twice_as_much_is_found() {
+        let bounds = Bounds { begin: 3_000.0, least: 2_400.0, ..BOUNDS };
+        let (found, _) = search(bounds, 2_900.0, f64::INFINITY);
+        let lower = found.lower.unwrap();
+        assert!(lower <= 2_900.0 && lower > 2_900.0 / 1.02, "{found:?}");
+        assert_eq!(search(bounds, 2_300.0, f64::INFINITY).0.lower, None);
     }
 
     #[test]
@@ -274,6 +291,7 @@ mod tests {
         let lower = found.lower.unwrap();
         assert!(lower < 40_000.0 && lower > 40_000.0 / 1.03, "{found:?}");
         assert_eq!(found.upper, None);
+        assert!(found.may_be_more());
         let unjudged = found.unjudged.unwrap();
         assert!((40_000.0..40_000.0 * 1.03).contains(&unjudged), "{found:?}");
         assert!(found.confirmed);

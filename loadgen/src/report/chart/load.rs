@@ -14,7 +14,7 @@ use crate::units::{Count, MessagesPerSecond};
 /// Runs at different rates that a curve needs.
 const POINTS_MIN: usize = 3;
 
-/// An open loop whose throughput is below this share of its rate was not served.
+/// An open loop that got less than this share of what it offered was not served.
 const SERVED_MIN: f64 = 0.999;
 
 /// The percentiles that are drawn.
@@ -62,8 +62,11 @@ impl LoadCurve<'_> {
 /// Whether a run in open loop got what it offered.
 pub(in crate::report) fn is_served(run: &RunRecord) -> bool {
     let measured = &run.measured;
-    offered(run).is_none_or(|rate| measured.throughput_messages_per_s >= SERVED_MIN * rate)
-        && measured.missing() == 0
+    let window_s = measured.window_ns.as_secs_f64();
+    let received = measured.throughput_messages_per_s * window_s;
+    // A schedule that was drawn may hold less than its rate.
+    let due = |rate: f64| (measured.messages_due as f64).min(rate * window_s);
+    offered(run).is_none_or(|rate| received >= SERVED_MIN * due(rate)) && measured.missing() == 0
 }
 
 /// The curves that these records have in them.
@@ -151,6 +154,7 @@ mod tests {
     use super::*;
     use crate::record::{GateName, Verdict};
     use crate::report::example;
+    use crate::units::Nanos;
 
     fn runs(rates_and_factors: &[(f64, u64)]) -> Vec<(String, RunRecord)> {
         rates_and_factors
@@ -184,6 +188,17 @@ mod tests {
         records[0].1.scenario.streams += 1;
         assert!(load_curves(&records).is_empty());
         assert!(load_curves(&[("closed".to_owned(), example::closed_loop())]).is_empty());
+    }
+
+    #[test]
+    fn a_schedule_that_holds_less_than_its_rate_is_served_if_all_of_it_is() {
+        let mut run = example::open_loop(1_000.0, 1);
+        run.measured.window_ns = Nanos::SECOND;
+        (run.measured.messages_lost, run.measured.messages_due) = (0, 985);
+        run.measured.throughput_messages_per_s = 985.0;
+        assert!(is_served(&run));
+        run.measured.throughput_messages_per_s = 980.0;
+        assert!(!is_served(&run));
     }
 
     #[test]
