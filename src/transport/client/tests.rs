@@ -432,9 +432,12 @@ async fn what_waits_behind_a_shut_window_leaves_when_it_opens_however_often_it_w
     peer.hear(kind::HEADERS, flag::END_HEADERS, 1).await;
     tokio::time::sleep(5 * stall).await;
     *has_some.lock().unwrap() = true;
-    while !*in_vain.lock().unwrap() {
-        tokio::time::sleep(TICK).await;
-    }
+    let is_asked = async {
+        while !*in_vain.lock().unwrap() {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    timeout(PATIENCE, is_asked).await.expect("it is asked");
     peer.say(kind::WINDOW_UPDATE, 0, 1, &5_u32.to_be_bytes()).await;
     assert_eq!(peer.hear(kind::DATA, 0, 1).await.len(), 5);
     drop((client, connection));
