@@ -31,7 +31,7 @@ cargo build --quiet --locked --target "$host" --bin "$target" ${FUZZ_CARGO_FLAGS
 ((seconds >= 0)) || exit 0
 
 fuzzer=("$target_dir/$host/debug/$target" "-artifact_prefix=$target_dir/artifacts/$target/"
-    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1)
+    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -error_exitcode=1)
 if ((seconds == 0)); then
     exec "${fuzzer[@]}" "$@"
 fi

@@ -39,7 +39,8 @@ pub trait Exchange: 'static {
     /// future is dropped.
     fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant);
 
-    /// Asks for something to send, at `now`. Appends to `frame`, best no more than `room` bytes.
+    /// Asks for something to send, at `now`. Appends to `frame`, best no more than `room` bytes. That is none where a window
+    /// has been shut for [`Limits::stall_timeout`]: whoever has nothing more says so, and does not stall.
     fn poll_send(
         &mut self,
         cx: &mut Context<'_>,
