@@ -509,15 +509,11 @@ where
                 wire.end(core, Ending::Data);
             }
             Ok(Polled::Failed) => {
-                app.shared.end_with(FAILED.code as u8);
-                self.dismiss(app);
-                fail(core, app.is_grpc, wire, FAILED);
+                self.give_up(core, app, wire, FAILED);
             }
             Err(_) => {
                 self.counters.panicked();
-                app.shared.end_with(PANICKED.code as u8);
-                self.dismiss(app);
-                fail(core, app.is_grpc, wire, PANICKED);
+                self.give_up(core, app, wire, PANICKED);
             }
         }
         Step::Went
@@ -592,11 +588,10 @@ where
             Ok(is_over) => app.is_head || is_over,
             Err(Panicked) => {
                 self.counters.panicked();
-                app.shared.end_with(PANICKED.code as u8);
+                self.give_up(core, app, wire, PANICKED);
                 let _ = self.drop_guarded(app, body);
                 let _ = self.drop_guarded(app, head);
-                self.dismiss(app);
-                return fail(core, app.is_grpc, wire, PANICKED);
+                return;
             }
         };
         // Replaces the future that gave the answer. That, the body and the user's types in the
@@ -605,21 +600,24 @@ where
         let answered = std::mem::replace(&mut app.state, sending);
         let _ = self.drop_guarded(app, answered);
         if self.drop_guarded(app, std::mem::take(&mut head.extensions)).is_err() {
-            app.shared.end_with(PANICKED.code as u8);
-            self.dismiss(app);
-            return fail(core, app.is_grpc, wire, PANICKED);
+            return self.give_up(core, app, wire, PANICKED);
         }
         let pseudo = fields::pseudo_of_response(&head.status);
         let bytes = fields::list_bytes(pseudo, &head.headers);
         if bytes > u64::from(wire.peer.header_list_bytes_max) {
-            app.shared.end_with(ANSWER_TOO_LARGE.code as u8);
-            self.dismiss(app);
-            return fail(core, app.is_grpc, wire, ANSWER_TOO_LARGE);
+            return self.give_up(core, app, wire, ANSWER_TOO_LARGE);
         }
         wire.response(core, head.status, &head.headers, ends);
         if ends {
             self.dismiss(app);
         }
+    }
+
+    /// Ends the stream with a failure, of which the service's side hears as it is dropped.
+    fn give_up(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire, failure: Failure) {
+        app.shared.end_with(failure.code as u8);
+        self.dismiss(app);
+        fail(core, app.is_grpc, wire, failure);
     }
 
     /// Drops what is left of the service's side.

@@ -178,7 +178,7 @@ pub(crate) struct Core {
     pub(crate) pending_end: Option<Ending>,
     /// It is polled when a window opens.
     pub(crate) is_waiting: bool,
-    /// Its body is to be polled once although the window is shut.
+    /// Its body is to be polled once although the window is shut; a client's exchange is, or was and has more.
     pub(crate) is_asked: bool,
     /// Since when it waits for a window, or was last asked whether it needs one.
     pub(crate) stalled_since: Option<Instant>,

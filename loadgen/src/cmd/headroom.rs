@@ -162,9 +162,8 @@ impl Places<'_> {
 
 /// Whether messages left as planned; `None` if others kept them from it.
 fn leaves_in_time(record: &RunRecord) -> Option<bool> {
-    use GateName::{Awake, ShardRunDelay, Steal, Throttling};
     let failed: Vec<_> = record.failed_gates().map(|gate| gate.name).collect();
-    match failed.iter().any(|name| matches!(name, ShardRunDelay | Steal | Throttling | Awake)) {
+    match failed.iter().any(|name| name.is_about_machine()) {
         true => None,
         false => Some(failed.is_empty()),
     }

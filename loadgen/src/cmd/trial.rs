@@ -227,8 +227,7 @@ pub(super) fn is_overload(record: &RunRecord) -> bool {
 /// not have carried it.
 pub(super) fn disturbance(gates: &[Gate]) -> Option<&Gate> {
     gates.iter().find(|gate| {
-        use GateName::{Awake, Headroom, ShardRunDelay, Steal, Throttling};
-        matches!(gate.name, Headroom | ShardRunDelay | Steal | Throttling | Awake)
+        (gate.name == GateName::Headroom || gate.name.is_about_machine())
             && gate.verdict == Verdict::Failed
     })
 }

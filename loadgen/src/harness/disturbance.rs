@@ -1,7 +1,7 @@
 //! What the kernel says of the generator's threads and of the machine around them, over the window;
 //! nowhere else but on Linux.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use procfs::process::Process;
@@ -46,9 +46,9 @@ impl Times {
 #[derive(Clone, Debug, Default)]
 struct Cores {
     /// Their stolen time.
-    used: Vec<usize>,
+    used: BTreeSet<usize>,
     /// Their idle time.
-    awake: Vec<usize>,
+    awake: BTreeSet<usize>,
 }
 
 /// Watches this process's shard threads and its machine.
@@ -62,13 +62,8 @@ pub struct Disturbances {
 impl Disturbances {
     /// Of the cores that this process may use, and of its server's; `awake`: those that somebody keeps awake.
     pub fn of(server_cores: impl IntoIterator<Item = usize>, awake: &[usize]) -> Self {
-        let each_once = |mut cores: Vec<usize>| {
-            cores.sort_unstable();
-            cores.dedup();
-            cores
-        };
-        let used = each_once(provenance::cpus().into_iter().chain(server_cores).collect());
-        let cores = Cores { used, awake: each_once(awake.to_vec()) };
+        let used = provenance::cpus().into_iter().chain(server_cores).collect();
+        let cores = Cores { used, awake: awake.iter().copied().collect() };
         Disturbances { cores, begin: Counters::default(), end: Counters::default() }
     }
 
@@ -145,7 +140,7 @@ fn shards() -> Option<BTreeMap<i32, ThreadUsage>> {
 }
 
 /// `None` if this machine counts no stolen time.
-fn times(cores: &[usize]) -> Option<Times> {
+fn times(cores: &BTreeSet<usize>) -> Option<Times> {
     let stats = KernelStats::current().ok()?;
     let cores = cores.iter().filter_map(|cpu| stats.cpu_time.get(*cpu));
     cores

@@ -122,10 +122,15 @@ pub enum GateName {
 }
 
 impl GateName {
-    /// Whether it is about what loadgen did, not about what the machine did to it.
+    /// Whether it says that the machine was taken from those who should carry the load.
+    pub fn is_about_machine(self) -> bool {
+        use GateName::{Awake, ShardRunDelay, Steal, Throttling};
+        matches!(self, ShardRunDelay | Steal | Throttling | Awake)
+    }
+
+    /// Whether it is about the load, not about threads and the machine.
     pub fn is_about_load(self) -> bool {
-        use GateName::{Awake, ShardCpu, ShardRunDelay, Steal, Throttling};
-        !matches!(self, ShardCpu | ShardRunDelay | Steal | Throttling | Awake)
+        self != GateName::ShardCpu && !self.is_about_machine()
     }
 }
 
