@@ -35,6 +35,18 @@ const TRIALS_MAX: usize = 40;
 /// In flight on each stream, where an open loop has no bound: enough to fill the generator.
 const IN_FLIGHT: usize = 16;
 
+/// No rate could be shown to leave in time: what is measured here and now would be called invalid.
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error(
+    "against a null echo loadgen carried no rate in time, not even {rate}: {why}; leave it a core of its own, and try again"
+)]
+pub(super) struct CarriesNothing {
+    /// The last that was tried.
+    pub(super) rate: MessagesPerSecond,
+    /// What was wrong with it.
+    pub(super) why: String,
+}
+
 /// The closed loop of this shape.
 fn closed(load: &LoadArgs) -> LoadArgs {
     let in_flight = load.in_flight.map_or(1, NonZeroUsize::get);
@@ -44,7 +56,8 @@ fn closed(load: &LoadArgs) -> LoadArgs {
 
 impl Places<'_> {
     /// What loadgen carries of this load in these places against a server that does nothing: in closed loop its
-    /// throughput, in open loop the highest rate, to a tenth, at which its messages leave in time.
+    /// throughput, in open loop the highest rate, to a tenth, at which its messages leave in time. Err: [`CarriesNothing`],
+    /// or it could not be tried.
     pub(super) async fn null_throughput(
         &self,
         load: &LoadArgs,
@@ -110,7 +123,7 @@ impl Places<'_> {
             confirmations: 0,
             exceed_ratio: 0.0,
         });
-        let mut judged_all = true;
+        let (mut judged_all, mut last) = (true, None);
         for _ in 0..TRIALS_MAX {
             let Step::Try(rate) = steps.next() else { break };
             let record = self.run(&load.at(MessagesPerSecond(rate)), OPEN_DURATION).await?;
@@ -121,12 +134,12 @@ impl Places<'_> {
                     steps.cannot_judge(rate);
                 }
             }
+            last = Some((rate, record));
         }
-        let carried = steps.found().lower;
-        let carried = carried.context(
-            "against a null echo loadgen carries no rate in time: is another load on its cores?",
-        )?;
-        Ok((carried, judged_all))
+        match (steps.found().lower, last) {
+            (Some(carried), _) => Ok((carried, judged_all)),
+            (None, last) => Err(carries_nothing(last).into()),
+        }
     }
 
     /// `None`: messages were lost, or the run failed otherwise.
@@ -158,6 +171,13 @@ impl Places<'_> {
             }
         }
     }
+}
+
+/// Of the last rate that was tried, and its record, if there is one.
+fn carries_nothing(last: Option<(f64, Option<Box<RunRecord>>)>) -> CarriesNothing {
+    let (rate, record) = last.unwrap_or_default();
+    let why = record.map_or("messages were lost".to_owned(), |record| Tried::of(*record).why());
+    CarriesNothing { rate: MessagesPerSecond(rate), why }
 }
 
 /// Whether messages left as planned; `None` if others kept them from it.

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use bidi_echo::config::{Config, Placement, Transport};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
+use self::headroom::CarriesNothing;
 use crate::harness;
 use crate::scenario::{RunArgs, UsageError};
 
@@ -139,14 +140,41 @@ pub fn main(upkeep: impl Future<Output = ()> + Send + 'static) -> anyhow::Result
     run::run(&args)
 }
 
-/// Bad usage is told here, and has an exit code of its own.
+/// What has an exit code of its own is told here.
 fn told(done: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
     done.or_else(|error| {
-        if !error.is::<UsageError>() {
-            return Err(error);
-        }
+        let Some(exit) = exit_of(&error) else { return Err(error) };
         // A stderr that is gone changes nothing about the exit code.
         _ = writeln!(std::io::stderr(), "loadgen: {error:#}");
-        Ok(Exit::Usage.into())
+        Ok(exit.into())
     })
+}
+
+/// `None`: that of any error.
+fn exit_of(error: &anyhow::Error) -> Option<Exit> {
+    if error.is::<UsageError>() {
+        return Some(Exit::Usage);
+    }
+    // Valid runs are required of these verbs, and there would be none.
+    error.is::<CarriesNothing>().then_some(Exit::Invalid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::MessagesPerSecond;
+
+    #[test]
+    fn what_could_not_be_judged_is_invalid_whatever_was_done_meanwhile() {
+        let why = "send_lag: L p99 3 ms".to_owned();
+        let nothing = CarriesNothing { rate: MessagesPerSecond(25.0), why };
+        let said = nothing.to_string();
+        assert!(said.contains("not even 25 messages/s: send_lag: L p99 3 ms; leave it"), "{said}");
+        let error = anyhow::Error::from(nothing);
+        assert_eq!(exit_of(&error), Some(Exit::Invalid));
+        assert_eq!(exit_of(&error.context("search")), Some(Exit::Invalid));
+        let usage = UsageError { flag: "--rate", value: String::new(), cure: String::new() };
+        assert_eq!(exit_of(&usage.into()), Some(Exit::Usage));
+        assert_eq!(exit_of(&anyhow::anyhow!("a disk is full")), None);
+    }
 }
