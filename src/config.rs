@@ -172,7 +172,7 @@ pub struct Args {
     #[arg(long, env = "BIDI_ECHO_CONNECTION_IDLE_TIMEOUT", value_name = "TIME")]
     pub connection_idle_timeout: Option<TimeLimit>,
 
-    /// Inline: end a stream on which nothing came or went for this long, with UNAVAILABLE
+    /// Inline: end a stream without data or headers either way for this long, with UNAVAILABLE
     /// [default: never]
     #[arg(long, env = "BIDI_ECHO_STREAM_IDLE_TIMEOUT", value_name = "TIME")]
     pub stream_idle_timeout: Option<TimeLimit>,

@@ -73,7 +73,8 @@ async fn listen_and_serve(args: &Args, config: Config) -> Result<(), Error> {
 /// The second signal means: now.
 async fn exit_at_the_next(mut signals: Signals) {
     signals.next().await;
-    eprintln!("bidi-echo: second signal: ending without draining");
+    // A stderr that is gone must not keep the server alive.
+    let _ = writeln!(std::io::stderr(), "bidi-echo: second signal: ending without draining");
     exit(1);
 }
 

@@ -24,6 +24,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::stats::{Snapshot, Stats};
 use crate::transport::{Counters, CountersSnapshot};
@@ -31,8 +32,8 @@ use crate::transport::{Counters, CountersSnapshot};
 /// Connections to the page at once; more wait in the backlog.
 const CONNECTIONS_MAX: usize = 16;
 
-/// A reader of the page that is silent for this long is let go.
-const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// A reader that has not asked for the page and read it by then is let go.
+const READER_LIMIT: Duration = Duration::from_secs(10);
 
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -69,9 +70,10 @@ async fn serve_connection(tcp: TcpStream, counted: Counted) {
         async { Ok::<_, Infallible>(response) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE_LIMIT);
+    // One page for each connection: who asks for many and reads none would keep its place.
+    http.timer(TokioTimer::new()).keep_alive(false);
     // What ends this connection early is the reader's affair.
-    let _ = http.serve_connection(TokioIo::new(tcp), page).await;
+    let _ = timeout(READER_LIMIT, http.serve_connection(TokioIo::new(tcp), page)).await;
 }
 
 fn respond(request: &Request<Incoming>, counted: &Counted) -> Response<Full<Bytes>> {
@@ -162,7 +164,7 @@ impl Page<'_> {
         self.counter("transport_streams_reset", reset, *streams_reset)?;
         let broken = "Streams on which clients broke the protocol";
         self.counter("transport_streams_broken", broken, *streams_broken)?;
-        let refused = "Streams refused because there were too many, or because of a drain";
+        let refused = "Streams refused because there were too many, because of a drain, or for their header list";
         self.counter("transport_streams_refused", refused, *streams_refused)?;
         let help = "Bytes that all connections keep";
         let metric = ConstGauge::new(*buffered_bytes as u64);
@@ -227,7 +229,38 @@ mod tests {
 
     use super::*;
     use crate::stats::Outcome;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
     use tonic::Code;
+
+    /// What a page's reader gets that says this and reads until the end.
+    async fn heard(said: &[u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let counted = Counted { stats: Arc::new(Stats::default()), transport: None };
+        let serving = tokio::spawn(serve(listener, counted));
+        let mut tcp = TcpStream::connect(address).await.unwrap();
+        tcp.write_all(said).await.unwrap();
+        let mut heard = String::new();
+        // Whatever is sent beyond what is read resets the connection at its end.
+        let _ = tcp.read_to_string(&mut heard).await;
+        serving.abort();
+        heard
+    }
+
+    #[tokio::test]
+    async fn a_reader_gets_one_page_however_many_it_asks_for() {
+        let page = heard(&b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3)).await;
+        assert_eq!(page.matches("HTTP/1.1 200 OK").count(), 1, "{page}");
+        assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_ask_is_let_go() {
+        let begin = Instant::now();
+        assert_eq!(heard(b"GET /metrics HTTP/1.1\r\n").await, "");
+        assert!(begin.elapsed() >= READER_LIMIT);
+    }
 
     #[test]
     fn the_page_names_every_counter_with_its_unit() {

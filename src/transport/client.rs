@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
@@ -48,6 +48,13 @@ pub trait Exchange: 'static {
         room: usize,
         now: Instant,
     ) -> Sending;
+
+    /// Whether nothing that may still come is of any use. Asked in each of the stream's turns, which it has when something
+    /// came or its waker was woken. Then the stream is reset (CANCEL), whatever its windows and however much was not sent, and
+    /// [`end`](Exchange::end) is told that it was ended here.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// What an [`Exchange`] has to send.
@@ -174,6 +181,8 @@ pub(crate) struct Call<X> {
     shared: Arc<Shared>,
     waker: Waker,
     has_head: bool,
+    /// Of a request for a head alone: its answer has no content, whatever length it tells.
+    is_head: bool,
     /// The exchange has been told.
     is_over: bool,
 }
@@ -212,7 +221,8 @@ impl<X: Exchange> Role for Calling<X> {
         let (request, exchange) = self.next.take_if(|_| has_room)?;
         let shared = Shared::new(wakes.clone(), key);
         let waker = Waker::from(shared.clone());
-        let app = Call { exchange, shared, waker, has_head: false, is_over: false };
+        let is_head = request.method() == Method::HEAD;
+        let app = Call { exchange, shared, waker, has_head: false, is_head, is_over: false };
         Some(Opening { request, app })
     }
 
@@ -236,10 +246,11 @@ impl<X: Exchange> Role for Calling<X> {
             return if end { Err("informational_response_ends_stream") } else { Ok(()) };
         }
         app.has_head = true;
-        core.content_left = fields::content_length(&headers)?;
-        // 304 tells the length of what it leaves out (RFC 9110, 8.6); HEAD is not asked here.
-        let has_no_content = status == StatusCode::NOT_MODIFIED;
-        if end && !has_no_content && core.content_left.is_some_and(|left| left > 0) {
+        // 304 and the answer to HEAD tell the length of what they leave out (RFC 9110, 8.6).
+        let has_no_content = app.is_head || status == StatusCode::NOT_MODIFIED;
+        let length = fields::content_length(&headers)?;
+        core.content_left = if has_no_content { Some(0) } else { length };
+        if end && core.content_left.is_some_and(|left| left > 0) {
             return Err("content_length_mismatch");
         }
         app.exchange.head(status, &headers, now);
@@ -291,6 +302,11 @@ impl<X: Exchange> Role for Calling<X> {
             if !core.local_closed {
                 wire.reset(core, ErrorCode::CANCEL);
             }
+            return Turn::Over;
+        }
+        if app.exchange.is_cancelled() {
+            wire.reset(core, ErrorCode::CANCEL);
+            app.end(Err(&BodyError::Ended("it was cancelled")), wire.now);
             return Turn::Over;
         }
         if !core.is_flushed() {

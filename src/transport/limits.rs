@@ -74,7 +74,7 @@ pub struct Limits {
     pub header_block_timeout: Duration,
     /// A connection without streams is closed after this.
     pub connection_idle_timeout: Option<Duration>,
-    /// A stream without any frame either way is ended after this.
+    /// A stream without DATA or headers either way is ended after this.
     pub stream_idle_timeout: Option<Duration>,
     /// A stream that has something to send, or a connection with output, must get some of it out in
     /// this time: defends against peers that never open a window or never read.

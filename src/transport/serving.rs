@@ -72,6 +72,8 @@ pub(crate) struct Handler<S: Service<Request<RecvBody>>, B> {
     /// How often in a row the body had nothing more after it had given something; negative after it
     /// had, to be made up for.
     calm: i8,
+    /// The body was asked after a piece, and the answer is still on its way from another task.
+    follows: bool,
     is_grpc: bool,
     is_head: bool,
     /// Why the request is refused before the service hears of it.
@@ -183,6 +185,7 @@ where
             is_remote: false,
             buffered: 0,
             calm: 0,
+            follows: false,
             is_grpc,
             is_head: request.method() == Method::HEAD,
             refusal,
@@ -381,7 +384,10 @@ where
     /// Lets the stream go on as far as it can, with its inbox lent.
     fn turn(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Turn {
         let before = wire.out.len();
+        let (mut has_place, may_begin) = wire.take_given(core);
         let mut gave = false;
+        // Whether the next poll tells if the body had more after a piece.
+        let mut follows = std::mem::take(&mut core.was_deferred) | std::mem::take(&mut app.follows);
         for _ in 0..TURN_STEPS {
             if core.local_closed {
                 return finish(core, wire);
@@ -412,23 +418,31 @@ where
             if gave && app.calm >= CALM_MIN && !core.remote_closed {
                 return Turn::Later;
             }
-            if self.must_wait_to_begin(app) {
+            if self.must_wait_to_begin(app, wire, may_begin) {
                 wire.want_handler(core);
                 return Turn::Wait;
             }
+            if core.headers_sent && !was_owed && !has_place && wire.others_want_places() {
+                wire.want_place(core);
+                return Turn::Wait;
+            }
+            has_place = false;
             let had_room = !was_owed || wire.has_pending_room(core);
             wire.steps += 1;
             let step = self.step(core, app, wire);
             if !had_room {
                 wire.overshoot(core);
             }
-            if gave {
-                app.calm = match step {
-                    Step::Pending => app.calm.saturating_add(1).min(CALM_MIN),
-                    Step::Gave | Step::Went => -CALM_AGAIN,
-                };
+            if follows {
+                match step {
+                    // The answer is still on its way from another task.
+                    Step::Pending if app.shared.owes_piece() => app.follows = true,
+                    Step::Pending => app.calm = app.calm.saturating_add(1).min(CALM_MIN),
+                    Step::Gave | Step::Went => app.calm = -CALM_AGAIN,
+                }
             }
             gave = matches!(step, Step::Gave);
+            follows = gave;
             if matches!(step, Step::Pending) && was_owed && !app.shared.owes_piece() {
                 // It has nothing after all, and is not asked again before the windows are looked at.
                 core.stalled_since = core.stalled_since.map(|_| wire.now);
@@ -448,9 +462,12 @@ where
     }
 
     /// Handlers on tasks of their own outlive streams that were reset, and those count for the limit too.
-    fn must_wait_to_begin(&self, app: &Handler<S, B>) -> bool {
+    /// `is_its_turn`: it has waited for that.
+    fn must_wait_to_begin(&self, app: &Handler<S, B>, wire: &Wire, is_its_turn: bool) -> bool {
         matches!(app.state, State::New(_) | State::Unready(_))
-            && self.tasks.as_ref().is_some_and(|tasks| !tasks.may_begin())
+            && self.tasks.as_ref().is_some_and(|tasks| {
+                !tasks.may_begin() || (!is_its_turn && wire.others_want_to_begin())
+            })
     }
 
     /// The window has been shut for the stall timeout. Whether the stream has anything to send, only

@@ -414,7 +414,8 @@ impl Shared {
     pub(crate) fn unmark(&self) {
         // Nearly always false, and a load is cheaper than a sequentially consistent store.
         if self.marked.load(Ordering::Relaxed) {
-            self.marked.store(false, Ordering::SeqCst);
+            // A swap, not a store: whoever marks again meanwhile, and finds it marked, relies on this poll to see what it did.
+            self.marked.swap(false, Ordering::SeqCst);
         }
     }
 

@@ -108,6 +108,12 @@ pub(crate) struct Wire {
     pub(crate) placeless: VecDeque<Key>,
     /// Streams whose handler has not begun, because as many as may be are alive.
     pub(crate) unbegun: VecDeque<Key>,
+    /// Streams that have been given a place, and have not had the turn in which to use it.
+    pub(crate) places_given: usize,
+    /// The same for those that may begin.
+    pub(crate) beginnings_given: usize,
+    /// What we had granted to streams that we ended and that went on: so much may still be on its way.
+    gone_credit: u64,
     /// So many of those that are parked are looked at although it still is: the connection's window has opened.
     unpark_left: usize,
     /// Those of `pending` that were taken although there was no room.
@@ -150,6 +156,12 @@ pub(crate) struct Core {
     pub(crate) is_placeless: bool,
     /// It is in `unbegun`.
     pub(crate) is_unbegun: bool,
+    /// It is one of [`Wire::places_given`].
+    pub(crate) has_place: bool,
+    /// It is one of [`Wire::beginnings_given`].
+    pub(crate) has_beginning: bool,
+    /// It is polled because it was deferred.
+    pub(crate) was_deferred: bool,
     /// Since when it is to be asked again; a poll settles that.
     pub(crate) later_since: Option<Instant>,
     /// The peer has ended its half.
@@ -212,6 +224,9 @@ impl Core {
             is_later: false,
             is_placeless: false,
             is_unbegun: false,
+            has_place: false,
+            has_beginning: false,
+            was_deferred: false,
             later_since: None,
             remote_closed: false,
             local_closed: false,
@@ -274,6 +289,9 @@ impl Wire {
             parked: VecDeque::new(),
             placeless: VecDeque::new(),
             unbegun: VecDeque::new(),
+            places_given: 0,
+            beginnings_given: 0,
+            gone_credit: 0,
             unpark_left: 0,
             overshoot: 0,
             widened: 0,
@@ -408,6 +426,7 @@ impl Wire {
     pub(crate) fn abandon(&mut self, core: &mut Core) {
         self.drop_pending(core);
         self.release_head(core);
+        let _ = self.take_given(core);
         self.heads -= std::mem::take(&mut core.trailer_bytes);
         let begun = self.limits.stream_flow_window_bytes;
         self.widened -= (std::mem::replace(&mut core.recv_target, begun) - begun) as usize;
@@ -442,6 +461,38 @@ impl Wire {
             core.is_placeless = true;
             self.placeless.push_back(core.key);
         }
+    }
+
+    /// Takes what the stream was given for this turn: a place, and that it may begin.
+    pub(crate) fn take_given(&mut self, core: &mut Core) -> (bool, bool) {
+        let place = std::mem::take(&mut core.has_place);
+        let beginning = std::mem::take(&mut core.has_beginning);
+        self.places_given -= usize::from(place);
+        self.beginnings_given -= usize::from(beginning);
+        (place, beginning)
+    }
+
+    /// Whether others were there before whoever wants a place now.
+    pub(crate) fn others_want_places(&self) -> bool {
+        self.places_given > 0 || !self.placeless.is_empty()
+    }
+
+    /// Whether others were there before whoever wants to begin now.
+    pub(crate) fn others_want_to_begin(&self) -> bool {
+        self.beginnings_given > 0 || !self.unbegun.is_empty()
+    }
+
+    /// Whether so many bytes of DATA for a stream that we ended may have been on their way: we had granted them.
+    pub(crate) fn was_granted(&mut self, bytes: usize) -> bool {
+        let left = self.gone_credit.checked_sub(bytes as u64);
+        self.gone_credit = left.unwrap_or(self.gone_credit);
+        left.is_some()
+    }
+
+    /// Whether the connection's window is used up by what nobody reads: there is not even a frame, or half of it.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let half = self.limits.connection_flow_window_bytes as usize / 2;
+        (self.recv.open() as usize) < FRAME_BYTES_MAX.min(half).max(1)
     }
 
     /// The next stream that was set aside, if there may be room again.
@@ -505,8 +556,8 @@ impl Wire {
         if is_due {
             if self.is_scarce {
                 self.withheld_since.get_or_insert(self.now);
-                // Not even a frame: nothing that has begun can be finished.
-                if open < FRAME_BYTES_MAX {
+                // Nothing that has begun can be finished.
+                if self.is_used_up() {
                     self.starved_since.get_or_insert(self.now);
                 }
                 return;

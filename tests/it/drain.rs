@@ -261,6 +261,27 @@ async fn a_second_signal_ends_the_server_at_once(
     assert_eq!((exit.status.code(), exit.stdout.as_str()), (Some(1), ""));
 }
 
+/// As behind `bidi-echo 2>&1 | head -1`.
+#[rstest]
+#[case(&[Signal::TERM], 0)]
+#[case(&[Signal::TERM, Signal::INT], 1)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_log_nobody_reads_any_more_ends_as_any_other(
+    #[values(INLINE, TONIC)] transport: Transport,
+    #[case] signals: &[Signal],
+    #[case] code: i32,
+) {
+    let limit = if signals.len() > 1 { "1h" } else { "100ms" };
+    let server = Binary::start_unheard(transport, &["--drain-limit", limit]);
+    let client = Client::connect(server.address).await;
+    let _call = echoing(&client).await;
+    for signal in signals {
+        server.signal(*signal);
+        refused(server.address).await;
+    }
+    assert_eq!(server.exit().await.status.code(), Some(code));
+}
+
 #[tokio::test]
 async fn a_port_that_is_taken_is_one_clear_line_and_exit_code_1() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::transport::frame::{Head, PREFACE, flag, kind, setting};
 use crate::transport::inside;
-use crate::transport::limits::{Flood, FloodKind};
+use crate::transport::limits::{Age, Flood, FloodKind};
 
 /// The end of everything that hangs, on paused time.
 const PATIENCE: Duration = Duration::from_secs(1_000);
@@ -187,6 +187,73 @@ fn entry(name: u16, value: u32) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_has_no_content_may_tell_its_length_and_end_with_an_empty_frame() {
+    // content-length: 4.
+    let content_length = [0x0f, 0x0d, 1, b'4'];
+    // 304, and 200 for a HEAD.
+    for (method, status, payload, is_well) in [
+        (Method::POST, 0x8b, &b""[..], true),
+        (Method::HEAD, 0x88, b"", true),
+        (Method::HEAD, 0x88, b"four", false),
+        (Method::POST, 0x88, b"", false),
+        (Method::POST, 0x88, b"four", true),
+    ] {
+        let (mut peer, client, connection) = Peer::new(&[]).await;
+        let told = Silent::default();
+        let request = Request::builder().method(method).uri("http://a/b").body(()).unwrap();
+        assert!(client.open(request, told.clone()).is_ok());
+        peer.hear(kind::HEADERS, 0, 1).await;
+        let head = [&[status][..], &content_length].concat();
+        peer.say(kind::HEADERS, flag::END_HEADERS, 1, &head).await;
+        peer.say(kind::DATA, flag::END_STREAM, 1, payload).await;
+        drop(client);
+        timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+        let told = told.0.lock().unwrap().take().unwrap();
+        let expected =
+            if is_well { Ok(()) } else { Err(BodyError::Ended("content_length_mismatch")) };
+        assert_eq!(told, expected, "{status:x} {payload:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_is_too_old_tells_those_that_wait_to_be_opened() {
+    let age = Some(Age { max: Duration::from_secs(10), grace: None });
+    let limits = Limits { age, ..client_limits(65_535, 65_535) };
+    let (mut peer, client, connection) = Peer::silent(limits, 1 << 16).await;
+    peer.say(kind::SETTINGS, 0, 0, &entry(setting::MAX_CONCURRENT_STREAMS, 1)).await;
+    peer.hear(kind::SETTINGS, flag::ACK, 0).await;
+    let (open, waiting) = (Silent::default(), Silent::default());
+    for call in [&open, &waiting] {
+        assert!(client.open(Request::post("http://a/b").body(()).unwrap(), call.clone()).is_ok());
+    }
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    let gone = Some(Err(BodyError::GoAway(ErrorCode::NO_ERROR)));
+    assert_eq!((open.0.lock().unwrap().clone(), waiting.0.lock().unwrap().clone()), (None, gone));
+    let late = client.open(Request::post("http://a/b").body(()).unwrap(), Silent::default());
+    assert!(late.is_err(), "another connection takes it");
+    drop((peer, connection));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_is_not_opened_for_a_stream_that_is_over() {
+    let (mut peer, client, connection) = Peer::new(&[]).await;
+    assert!(client.open(Request::post("http://a/b").body(()).unwrap(), Silent::default()).is_ok());
+    peer.hear(kind::HEADERS, 0, 1).await;
+    peer.say(kind::HEADERS, flag::END_HEADERS, 1, &[0x88]).await;
+    peer.say(kind::DATA, 0, 1, &[0; 16_000]).await;
+    peer.say(kind::DATA, 0, 1, &[0; 16_000]).await;
+    // The window is half used up with this one.
+    peer.say(kind::DATA, flag::END_STREAM, 1, &[0; 16_000]).await;
+    drop(client);
+    timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+    while peer.io.read_buf(&mut peer.heard).await.is_ok_and(|read| read > 0) {}
+    let of_stream = |(found, _, stream, _): &(u8, u8, u32, &[u8])| {
+        (*found, *stream) == (kind::WINDOW_UPDATE, 1)
+    };
+    assert_eq!(inside::frames(&peer.heard).filter(of_stream).count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_whose_head_the_server_would_not_take_is_refused_here() {
     // RFC 9113, 6.5.2: POST, http, /b and a, with the names of their pseudo-headers and 32 each.
     let bytes = (7 + 4) + (7 + 4) + (5 + 2) + (10 + 1) + 4 * 32;
@@ -347,6 +414,75 @@ async fn a_call_that_waits_for_its_answer_learns_that_its_time_is_over_and_so_do
     let end = told.0.lock().unwrap().take();
     assert_eq!(end, Some(Err(BodyError::Ended("the stream's time is over"))));
     drop((client, connection));
+}
+
+/// Sends as told until a payload came, of which one is enough.
+struct Choosy {
+    told: Silent,
+    sends: Sending,
+    has_enough: bool,
+}
+
+impl Exchange for Choosy {
+    fn head(&mut self, _: StatusCode, _: &HeaderMap, _: Instant) {}
+
+    fn data(&mut self, _: &[u8], _: Instant) {
+        assert!(!std::mem::replace(&mut self.has_enough, true), "it wanted no more");
+    }
+
+    fn end(&mut self, end: Result<&HeaderMap, &BodyError>, now: Instant) {
+        self.told.end(end, now);
+    }
+
+    fn poll_send(
+        &mut self,
+        _: &mut Context<'_>,
+        frame: &mut Vec<u8>,
+        room: usize,
+        now: Instant,
+    ) -> Sending {
+        if self.sends == Sending::More {
+            return endless(frame, room, now);
+        }
+        self.sends.clone()
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.has_enough
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_wants_no_more_is_reset_whatever_it_still_had_to_send() {
+    // Behind a shut window, half-closed, and with nothing to send.
+    for sends in [Sending::More, Sending::End, Sending::Wait] {
+        let (mut peer, client, connection) =
+            Peer::silent(client_limits(65_535, 65_535), 1 << 20).await;
+        peer.say(kind::SETTINGS, 0, 0, &[]).await;
+        let told = Silent::default();
+        let call = Choosy { told: told.clone(), sends: sends.clone(), has_enough: false };
+        assert!(client.open(Request::post("http://a/b").body(()).unwrap(), call).is_ok());
+        peer.hear_all().await;
+        // :status 200 by the static table.
+        peer.say(kind::HEADERS, flag::END_HEADERS, 1, &[0x88]).await;
+        peer.say(kind::DATA, 0, 1, b"enough").await;
+        let code = peer.hear(kind::RST_STREAM, 0, 1).await;
+        assert_eq!(code, ErrorCode::CANCEL.0.to_be_bytes(), "{sends:?}");
+        let end = told.0.lock().unwrap().take();
+        assert_eq!(end, Some(Err(BodyError::Ended("it was cancelled"))), "{sends:?}");
+        // What was on its way costs neither the connection nor its window.
+        for _ in 0..100 {
+            peer.say(kind::DATA, 0, 1, &[0; 1_000]).await;
+        }
+        peer.hear_all().await;
+        let updates = inside::frames(&peer.heard)
+            .filter(|(kind, _, stream, _)| (*kind, *stream) == (kind::WINDOW_UPDATE, 0));
+        let credit: u32 =
+            updates.map(|(.., add)| u32::from_be_bytes(add.try_into().unwrap())).sum();
+        assert!(credit >= 50_000, "{credit}");
+        drop(client);
+        timeout(PATIENCE, connection).await.expect("ends").unwrap().unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]

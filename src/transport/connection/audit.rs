@@ -38,6 +38,9 @@ impl<IO, R: Role> Connection<IO, R> {
         assert_eq!(wire.pending, pieces + wire.orphaned(), "bytes pending are those of the pieces");
         let heads: usize = kept().map(|slot| slot.core.head_bytes + slot.core.trailer_bytes).sum();
         assert_eq!(wire.heads, heads, "bytes of heads are those of the streams");
+        let places = kept().filter(|slot| slot.core.has_place).count();
+        let beginnings = kept().filter(|slot| slot.core.has_beginning).count();
+        assert_eq!((wire.places_given, wire.beginnings_given), (places, beginnings));
         let queued = counted(&wire.runnable);
         let blocked = counted(&wire.blocked);
         let parked = counted(&wire.parked);

@@ -132,7 +132,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let (last, rest) = payload.split_first_chunk().ok_or(Fault::size("goaway_length"))?;
         let (code, _) = rest.split_first_chunk().ok_or(Fault::size("goaway_length"))?;
         let (last, code) = (frame::u31(last), ErrorCode(u32::from_be_bytes(*code)));
-        self.peer_left = true;
+        if std::mem::replace(&mut self.peer_left, true) {
+            // It has said so, and with the second one where it ends.
+            self.wire.charge(FloodKind::Unknown)?;
+        }
         if R::IS_SERVER {
             // It will open nothing more: what is open goes on, then the connection ends.
             if matches!(self.phase, Phase::Open | Phase::Leaving) {

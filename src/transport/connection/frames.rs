@@ -223,6 +223,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             core.content_left = left;
         }
         core.last_frame = self.wire.now;
+        // Its window is of no use from here on, and no update may follow (RFC 9113, 5.1).
+        core.remote_closed = end;
         if padding > 0 {
             self.wire.released(core, padding, false);
         }
@@ -243,7 +245,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             }
         }
         if end {
-            core.remote_closed = true;
             self.role.end(core, app);
         }
         self.wire.run(core);
@@ -259,6 +260,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         if !is_late_at_most && self.recently_closed.contains(&head.stream) {
             let reason = "frame_after_end_of_stream";
             return Err(Fault { code: ErrorCode::STREAM_CLOSED, reason });
+        }
+        if head.kind == kind::DATA && head.length > 0 && self.wire.was_granted(head.length) {
+            return Ok(());
         }
         self.wire.charge(FloodKind::GoneStream)
     }

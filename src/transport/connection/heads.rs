@@ -159,6 +159,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let key = self.next_key();
         let mut core = self.core(id, key);
         if fields.is_too_large {
+            self.counters.stream_refused();
             self.role.too_large(&mut core, &fields, &mut self.wire);
             if !end {
                 self.wire.reset(&mut core, ErrorCode::NO_ERROR);

@@ -9,6 +9,7 @@ use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::fields;
+use super::super::frame::ErrorCode;
 use super::super::guard::catch_unwind;
 use super::super::stream::{BodyError, Key};
 use super::super::wire::{Core, Wire};
@@ -29,7 +30,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         });
         let mut polled = self.open_streams(cx);
         // Those that queue up again meanwhile wait for the next lap.
-        let mut ready = self.wire.runnable.len();
+        let (mut ready, mut blocked) = (self.wire.runnable.len(), self.wire.blocked.len());
         let mut polls = 0;
         // Once for all of the lap, whichever queue its first stream comes from.
         let mut is_timed = false;
@@ -39,17 +40,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             && !self.wire.control_is_full()
             && tokio::task::coop::has_budget_remaining()
         {
-            let (key, queue) = if ready > 0 {
-                ready -= 1;
-                (self.wire.runnable.pop_front(), Queue::Runnable)
+            // Who has waited for what all share goes first, and queues behind the others as soon as it has had its turn: those that
+            // may always go on would leave it nothing, be it window or output.
+            let (key, queue) = if blocked > 0 && self.wire.connection_room() > 0 {
+                blocked -= 1;
+                (self.wire.blocked.pop_front(), Queue::Blocked)
             } else if let Some(key) = self.wire.unpark() {
                 (Some(key), Queue::Parked)
-            } else if self.wire.connection_room() > 0 {
-                (self.wire.blocked.pop_front(), Queue::Blocked)
+            } else if ready > 0 {
+                ready -= 1;
+                (self.wire.runnable.pop_front(), Queue::Runnable)
             } else {
-                (None, Queue::Blocked)
+                break;
             };
-            let Some(key) = key else { break };
+            let Some(key) = key else { continue };
             if !R::IS_SERVER && !std::mem::replace(&mut is_timed, true) {
                 self.wire.polled_at = now();
             }
@@ -84,36 +88,49 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// Lets as many streams go on that wait for a place, or to begin, as there are places.
     fn give_places(&mut self) {
         if !self.wire.placeless.is_empty() {
-            let places = self.role.free_places();
-            self.go_on(places, |wire| &mut wire.placeless, |core| &mut core.is_placeless);
+            let places = self.role.free_places().saturating_sub(self.wire.places_given);
+            self.wire.places_given += self.go_on(
+                places,
+                |wire| &mut wire.placeless,
+                |core| (&mut core.is_placeless, &mut core.has_place),
+            );
         }
         if !self.wire.unbegun.is_empty() {
-            let places = self.role.free_handlers();
-            self.go_on(places, |wire| &mut wire.unbegun, |core| &mut core.is_unbegun);
+            let places = self.role.free_handlers().saturating_sub(self.wire.beginnings_given);
+            self.wire.beginnings_given += self.go_on(
+                places,
+                |wire| &mut wire.unbegun,
+                |core| (&mut core.is_unbegun, &mut core.has_beginning),
+            );
             if self.wire.unbegun.is_empty() {
                 self.role.all_have_begun();
             }
         }
     }
 
-    /// Runs `places` streams of a queue; those that are gone take none.
+    /// Runs `places` streams of a queue; those that are gone take none. `of`: whether a stream is in the queue, and whether it
+    /// has been given what it waits for. Out: how many have now.
     fn go_on(
         &mut self,
-        mut places: usize,
+        places: usize,
         queue: fn(&mut Wire) -> &mut VecDeque<Key>,
-        is_in_it: fn(&mut Core) -> &mut bool,
-    ) {
-        while places > 0
+        of: fn(&mut Core) -> (&mut bool, &mut bool),
+    ) -> usize {
+        let mut given = 0;
+        while given < places
             && let Some(key) = queue(&mut self.wire).pop_front()
         {
             if let Some(Slot { core, .. }) = self.streams.get_mut(key.slot as usize)
                 && core.key == key
+                && !core.is_dead
             {
-                *is_in_it(core) = false;
+                let (is_in_it, has_it) = of(core);
+                (*is_in_it, *has_it) = (false, true);
                 self.wire.run(core);
-                places -= 1;
+                given += 1;
             }
         }
+        given
     }
 
     /// Says whether there was a stream to poll. `queue`: which one it left; it may stand in others still.
@@ -243,6 +260,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         let mut opened = false;
         loop {
+            if self.next_own_stream > STREAM_ID_MAX {
+                // A new connection has new ones (RFC 9113, 5.1.1).
+                self.role.refuse_openings(BodyError::GoAway(ErrorCode::NO_ERROR));
+                break;
+            }
             let open = self.streams.len() as u64;
             let has_room = open < u64::from(self.wire.peer.max_concurrent_streams)
                 && self.wire.has_output_room();
@@ -260,7 +282,6 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 continue;
             }
             let id = self.next_own_stream;
-            // 2^30 streams later the ids are used up; nobody has seen that yet.
             self.next_own_stream += 2;
             let mut core = self.core(id, key);
             self.wire.request(&mut core, &request, false);
@@ -269,6 +290,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         opened
     }
 }
+
+/// The last id that a client may give (RFC 9113, 5.1.1).
+const STREAM_ID_MAX: u32 = (1 << 31) - 1;
 
 /// Where a stream waits to be polled.
 #[derive(Clone, Copy, Debug)]

@@ -2,6 +2,7 @@
 
 mod ages;
 mod crowds;
+mod fairness;
 mod reads;
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use super::*;
 use crate::drain::Drain;
 use crate::transport::client::{Client, Exchange, Sending, client_limits};
 use crate::transport::inside::{self, HeaderEncoder};
+use crate::transport::limits::{Flood, FloodKind};
 use crate::transport::memory::Total;
 use crate::transport::serving::Serving;
 use crate::transport::stream::RecvBody;
@@ -744,8 +746,11 @@ impl Exchange for Told {
 
 #[tokio::test]
 async fn goaways_without_end_cost_a_client_no_more_than_its_streams() {
-    let (client, mut connection) =
-        Client::<Told>::connect(Peer::default(), client_limits(65_535, 65_535));
+    let mut limits = client_limits(65_535, 65_535);
+    limits
+        .floods
+        .set(FloodKind::Unknown, Flood { burst: 10_000, per_second: 0, per_useful_frame: 0 });
+    let (client, mut connection) = Client::<Told>::connect(Peer::default(), limits);
     let say = |connection: &mut Connection<Peer, _>, kind: u8, payload: &[u8]| {
         let said = &mut connection.io.said;
         said.extend(Head { length: payload.len(), kind, flags: 0, stream: 0 }.bytes());
@@ -781,4 +786,24 @@ async fn goaways_without_end_cost_a_client_no_more_than_its_streams() {
     }
     let looked_at = connection.given_up_looks;
     assert!(looked_at <= calls.len(), "{looked_at} looks at {streams} streams");
+}
+
+#[tokio::test]
+async fn a_client_whose_stream_ids_are_used_up_opens_no_more_and_says_so() {
+    let (client, mut connection) =
+        Client::<Told>::connect(Peer::default(), client_limits(65_535, 65_535));
+    connection.next_own_stream = ANY;
+    let calls = [Told::default(), Told::default()];
+    for call in &calls {
+        assert!(client.open(Request::post("http://a/b").body(()).unwrap(), call.clone()).is_ok());
+    }
+    let turn = poll_fn(|cx| Poll::Ready(Pin::new(&mut connection).poll(cx))).await;
+    assert!(turn.is_pending());
+    let begun = inside::frames(&connection.io.got[super::super::frame::PREFACE.len()..])
+        .filter(|(found, ..)| *found == kind::HEADERS);
+    assert_eq!(begun.map(|(_, _, stream, _)| stream).collect::<Vec<_>>(), [ANY]);
+    let told = calls.map(|call| call.0.lock().unwrap().clone());
+    assert_eq!(told, [None, Some(Err(BodyError::GoAway(ErrorCode::NO_ERROR)))]);
+    let request = Request::post("http://a/b").body(()).unwrap();
+    assert!(client.open(request, Told::default()).is_err());
 }

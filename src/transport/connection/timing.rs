@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep_until;
 
-use super::super::frame::{self, ErrorCode, FRAME_BYTES_MAX, Fault};
+use super::super::frame::{self, ErrorCode, Fault};
 use super::super::output::Output;
 use super::super::stream::BodyError;
 use super::streams::ENDED_PER_LOOK;
@@ -48,6 +48,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         frame::goaway(&mut self.wire.out.tail, any, ErrorCode::NO_ERROR, "draining");
         frame::ping(&mut self.wire.out.tail, &PING_DRAIN, false);
         self.phase = Phase::Leaving;
+        if !R::IS_SERVER {
+            // Whoever would wait to be opened here is told, and goes elsewhere.
+            self.role.refuse_openings(BodyError::GoAway(ErrorCode::NO_ERROR));
+        }
         self.clocks.leaving_since = Some(self.wire.now);
     }
 
@@ -88,6 +92,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
 
     /// Whatever is still there ends now, or in the next turns; the output gets one more chance to leave.
     fn cut_off(&mut self) {
+        // The peer may try again what it sent meanwhile only if it knows that (RFC 9113, 6.8).
+        if matches!(self.phase, Phase::Open | Phase::Leaving) {
+            self.name_last_stream();
+        }
         let mut ended = 0;
         while self.cut_at < self.streams.capacity() {
             self.expire_stream(self.cut_at, Expiry::Drained);
@@ -292,7 +300,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             core.is_later = false;
             match core.later_since {
                 Some(since) if since + LATER > now => self.wire.defer_since(core, since),
-                Some(_) => self.wire.run(core),
+                Some(_) => {
+                    core.was_deferred = true;
+                    self.wire.run(core);
+                }
                 None => {}
             }
         }
@@ -319,8 +330,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let over = |since: Instant, after: Option<Duration>| {
             after.is_some_and(|after| since + after <= now)
         };
-        // Not even a frame: siblings wait for what these streams hold.
-        let is_used_up = (self.wire.recv.open() as usize) < FRAME_BYTES_MAX;
+        // Siblings wait for what these streams hold.
+        let is_used_up = self.wire.is_used_up();
         let mut expired = Vec::new();
         for (slot, Slot { core, app }) in &mut self.streams {
             if core.stalled_since.is_some_and(|since| over(since, limits.stall_timeout)) {

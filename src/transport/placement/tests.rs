@@ -279,6 +279,35 @@ async fn streams_behind_shut_windows_all_end_in_time_although_few_are_asked_at_o
     assert!((stall..2 * stall).contains(&took), "{took:?}");
 }
 
+#[tokio::test]
+async fn more_bodies_than_are_asked_at_once_all_have_their_turn() {
+    let service = endless(&[7; 1_000], Arc::default());
+    let mut client = Client::of(Limits::default(), service, 1 << 30).await;
+    let streams: Vec<_> = (1..).step_by(2).take(2 * POLLS_MAX + 1).collect();
+    let mut posts = Vec::new();
+    for stream in &streams {
+        // The request ends with its head: nothing puts these bodies off.
+        let mut post = client.post(*stream);
+        post[4] |= frame::flag::END_STREAM;
+        posts.extend(post);
+    }
+    client.say(&posts).await;
+    client.hear(kind::HEADERS, *streams.last().unwrap()).await;
+    let came = |client: &Client| {
+        let mut came = std::collections::BTreeMap::<u32, usize>::new();
+        let data = inside::frames(&client.heard).filter(|(found, ..)| *found == kind::DATA);
+        data.for_each(|(_, _, stream, _)| *came.entry(stream).or_default() += 1);
+        came
+    };
+    while client.heard.len() < 10 << 20 {
+        assert!(client.io.read_buf(&mut client.heard).await.unwrap() > 0);
+    }
+    let came = came(&client);
+    assert_eq!(came.len(), streams.len(), "{came:?}");
+    let (least, most) = (came.values().min().unwrap(), came.values().max().unwrap());
+    assert!(*least > 10 && most < &(4 * least), "{came:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn streams_begin_when_handlers_before_them_are_gone() {
     let (alive, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());

@@ -253,6 +253,9 @@ impl Wire {
     pub(crate) fn reset(&mut self, core: &mut Core, code: ErrorCode) {
         let id = core.id;
         if !std::mem::replace(&mut core.reset_sent, true) {
+            if !core.remote_closed {
+                self.gone_credit += u64::from(core.recv.open());
+            }
             self.control(|out| frame::rst_stream(out, id, code));
         }
         core.local_closed = true;

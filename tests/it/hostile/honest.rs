@@ -145,6 +145,27 @@ async fn a_ping_with_each_data_frame_is_a_probe_and_no_flood(
     carried(host).await;
 }
 
+/// A client that was let send so much on each may have sent all of it before it hears of their end.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn whole_windows_of_small_frames_on_their_way_to_many_streams_are_forgiven(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    let host = Host::new(placement, Limits::default()).await;
+    let (mut peer, _serving) = host.greeted().await;
+    let streams: Vec<_> = (0..30).map(id).collect();
+    for stream in &streams {
+        peer.send(&post_with(*stream, 0, &EARLY)).await;
+        assert_eq!(peer.answer(*stream).await.body, b"early");
+        assert_eq!(peer.frame().await, Frame::Reset { stream: *stream, code: NO_ERROR });
+    }
+    for stream in &streams {
+        peer.send(&data(*stream, 0, b"12345678").repeat(65_535 / 8)).await;
+    }
+    peer.echo(id(30)).await;
+    carried(host).await;
+}
+
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn frames_on_their_way_to_a_stream_that_the_server_ended_are_forgiven(

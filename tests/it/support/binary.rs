@@ -36,6 +36,25 @@ impl Binary {
         Self::from_command(command)
     }
 
+    /// The same, but nobody reads its log beyond the line that says where it listens.
+    pub fn start_unheard(transport: Transport, flags: &[&str]) -> Self {
+        let mut command = command();
+        command.args(["--listen", "127.0.0.1:0"]).args(chosen(transport)).args(flags);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let log = Arc::new(Log::default());
+        let mut binary = Binary { address: ([127, 0, 0, 1], 0).into(), child, log };
+        for line in lines {
+            binary.log.lines.lock().unwrap().push(line);
+            if binary.log().iter().any(|line| line.contains("listen=")) {
+                break;
+            }
+        }
+        binary.address = binary.address_after("listen");
+        binary
+    }
+
     /// Runs `command`, which must start the server, until it says where it listens.
     pub fn from_command(mut command: Command) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -198,6 +198,36 @@ fn given(
     })
 }
 
+/// Bodies that give a piece a poll, as a channel's or a proxy's: after each one they are asked later, if they had nothing more
+/// so far, and that must not become their speed.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_calm_and_then_has_much_gives_it_at_once(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    let (to, mut senders) = mpsc::unbounded_channel();
+    let (mut peer, _served) = serve(placement, Limits::default(), BUFFER, given(to));
+    peer.greet(&[]).await;
+    peer.send(&post_with(1, 0, &[])).await;
+    let sender = senders.recv().await.unwrap();
+    let give = |piece| sender.send(Ok(BodyFrame::data(Bytes::from_static(piece)))).unwrap();
+    assert!(matches!(peer.frame().await, Frame::Headers { .. }));
+    for _ in 0..10 {
+        give(b"calm");
+        assert!(matches!(peer.frame().await, Frame::Data { .. }));
+        peer.expect_silence().await;
+    }
+    let began = tokio::time::Instant::now();
+    (0..100).for_each(|_| give(b"much"));
+    let mut came = 0;
+    while came < 400 {
+        let Frame::Data { payload, .. } = peer.frame().await else { panic!("data comes") };
+        came += payload.len();
+    }
+    let took = began.elapsed();
+    assert!(took < Duration::from_millis(20), "{took:?} for a hundred pieces");
+}
+
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn a_body_behind_a_shut_window_is_stalled_as_soon_as_it_has_something_and_not_before(

@@ -90,7 +90,7 @@ async fn a_header_list_that_is_too_large_costs_one_stream(
     #[values(Placement::Inline, Placement::Task)] placement: Placement,
 ) {
     let limits = Limits { header_list_bytes_max: 1_000, ..Limits::default() };
-    let (mut peer, _served) = serve(placement, limits, BUFFER, echo());
+    let (mut peer, served) = serve(placement, limits, BUFFER, echo());
     peer.greet(&[]).await;
     let large = "x".repeat(1_000);
     peer.send(&grpc(1, END_STREAM, &[("x-large", &large)])).await;
@@ -106,6 +106,8 @@ async fn a_header_list_that_is_too_large_costs_one_stream(
     peer.send(&[post(7, 0), headers(7, END_STREAM, &[("x-large", &large)])].concat()).await;
     assert_eq!(peer.frame().await, Frame::Reset { stream: 7, code: CANCEL });
     peer.echo(9).await;
+    let counted = served.counters.snapshot();
+    assert_eq!((counted.streams_refused, counted.streams_broken), (2, 1));
 }
 
 #[rstest]

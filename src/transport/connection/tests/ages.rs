@@ -265,6 +265,16 @@ async fn an_aged_connection_is_cut_off_after_its_grace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_that_is_cut_off_before_it_answered_is_told_which_streams_were_seen() {
+    let mut probe = aging(Some(Duration::from_secs(1)));
+    probe.is_told_to_go().await;
+    assert_eq!(probe.goaways(), [ANY]);
+    probe.pass(Duration::from_secs(2)).await;
+    assert!(probe.is_over);
+    assert_eq!(probe.goaways(), [ANY, 1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_said_goodbye_itself_does_not_outlive_the_grace() {
     let mut probe = aging(Some(GRACE));
     probe.pass(TICK).await;
