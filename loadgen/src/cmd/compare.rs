@@ -7,18 +7,19 @@
 //! then have a verdict.
 
 use std::io::{self, Write as _};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
 
 use super::Exit;
-use super::interrupt::interrupted;
+use super::interrupt::{interrupted, prepared};
 use super::records::Records;
 use super::servers::{ServerName, Supply, WhereArgs, check_preheat, cores};
 use super::trial::{Places, Preheat, Trial, TrialError, Tried};
 use crate::harness::provenance;
-use crate::record::RunRecord;
+use crate::record::{RunRecord, Warning, WarningKind};
 use crate::report::{Added, Looks, Metric, NoValue, Question, Verdicts};
 use crate::scenario::{LoadArgs, UsageError, check_duration, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
@@ -131,17 +132,22 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     let question = question(args, metrics.len())?;
     let (server_cpus, loadgen_cpus) =
         cores(&args.places.server_cpus, &args.places.cpus, &provenance::cpus())?;
-    let supplies =
-        [args.a.supply(&args.places.peers).await?, args.b.supply(&args.places.peers).await?];
-    let records = Records::new(args.places.out.as_deref())?;
-    let awake = args.places.awake(&server_cpus, &loadgen_cpus, &[&args.a, &args.b]).await?;
+    let mut stop = pin!(interrupted());
+    let ready = async {
+        let supplies =
+            [args.a.supply(&args.places.peers).await?, args.b.supply(&args.places.peers).await?];
+        let records = Records::new(args.places.out.as_deref())?;
+        let awake = args.places.awake(&server_cpus, &loadgen_cpus, &[&args.a, &args.b]).await?;
+        anyhow::Ok((supplies, records, awake))
+    };
+    let (supplies, records, awake) = prepared(ready, &mut stop).await?;
     let places = Places {
         server_cpus: &server_cpus,
         loadgen_cpus: &loadgen_cpus,
         shards: None,
         awake_cpus: awake.cpus(),
     };
-    let null_throughput = places.null_throughput(&args.load).await?;
+    let null_throughput = prepared(places.null_throughput(&args.load), &mut stop).await?;
     tell!("compare: against a null echo loadgen carries {null_throughput}");
     let mut comparing = Comparing {
         args,
@@ -160,7 +166,7 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     };
     let ended = tokio::select! {
         ended = comparing.all_pairs() => ended,
-        () = interrupted() => {
+        () = stop => {
             tell!("compare: interrupted; the verdict is of the pairs until then");
             Exit::Failed
         }
@@ -274,7 +280,10 @@ impl<'a> Comparing<'a> {
             let both = [(&self.args.a, metric.of(a)), (&self.args.b, metric.of(b))];
             if both.iter().any(|(_, value)| *value == Err(NoValue::Unknown)) {
                 self.invalid += 1;
-                tell!("compare: a run has no {metric}, and is repeated; a longer --duration helps");
+                let is_why = |it: &&Warning| it.kind == WarningKind::ServerUsageUnknown;
+                let why = pair.iter().flat_map(|run| &run.warnings).find(is_why);
+                let cure = why.map_or("a longer --duration helps", |why| &why.message);
+                tell!("compare: a run has no {metric}, and is repeated; {cure}");
                 return None;
             }
             for (name, value) in &both {

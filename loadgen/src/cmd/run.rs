@@ -196,7 +196,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
         tell!("loadgen: whether it could have carried more is not known: {error:#}");
     }
     drop(awake);
-    record.warnings = warnings(&record, late_headers);
+    record.warnings = warnings(&record, late_headers, watched.not_the_server.take());
     let warning = |message| Warning { kind: WarningKind::MemoryNotWatched, message };
     record.warnings.extend(not_watched.map(warning));
     Ok(record)
@@ -455,6 +455,8 @@ struct Processes {
     disturbances: Disturbances,
     /// When the window was opened.
     began: Option<Instant>,
+    /// Why its CPU time and memory are not the server's.
+    not_the_server: Option<String>,
 }
 
 impl Processes {
@@ -474,7 +476,15 @@ impl Processes {
         let resident = server.as_ref().map(|_| Resident::default());
         let loadgen = Watched::of(std::process::id());
         let disturbances = Disturbances::of(server.iter().flat_map(Watched::cpus), awake_cpus);
-        Ok(Processes { loadgen, server, used: None, resident, disturbances, began: None })
+        Ok(Processes {
+            loadgen,
+            server,
+            used: None,
+            resident,
+            disturbances,
+            began: None,
+            not_the_server: None,
+        })
     }
 
     /// Notes the server's memory now, as the one that `moment` names.
@@ -502,6 +512,15 @@ impl Processes {
         self.began = Some(Instant::now());
         self.disturbances.begin();
         [&mut self.loadgen, &mut self.server].into_iter().flatten().for_each(Watched::begin);
+        self.not_the_server = self.server.as_ref().and_then(|server| {
+            let (pid, children) = (server.pid(), server.children());
+            (!children.is_empty()).then(|| {
+                format!(
+                    "the server's CPU time and memory are not known: process {pid} has others of its own ({children:?}); \
+                     pass or start the server itself, from a shell script with exec"
+                )
+            })
+        });
     }
 
     /// Adds those about this machine to the gates about the load, while the window is open.
@@ -523,6 +542,9 @@ impl Processes {
         measured.shard_threads = self.disturbances.shard_threads();
         measured.disturbance = self.disturbances.of_machine();
         [measured.loadgen, measured.server] = self.used.unwrap_or_default();
+        if self.not_the_server.is_some() {
+            (measured.server, measured.server_resident) = (None, None);
+        }
         let cores = self.server.as_ref().map(|server| server.cpus().len());
         let cores = cores.filter(|cores| *cores > 0);
         measured.server_cpu_share = measured.server.zip(cores).map(|(used, cores)| {
@@ -538,7 +560,11 @@ impl Processes {
 }
 
 /// What makes the figures suspect.
-fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
+fn warnings(
+    record: &RunRecord,
+    late_headers: usize,
+    not_the_server: Option<String>,
+) -> Vec<Warning> {
     let mut warnings = Vec::new();
     let mut warn = |kind, message: String| warnings.push(Warning { kind, message });
     let RunRecord { provenance, measured, .. } = record;
@@ -560,9 +586,9 @@ fn warnings(record: &RunRecord, late_headers: usize) -> Vec<Warning> {
         warn(WarningKind::LateHeaders, message);
     }
     if measured.server.is_none() && provenance.server.origin != Origin::Embedded {
-        let message =
-            "the server's CPU time and memory are not known; pass --server-pid".to_owned();
-        warn(WarningKind::ServerUsageUnknown, message);
+        let usual =
+            || "the server's CPU time and memory are not known; pass --server-pid".to_owned();
+        warn(WarningKind::ServerUsageUnknown, not_the_server.unwrap_or_else(usual));
     }
     if let Some((share, lag)) = lag_in_response(measured) {
         let message = format!(

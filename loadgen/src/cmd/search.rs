@@ -8,6 +8,7 @@ pub(super) mod knee;
 pub(super) mod steps;
 
 use std::io::{self, Write as _};
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use clap::Args;
 use self::knee::{Ask, Ended, HowArgs, Judged, Row, Searched, TRIALS_MAX, find, needed_rate};
 use self::steps::Found;
 use super::Exit;
-use super::interrupt::interrupted;
+use super::interrupt::{interrupted, prepared};
 use super::records::Records;
 use super::servers::{ServerName, WhereArgs, check_preheat, cores};
 use crate::harness::provenance;
@@ -54,11 +55,16 @@ async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
     check(args)?;
     let (server_cpus, loadgen_cpus) =
         cores(&args.places.server_cpus, &args.places.cpus, &provenance::cpus())?;
-    let awake = args.places.awake(&server_cpus, &loadgen_cpus, &[&args.server]).await?;
+    let mut stop = pin!(interrupted());
+    let ready = async {
+        let awake = args.places.awake(&server_cpus, &loadgen_cpus, &[&args.server]).await?;
+        anyhow::Ok((awake, args.server.supply(&args.places.peers).await?))
+    };
+    let (awake, supply) = prepared(ready, &mut stop).await?;
     let ask = Ask {
         awake_cpus: awake.cpus().to_vec(),
         name: args.server.to_string(),
-        supply: args.server.supply(&args.places.peers).await?,
+        supply,
         slo: args.slo.clone(),
         load: args.load.clone(),
         how: args.how.clone(),
@@ -66,7 +72,7 @@ async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
         loadgen_cpus,
         records: Records::new(args.places.out.as_deref())?,
     };
-    show(args, &find(&ask, interrupted()).await?)
+    show(args, &find(&ask, stop).await?)
 }
 
 fn check(args: &SearchArgs) -> Result<(), UsageError> {

@@ -1,6 +1,7 @@
 //! Servers as they are typed: ours by transport, a peer by name, a command, or what listens somewhere.
 
 use std::fmt::{self, Display};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -126,7 +127,10 @@ impl ServerName {
             ServerName::Ours(transport) => Supply::Fresh(ServerCommand::embedded(*transport)?),
             ServerName::Peer(name) => {
                 let peers = Peers::read(peers).map_err(as_usage)?;
-                Supply::Fresh(peers.build(peers.find(name).map_err(as_usage)?).await?)
+                let peer = peers.find(name).map_err(as_usage)?;
+                // It may take minutes. A stderr that is gone changes nothing.
+                _ = writeln!(io::stderr(), "loadgen: building {name}");
+                Supply::Fresh(peers.build(peer).await?)
             }
             ServerName::Command(words) => Supply::Fresh(ServerCommand::of(words.clone())),
             ServerName::Running(target) => Supply::Running(target.clone()),
@@ -186,13 +190,19 @@ pub(super) fn cores(
             "is the server's too: each would measure the other; pass another core".to_owned();
         return Err(wrong("--cpus", both, cure));
     }
-    let without = |taken: &[usize]| -> Vec<usize> {
-        all.iter().copied().filter(|cpu| !taken.contains(cpu)).collect()
+    let without = |flag, taken: &[usize], other| -> Result<Vec<usize>, UsageError> {
+        let rest: Vec<_> = all.iter().copied().filter(|cpu| !taken.contains(cpu)).collect();
+        if rest.is_empty() {
+            let cure =
+                format!("leaves no core for {other}: each would measure the other; pass fewer");
+            return Err(wrong(flag, &format!("{taken:?}"), cure));
+        }
+        Ok(rest)
     };
     Ok(match (server.is_empty(), loadgen.is_empty()) {
         (false, false) => (server.to_vec(), loadgen.to_vec()),
-        (false, true) => (server.to_vec(), without(server)),
-        (true, false) => (without(loadgen), loadgen.to_vec()),
+        (false, true) => (server.to_vec(), without("--server-cpus", server, "loadgen")?),
+        (true, false) => (without("--cpus", loadgen, "the server")?, loadgen.to_vec()),
         (true, true) if all.len() < 2 => (Vec::new(), Vec::new()),
         (true, true) => {
             let (first, rest) = all.split_at(all.len() / 2);
@@ -231,5 +241,8 @@ mod tests {
         assert_eq!(cores(&[], &[], &[5]).unwrap(), (vec![], vec![]));
         assert_eq!(cores(&[7], &[], &all).unwrap_err().flag, "--server-cpus");
         assert_eq!(cores(&[1], &[2, 1], &all).unwrap_err().value, "1");
+        let none_left = cores(&all, &[], &all).unwrap_err();
+        assert_eq!((none_left.flag, none_left.value.as_str()), ("--server-cpus", "[0, 1, 2, 3]"));
+        assert_eq!(cores(&[], &[5], &[5]).unwrap_err().flag, "--cpus");
     }
 }

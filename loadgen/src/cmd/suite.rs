@@ -11,7 +11,7 @@ mod plan;
 mod repeats;
 mod vary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -120,11 +120,14 @@ impl Suite {
     /// How it ended: well if something was measured, and every run went well and is valid.
     async fn run(mut self) -> anyhow::Result<Exit> {
         self.begin_folder()?;
+        let stop = interrupted();
         let mut results = Results::new(&self.plan);
+        let mut before = self.all_before(&mut results)?;
         let all = tokio::select! {
-            all = self.run_all(&mut results) => all.map(|()| true),
-            () = interrupted() => Ok(false),
+            all = self.run_all(&mut before, &mut results) => all.map(|()| true),
+            () = stop => Ok(false),
         };
+        self.add_rest(before, &mut results);
         if matches!(all, Ok(false)) {
             tell!("suite: interrupted; the report holds the runs until then, and --resume goes on");
         }
@@ -189,11 +192,15 @@ impl Suite {
         })
     }
 
-    async fn run_all(&self, results: &mut Results) -> anyhow::Result<()> {
-        let mut before = self.all_before(results)?;
-        let commands = self.prepare(&before, results).await;
+    /// `before`: what was done before, by the names of the records; what is added is taken out.
+    async fn run_all(
+        &self,
+        before: &mut BTreeMap<String, Outcome>,
+        results: &mut Results,
+    ) -> anyhow::Result<()> {
+        let commands = self.prepare(before, results).await;
         if !self.is_foreign {
-            self.calibrate(results).await?;
+            self.calibrate(before, results).await?;
         }
         self.find_knees(&commands, results).await?;
         let runs = self.plan.runs();
@@ -239,10 +246,18 @@ impl Suite {
         Places { server_cpus, loadgen_cpus, shards: None, awake_cpus }
     }
 
-    /// What loadgen carries of each scenario against a server that does nothing.
-    async fn calibrate(&self, results: &mut Results) -> anyhow::Result<()> {
+    /// What loadgen carries of each scenario that lacks runs against a server that does nothing.
+    async fn calibrate(
+        &self,
+        before: &BTreeMap<String, Outcome>,
+        results: &mut Results,
+    ) -> anyhow::Result<()> {
         let mut awake = Awake::default();
-        for (place, scenario) in self.plan.scenarios.iter().enumerate() {
+        let lacking = |run: &Run| !before.contains_key(&self.file_of(*run));
+        let lacking: BTreeSet<_> =
+            self.plan.runs().into_iter().filter(lacking).map(|run| run.scenario).collect();
+        for place in lacking {
+            let scenario = &self.plan.scenarios[place];
             let rate = scenario.rate.as_ref().map(|_| MessagesPerSecond(1.0));
             let load = scenario.load(self.plan.client, rate);
             awake.change_to(&self.plan.awake_cpus(scenario)).await?;
@@ -574,6 +589,11 @@ impl Results {
 
     fn add(&mut self, run: Run, outcome: Outcome) {
         self.contenders[run.scenario][run.server].runs.push(outcome);
+    }
+
+    /// How many of this run's server and scenario there are.
+    fn count(&self, run: Run) -> usize {
+        self.contenders[run.scenario][run.server].runs.len()
     }
 
     fn of(&self, server: usize) -> impl Iterator<Item = &Contender> {

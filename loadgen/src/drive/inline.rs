@@ -134,6 +134,10 @@ impl<C: Contract> Exchange for InlineCall<C> {
     }
 
     fn data(&mut self, payload: &[u8], now: Instant) {
+        if self.broken.is_some() {
+            // A server may go on for ever.
+            return;
+        }
         let received = self.parts.clock.at(now);
         if self.partial.is_empty() {
             let taken = self.take(payload, received);
@@ -164,10 +168,6 @@ impl<C: Contract> Exchange for InlineCall<C> {
         room: usize,
         now: Instant,
     ) -> Sending {
-        if self.broken.is_some() {
-            // The stream is of no use any more.
-            return Sending::End;
-        }
         let pulled = self.parts.clock.at(now);
         let full = frame.len() + room;
         let mut flight = self.parts.flight.borrow();
@@ -189,6 +189,10 @@ impl<C: Contract> Exchange for InlineCall<C> {
             }
         }
         Sending::More
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.broken.is_some()
     }
 }
 

@@ -173,10 +173,12 @@ impl Recorder {
         self.failed(|| format!("stream {stream}: an echo was not the message that was due"));
     }
 
-    /// Something failed; the first is kept in words.
+    /// Something failed; the first is kept in words, in one line: a server's own may be meant for terminals and tables.
     pub(crate) fn failed(&mut self, describe: impl FnOnce() -> String) {
         self.interval.failed += 1;
-        self.seen.first_failure.get_or_insert_with(describe);
+        self.seen.first_failure.get_or_insert_with(|| {
+            describe().replace(char::is_control, &char::REPLACEMENT_CHARACTER.to_string())
+        });
     }
 
     /// Closes the seconds that are over at `now`: a comparison for each message, a division for each second.

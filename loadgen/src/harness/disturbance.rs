@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use procfs::process::Process;
-use procfs::{CurrentSI, KernelStats};
 
 use super::provenance;
 use crate::record::{Disturbance, ThreadUsage};
@@ -24,7 +23,7 @@ struct Counters {
     tcp_retransmits: Option<u64>,
 }
 
-/// What some cores did with their time, added up; in milliseconds.
+/// What some cores did with their time, added up; in the kernel's ticks.
 #[derive(Clone, Copy, Debug, Default)]
 struct Times {
     stolen: u64,
@@ -139,27 +138,30 @@ fn shards() -> Option<BTreeMap<i32, ThreadUsage>> {
     Some(tasks.filter_map(Result::ok).filter_map(shard).collect())
 }
 
-/// `None` if this machine counts no stolen time.
+/// `None` if this machine counts no stolen time, or one of the cores is not there.
 fn times(cores: &BTreeSet<usize>) -> Option<Times> {
-    let stats = KernelStats::current().ok()?;
-    let cores = cores.iter().filter_map(|cpu| stats.cpu_time.get(*cpu));
-    cores
-        .map(|core| {
-            let idle = core.idle_ms() + core.iowait_ms().unwrap_or_default();
-            let busy = core.user_ms() + core.nice_ms() + core.system_ms();
-            let interrupts =
-                core.irq_ms().unwrap_or_default() + core.softirq_ms().unwrap_or_default();
-            let stolen = core.steal_ms()?;
-            Some(Times { stolen, idle, passed: idle + busy + interrupts + stolen })
-        })
-        .try_fold(Times::default(), |sum, core| {
-            let core: Times = core?;
-            Some(Times {
-                stolen: sum.stolen + core.stolen,
-                idle: sum.idle + core.idle,
-                passed: sum.passed + core.passed,
-            })
-        })
+    times_in(&std::fs::read_to_string("/proc/stat").ok()?, cores)
+}
+
+/// The lines `cpuN` of `/proc/stat`: of cores that are online, by their own numbers (proc_stat(5)).
+fn times_in(stat: &str, cores: &BTreeSet<usize>) -> Option<Times> {
+    let lines = stat.lines().filter_map(|line| {
+        let (number, ticks) = line.strip_prefix("cpu")?.split_once(' ')?;
+        let number: usize = number.parse().ok()?;
+        let ticks: Vec<u64> = ticks.split_whitespace().map_while(|it| it.parse().ok()).collect();
+        cores.contains(&number).then_some(ticks)
+    });
+    let (mut sum, mut seen) = (Times::default(), 0);
+    for ticks in lines {
+        // The time of guests is in user and nice already.
+        let [user, nice, system, idle, iowait, irq, softirq, stolen] = *ticks.first_chunk()?;
+        let idle = idle + iowait;
+        sum.stolen += stolen;
+        sum.idle += idle;
+        sum.passed += user + nice + system + irq + softirq + idle + stolen;
+        seen += 1;
+    }
+    (seen == cores.len()).then_some(sum)
 }
 
 /// Time that the quotas of this process's control group, version 2, stopped it (Linux,
@@ -212,6 +214,22 @@ mod tests {
         assert_eq!(machine.awake_idle_share, None, "nobody keeps a core awake");
         stop.store(true, Relaxed);
         shard.unwrap().join().unwrap();
+    }
+
+    #[test]
+    fn cores_are_read_by_their_own_numbers_where_others_are_offline() {
+        let stat = "cpu  30 0 0 300 0 0 0 30 0 0\ncpu0 10 0 0 100 0 0 0 10 0 0\n\
+                    cpu2 1 2 3 40 50 6 7 8 9 0\ncpu4 10 0 0 100 0 0 0 10 0 0\nintr 9 9 9 9 9 9 9 9\n";
+        let of = |cores: &[usize]| {
+            let times = times_in(stat, &cores.iter().copied().collect())?;
+            Some([times.stolen, times.idle, times.passed])
+        };
+        assert_eq!(of(&[2]), Some([8, 90, 117]));
+        assert_eq!(of(&[0, 2]), Some([18, 190, 237]));
+        assert_eq!(of(&[1]), None, "it is offline");
+        assert_eq!(of(&[0, 1]), None);
+        let old = "cpu0 10 0 0 100 0 0 0\n";
+        assert!(times_in(old, &BTreeSet::from([0])).is_none(), "a kernel that counts no steal");
     }
 
     #[test]

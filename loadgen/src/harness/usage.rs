@@ -63,6 +63,17 @@ impl Watched {
         pid.map_or(Vec::new(), |pid| provenance::cpus_of(Some(pid)))
     }
 
+    /// The processes that it started and that live, by their ids; none where the kernel does not tell.
+    pub fn children(&self) -> Vec<u32> {
+        let tasks = self.process.tasks().into_iter().flatten().filter_map(Result::ok);
+        tasks.filter_map(|task| task.children().ok()).flatten().collect()
+    }
+
+    /// Its id.
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
     /// Resident memory now, in bytes; `None` if the process is gone.
     pub fn resident_bytes(&self) -> Option<u64> {
         Some(self.process.status().ok()?.vmrss? * 1024)
@@ -127,6 +138,16 @@ mod tests {
         ] {
             assert_eq!(share(Nanos(time), part, whole), Nanos(expected), "{time} {part} {whole}");
         }
+    }
+
+    #[test]
+    fn a_process_is_told_from_one_that_starts_others() {
+        let this = Watched::of(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(this.children().contains(&child.id()), "{:?}", this.children());
+        assert!(Watched::of(child.id()).unwrap().children().is_empty());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

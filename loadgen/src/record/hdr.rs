@@ -300,6 +300,11 @@ impl TryFrom<&WrittenHdr> for Hdr {
         if let Some((name, told, is)) = figures.iter().find(|(_, told, is)| told != is) {
             return Err(Damaged::new(&format!("its {name} is {told}, and its values say {is}")));
         }
+        let (told, is) = (written.mean_ns, hdr.mean_ns());
+        // Decimals may be off in the last binary digit.
+        if (told - is).abs() > 1e-9 * is {
+            return Err(Damaged::new(&format!("its mean_ns is {told}, and its values say {is}")));
+        }
         Ok(hdr)
     }
 }
@@ -410,7 +415,7 @@ mod tests {
     #[test]
     fn figures_that_the_histogram_does_not_hold_are_refused() {
         let good = serde_json::to_value(of(1..=10)).unwrap();
-        for key in ["count", "min_ns", "p50_ns", "p99_99_ns", "max_ns"] {
+        for key in ["count", "min_ns", "p50_ns", "p99_99_ns", "max_ns", "mean_ns"] {
             let mut json = good.clone();
             json[key] = 777.into();
             let error = serde_json::from_value::<Hdr>(json).unwrap_err().to_string();

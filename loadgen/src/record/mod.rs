@@ -197,7 +197,7 @@ pub struct Measured {
     /// What the probe stream saw beside the load; null if there was none.
     #[serde(default)]
     pub probe: Option<Probe>,
-    /// Each connection's TCP and HTTP/2 handshake. All of the run, as the three that follow.
+    /// Each connection's TCP handshake; what answers the first frames is in `response_headers`. All of the run, as the three that follow.
     pub connect: Hdr,
     /// Each stream's way from the call to its response headers.
     pub response_headers: Hdr,

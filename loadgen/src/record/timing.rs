@@ -22,7 +22,7 @@ pub enum Timing {
     ProbeResponseTime,
     /// S of the probe stream. Open loop with a probe only.
     ProbeServiceTime,
-    /// A connection's TCP and HTTP/2 handshake.
+    /// A connection's TCP handshake.
     Connect,
     /// From a stream's call to its response headers.
     ResponseHeaders,

@@ -56,6 +56,32 @@ fn damaged_echoes_are_counted_as_wrong(
 }
 
 #[rstest]
+fn a_message_that_is_too_large_ends_its_stream_and_what_follows_takes_no_room(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    let record = record_of(
+        client,
+        |inbound| {
+            Box::pin(async {
+                let message = |bytes| Ok(EchoMessage { payload: vec![0; bytes].into() });
+                let flood = stream::repeat(message(64 << 10)).then(|message| async {
+                    tokio::task::yield_now().await;
+                    message
+                });
+                let too_large = stream::once(async move { message(5 << 20) });
+                Ok(Box::pin(inbound.take(1).chain(too_large).chain(flood)) as _)
+            })
+        },
+        &[],
+    );
+    assert_eq!(number(&record, "/measured/messages_received"), 4);
+    let ended = &record["measured"]["statuses"];
+    assert!(ended["INTERNAL"] == 4 || ended["OUT_OF_RANGE"] == 4, "{ended}");
+    let rss_bytes = number(&record, "/measured/loadgen/rss_bytes_max");
+    assert!(rss_bytes < 200 << 20, "{rss_bytes}");
+}
+
+#[rstest]
 fn repeated_echoes_are_counted_as_wrong(
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
@@ -187,6 +213,31 @@ fn a_status_in_mid_stream_is_counted_and_told_once(
     let failure = record["measured"]["first_failure"].as_str().unwrap();
     assert!(failure.ends_with("ended with RESOURCE_EXHAUSTED: ten is enough"), "{failure}");
     assert_eq!(record["measured"]["stopped_early"], true);
+}
+
+/// grpc-message is percent-encoded, so it may hold whatever a terminal would obey.
+#[rstest]
+fn what_a_server_says_stays_in_its_line(
+    #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
+) {
+    const FORGED: &str = "a\nvalid x\u{1b}[2J";
+    let at_once = behaving(|_| Box::pin(async { Err(Status::internal(FORGED)) }));
+    let later = behaving(|inbound| {
+        Box::pin(async {
+            let replies =
+                inbound.take(10).chain(stream::once(async { Err(Status::internal(FORGED)) }));
+            Ok(Box::pin(replies) as _)
+        })
+    });
+    for server in [at_once, later] {
+        let target = ["--target", &server.target, "--client", &typed(client), "--duration", "3s"];
+        let output = crate::support::loadgen(&[&target, &SHORT[..]].concat());
+        assert_eq!(output.status.code(), Some(1));
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8(said).unwrap();
+        assert!(said.contains("a\u{fffd}valid x\u{fffd}[2J"), "{said}");
+        assert!(!said.contains('\u{1b}'), "{said}");
+    }
 }
 
 #[rstest]

@@ -2,13 +2,15 @@
 
 use std::ffi::OsStr;
 
-use bidi_echo::config::Transport;
+use bidi_echo::config::{Config, Transport};
 use loadgen::record::RunRecord;
 use loadgen::scenario::ClientName;
 use rstest::rstest;
 use serde_json::Value;
 
-use crate::support::{INLINE, Pair, ServerProcess, TASK, TONIC, loadgen, number, record, typed};
+use crate::support::{
+    INLINE, Pair, ServerProcess, TASK, TONIC, echo_server, loadgen, number, record, typed,
+};
 
 fn real_record(pair: Pair, flags: &[&str]) -> Value {
     let server = ServerProcess::start(pair.server);
@@ -179,4 +181,23 @@ fn every_published_record_can_be_read() {
         }
     }
     assert!(records > 0);
+}
+
+/// This test's process serves, and has started loadgen.
+#[test]
+fn a_process_with_others_of_its_own_is_not_taken_for_the_server() {
+    let server = echo_server(Config::default());
+    let pid = std::process::id().to_string();
+    let flags = ["--streams", "4", "--messages", "400", "--warmup", "0s", "--duration", "3s"];
+    let (exit, record) =
+        record(&[&["--target", &server.target, "--server-pid", &pid][..], &flags].concat());
+    assert_eq!(exit, 0, "{record:#}");
+    for key in ["server", "server_resident", "server_cpu_share", "messages_per_server_cpu_s"] {
+        assert_eq!(record["measured"][key], Value::Null, "{key}");
+    }
+    let unknown = |warning: &&Value| warning["kind"] == "server_usage_unknown";
+    let warning = record["warnings"].as_array().unwrap().iter().find(unknown).unwrap();
+    let message = warning["message"].as_str().unwrap();
+    assert!(message.contains(&format!("process {pid} has others of its own")), "{message}");
+    assert!(message.ends_with("from a shell script with exec"), "{message}");
 }

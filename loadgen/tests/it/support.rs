@@ -94,6 +94,18 @@ pub(crate) fn record(args: &[&str]) -> (i32, Value) {
     parsed(&loadgen(&[args, &["--json", "-"]].concat()))
 }
 
+/// Whether a machine that other tests use, or that is kept from its cores, left nothing to be judged: it says so then.
+pub(crate) fn is_kept_from_judging(output: &Output) -> bool {
+    if output.status.code() != Some(3) {
+        return false;
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let words =
+        ["runs were invalid: given up", "invalid, not counted", "loadgen carried no rate in"];
+    assert!(words.iter().any(|word| said.contains(word)), "{said}");
+    true
+}
+
 /// A flag's value as it is typed.
 pub(crate) fn typed(value: impl ValueEnum) -> String {
     value.to_possible_value().unwrap().get_name().to_owned()
@@ -152,18 +164,23 @@ impl Running {
 
     /// Reads stderr until a line begins with `beginning`.
     pub(crate) fn wait_for(&mut self, beginning: &str) {
+        assert!(self.says(beginning), "loadgen never said {beginning:?}");
+    }
+
+    /// The same; false if it ends first.
+    pub(crate) fn says(&mut self, beginning: &str) -> bool {
         let stderr = self.child.as_mut().unwrap().stderr.as_mut().unwrap();
         // Byte by byte: what follows the line is for whoever reads next.
         let mut line = Vec::new();
         let mut byte = [0];
         while stderr.read(&mut byte).unwrap() > 0 {
             match byte[0] {
-                b'\n' if line.starts_with(beginning.as_bytes()) => return,
+                b'\n' if line.starts_with(beginning.as_bytes()) => return true,
                 b'\n' => line.clear(),
                 other => line.push(other),
             }
         }
-        panic!("loadgen never said {beginning:?}");
+        false
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -3,24 +3,12 @@
 use std::path::Path;
 use std::process::Output;
 
-use crate::support::{SEARCHED, loadgen, quiet, two_cpus};
+use crate::support::{SEARCHED, is_kept_from_judging, loadgen, quiet, two_cpus};
 
 const QUICK: [&str; 4] = ["--warmup", "100ms", "--duration", "200ms"];
 
 /// A closed loop that keeps a server of ours busy all the time: of one that does not, no run counts.
 const FULL: [&str; 6] = ["--connections", "4", "--streams", "400", "--in-flight", "4"];
-
-/// Whether a machine that other tests use, or that is kept from its cores, left nothing to be judged: it says so then.
-fn is_kept_from_judging(output: &Output) -> bool {
-    if output.status.code() != Some(3) {
-        return false;
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let words =
-        ["runs were invalid: given up", "invalid, not counted", "loadgen carried no rate in"];
-    assert!(words.iter().any(|word| said.contains(word)), "{said}");
-    true
-}
 
 #[test]
 fn a_server_is_compared_with_itself_metric_by_metric() {

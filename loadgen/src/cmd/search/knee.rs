@@ -1,10 +1,12 @@
 //! A search that goes on: trials against a server until its knee is known.
 
 use std::io::{self, Write as _};
+use std::pin::pin;
 
 use clap::Args;
 
 use super::steps::{Bounds, Found, Step, Steps};
+use crate::cmd::interrupt::prepared;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Places, Preheat, Trial, Tried, disturbance, is_overload};
@@ -150,14 +152,18 @@ pub(in crate::cmd) async fn find(
 ) -> anyhow::Result<Searched> {
     let Ask { load, how, .. } = ask;
     let open = load.at(how.max_rate);
-    let null_throughput = ask.places().null_throughput(&open).await?;
+    let mut stop = pin!(stop);
+    let null_throughput = prepared(ask.places().null_throughput(&open), &mut stop).await?;
     tell!("search: against a null echo loadgen carries {null_throughput}");
     let mut searching = Searching { ask, null_throughput, trials: Vec::new() };
     let least = MESSAGES_MIN / how.duration.as_secs_f64();
     let least = least.max(MESSAGES_MARGIN * needed_rate(&ask.slo, how.duration));
     let begin = match how.min_rate {
         Some(rate) => rate.0,
-        None => (BEGIN_SHARE * searching.closed_loop().await?).max(least),
+        None => {
+            let closed = prepared(searching.closed_loop(), &mut stop).await?;
+            (BEGIN_SHARE * closed).max(least)
+        }
     };
     let bounds = Bounds {
         begin,

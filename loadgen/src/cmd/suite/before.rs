@@ -99,4 +99,18 @@ impl Suite {
         }
         Ok(before)
     }
+
+    /// Adds what was done before and was not come to again, because the suite ended before: it is not forgotten either. A
+    /// run stands in the place of its repetition, by which ratios are of pairs.
+    pub(super) fn add_rest(&self, mut before: BTreeMap<String, Outcome>, results: &mut Results) {
+        let mut runs = self.plan.runs();
+        runs.sort_by_key(|run| run.repetition);
+        for run in runs {
+            let Some(outcome) = before.remove(&self.file_of(run)) else { continue };
+            while results.count(run) < run.repetition {
+                results.add(run, Outcome::Failed("it was not come to".to_owned()));
+            }
+            results.add(run, outcome);
+        }
+    }
 }

@@ -127,13 +127,15 @@ impl FromStr for Rate {
 
 impl Display for Rate {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As written, but for what a hundredth has lost in binary.
+        let percent = |share: f64| (100.0 * share * 1e6).round() / 1e6;
         match self {
             Rate::Fixed(rate) => write!(out, "{rate}"),
             Rate::OfKnee { share, of: None } => {
-                write!(out, "{:.0} % of its own knee", 100.0 * share)
+                write!(out, "{} % of its own knee", percent(*share))
             }
             Rate::OfKnee { share, of: Some(of) } => {
-                write!(out, "{:.0} % of {of}'s knee", 100.0 * share)
+                write!(out, "{} % of {of}'s knee", percent(*share))
             }
         }
     }
@@ -260,6 +262,16 @@ impl Plan {
         let kept = |names: &[String], name: &String| names.is_empty() || names.contains(name);
         self.scenarios.retain(|scenario| kept(scenarios, &scenario.name));
         self.servers.retain(|server| kept(servers, &server.name));
+        for SuiteScenario { name, rate, .. } in &self.scenarios {
+            let Some(Rate::OfKnee { of: Some(of), .. }) = rate else { continue };
+            if !kept(servers, of) {
+                let cure = format!(
+                    "leaves out {of}, and {name} offers a share of its knee; pass --only-server {of} too, or the scenarios \
+                     without {name} (--only-scenario)"
+                );
+                return Err(UsageError { flag: "--only-server", value: servers.join(","), cure });
+            }
+        }
         Ok(())
     }
 
@@ -487,6 +499,10 @@ fn check_knee(scenario: &SuiteScenario, file: &File) -> Result<(), UsageError> {
     let value = scenario.rate.as_ref().map(value).unwrap_or_default();
     if file.suite.slo.is_none() {
         let cure = "a knee keeps goals; write slo = \"p99<10ms,errors=0\" in [suite]";
+        return Err(wrong("rate", value, cure));
+    }
+    if (scenario.idle_streams, scenario.idle_connections) != (0, 0) {
+        let cure = "a knee is searched without idle streams and connections; write a fixed rate, or leave those out";
         return Err(wrong("rate", value, cure));
     }
     match of {

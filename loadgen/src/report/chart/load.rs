@@ -7,7 +7,7 @@ use maud::html;
 use super::spectrum::time;
 use super::timeline::{count, offered};
 use super::{Axis, Look, Panel, Plot, Scale};
-use crate::record::RunRecord;
+use crate::record::{Provenance, RunRecord};
 use crate::scenario::{Load, Scenario};
 use crate::units::{Count, MessagesPerSecond};
 
@@ -102,8 +102,10 @@ fn all_but_the_rate(record: &RunRecord) -> String {
     if let Load::OpenLoop { rate_messages_per_s, .. } = &mut scenario.load {
         *rate_messages_per_s = MessagesPerSecond(0.0);
     }
-    let server = &record.provenance.server;
-    format!("{scenario:?} {:?} {:?} {:?}", server.product, server.transport, server.placement)
+    // A knee over two machines, or two builds of what measures, would be nobody's.
+    let Provenance { server, host, loadgen, .. } = &record.provenance;
+    let carried = (&server.product, &server.transport, &server.placement);
+    format!("{scenario:?} {carried:?} {host:?} {loadgen:?}")
 }
 
 /// Percentiles of R against the offered load. Hollow marks are of runs that were not served, or are not valid.
@@ -187,6 +189,14 @@ mod tests {
         let mut records = runs(&[(1_000.0, 1), (2_000.0, 1), (3_000.0, 1)]);
         records[0].1.scenario.streams += 1;
         assert!(load_curves(&records).is_empty());
+        let is_curve = |change: fn(&mut RunRecord)| {
+            let mut records = runs(&[(1_000.0, 1), (2_000.0, 1), (3_000.0, 1)]);
+            change(&mut records[0].1);
+            !load_curves(&records).is_empty()
+        };
+        assert!(is_curve(|run| run.scenario.seed += 1));
+        assert!(!is_curve(|run| run.provenance.host.cpu_model.push('2')), "another machine");
+        assert!(!is_curve(|run| run.provenance.loadgen.revision.push('2')), "another build");
         assert!(load_curves(&[("closed".to_owned(), example::closed_loop())]).is_empty());
     }
 

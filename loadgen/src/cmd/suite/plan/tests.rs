@@ -208,6 +208,12 @@ fn a_rate_may_be_a_share_of_a_knee() {
     assert!(knee("90% of stock").unwrap_err().contains("no [[server]] is named stock"));
     assert!(knee("0 %").unwrap_err().contains("need a rate such as 50k, or a share"));
     assert!(knee("5 % off tonic").unwrap_err().contains("need a rate such as 50k, or a share"));
+    assert_eq!(knee("12.5 % of tonic").unwrap().unwrap().to_string(), "12.5 % of tonic's knee");
+    assert_eq!(knee("7 %").unwrap().unwrap().to_string(), "7 % of its own knee");
+    let idle = SUITE.replace("in_flight = 4", "rate = \"50 %\"");
+    let idle = idle.replacen("baseline", "slo = \"p99<10ms\"\nbaseline", 1);
+    let refused = parse(&idle).unwrap_err().to_string();
+    assert!(refused.contains("searched without idle streams and connections"), "{refused}");
     let without = SUITE.replace("in_flight = 1", "rate = \"50 %\"");
     assert!(parse(&without).unwrap_err().to_string().contains("a knee keeps goals; write slo"));
 }
@@ -236,6 +242,24 @@ fn filters_keep_what_they_name_and_refuse_what_is_not_there() {
     assert_eq!(only(&[], &["slow-starter"]), Ok((2, 1)));
     let refused = "--only-scenario small: the suite has one, large";
     assert_eq!(only(&["small"], &[]), Err(refused.to_owned()));
+}
+
+#[test]
+fn a_server_whose_knee_others_are_offered_a_share_of_is_not_left_out() {
+    let text = SUITE.replace("in_flight = 1", "rate = \"50 % of tonic\"");
+    let text = text.replacen("baseline", "slo = \"p99<10ms\"\nbaseline", 1);
+    let only = |scenarios: &[&str], servers: &[&str]| {
+        let [scenarios, servers] = [scenarios, servers]
+            .map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        parse(&text).unwrap().keep(&scenarios, &servers).map_err(|error| error.to_string())
+    };
+    let refused = only(&[], &["slow-starter"]).unwrap_err();
+    let begins = "--only-server slow-starter: leaves out tonic, and one offers a share of its knee";
+    assert!(refused.starts_with(begins), "{refused}");
+    for servers in [&[][..], &["tonic"], &["slow-starter", "tonic"]] {
+        assert_eq!(only(&[], servers), Ok(()));
+    }
+    assert_eq!(only(&["large"], &["slow-starter"]), Ok(()));
 }
 
 /// The suites that the project ships; their cores may not exist where this test runs.
