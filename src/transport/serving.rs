@@ -24,7 +24,7 @@ use super::frame::ErrorCode;
 use super::guard::{Panicked, catch_unwind};
 use super::placement::Tasks;
 use super::stream::{BodyError, End, Inbox, Kept, Key, RecvBody, Shared, StreamEnd, Wakes, lend};
-use super::wire::{Core, Ending, Flushed, Wire};
+use super::wire::{Core, Ending, Flushed, OwnTurn, Wire};
 use failure::{
     ANSWER_TOO_LARGE, BAD_TIMEOUT, FAILED, Failure, HEADERS_TOO_LARGE, PANICKED, expired, fail,
 };
@@ -384,10 +384,15 @@ where
     /// Lets the stream go on as far as it can, with its inbox lent.
     fn turn(&self, core: &mut Core, app: &mut Handler<S, B>, wire: &mut Wire) -> Turn {
         let before = wire.out.len();
-        let (mut has_place, may_begin) = wire.take_given(core);
+        let is_on_tasks = self.tasks.is_some();
+        let given = if is_on_tasks { wire.take_given(core) } else { OwnTurn::NotAwaited };
+        let mut has_place = given == OwnTurn::HasPlace;
         let mut gave = false;
         // Whether the next poll tells if the body had more after a piece.
-        let mut follows = std::mem::take(&mut core.was_deferred) | std::mem::take(&mut app.follows);
+        let mut follows = core.was_deferred || app.follows;
+        if follows {
+            (core.was_deferred, app.follows) = (false, false);
+        }
         for _ in 0..TURN_STEPS {
             if core.local_closed {
                 return finish(core, wire);
@@ -418,15 +423,17 @@ where
             if gave && app.calm >= CALM_MIN && !core.remote_closed {
                 return Turn::Later;
             }
-            if self.must_wait_to_begin(app, wire, may_begin) {
+            if self.must_wait_to_begin(app, wire, given == OwnTurn::MayBegin) {
                 wire.want_handler(core);
                 return Turn::Wait;
             }
-            if core.headers_sent && !was_owed && !has_place && wire.others_want_places() {
-                wire.want_place(core);
-                return Turn::Wait;
+            if is_on_tasks {
+                if core.headers_sent && !was_owed && !has_place && wire.others_want_places() {
+                    wire.want_place(core);
+                    return Turn::Wait;
+                }
+                has_place = false;
             }
-            has_place = false;
             let had_room = !was_owed || wire.has_pending_room(core);
             wire.steps += 1;
             let step = self.step(core, app, wire);

@@ -152,14 +152,7 @@ pub(crate) struct Core {
     pub(crate) is_set_aside: bool,
     /// It is in `later`.
     pub(crate) is_later: bool,
-    /// It is in `placeless`.
-    pub(crate) is_placeless: bool,
-    /// It is in `unbegun`.
-    pub(crate) is_unbegun: bool,
-    /// It is one of [`Wire::places_given`].
-    pub(crate) has_place: bool,
-    /// It is one of [`Wire::beginnings_given`].
-    pub(crate) has_beginning: bool,
+    pub(crate) turn: OwnTurn,
     /// It is polled because it was deferred.
     pub(crate) was_deferred: bool,
     /// Since when it is to be asked again; a poll settles that.
@@ -202,6 +195,20 @@ pub(crate) struct Core {
     pub(crate) deadline: Option<Instant>,
 }
 
+/// Whether a stream with a task of its own waits for what there are few of: to begin, and later for a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OwnTurn {
+    NotAwaited,
+    /// It is in `unbegun`.
+    ToBegin,
+    /// It is one of [`Wire::beginnings_given`].
+    MayBegin,
+    /// It is in `placeless`.
+    ForPlace,
+    /// It is one of [`Wire::places_given`].
+    HasPlace,
+}
+
 /// How our half of a stream ends.
 #[derive(Debug)]
 pub(crate) enum Ending {
@@ -222,10 +229,7 @@ impl Core {
             is_parked: false,
             is_set_aside: false,
             is_later: false,
-            is_placeless: false,
-            is_unbegun: false,
-            has_place: false,
-            has_beginning: false,
+            turn: OwnTurn::NotAwaited,
             was_deferred: false,
             later_since: None,
             remote_closed: false,
@@ -449,27 +453,30 @@ impl Wire {
 
     /// Puts the stream into the queue of those that wait to begin, once.
     pub(crate) fn want_handler(&mut self, core: &mut Core) {
-        if !core.is_unbegun {
-            core.is_unbegun = true;
+        if core.turn != OwnTurn::ToBegin {
+            core.turn = OwnTurn::ToBegin;
             self.unbegun.push_back(core.key);
         }
     }
 
     /// Puts the stream into the queue of those that wait for a place, once.
     pub(crate) fn want_place(&mut self, core: &mut Core) {
-        if !core.is_placeless {
-            core.is_placeless = true;
+        if core.turn != OwnTurn::ForPlace {
+            core.turn = OwnTurn::ForPlace;
             self.placeless.push_back(core.key);
         }
     }
 
-    /// Takes what the stream was given for this turn: a place, and that it may begin.
-    pub(crate) fn take_given(&mut self, core: &mut Core) -> (bool, bool) {
-        let place = std::mem::take(&mut core.has_place);
-        let beginning = std::mem::take(&mut core.has_beginning);
-        self.places_given -= usize::from(place);
-        self.beginnings_given -= usize::from(beginning);
-        (place, beginning)
+    /// Takes what the stream was given for this turn.
+    pub(crate) fn take_given(&mut self, core: &mut Core) -> OwnTurn {
+        let turn = core.turn;
+        match turn {
+            OwnTurn::MayBegin => self.beginnings_given -= 1,
+            OwnTurn::HasPlace => self.places_given -= 1,
+            _ => return turn,
+        }
+        core.turn = OwnTurn::NotAwaited;
+        turn
     }
 
     /// Whether others were there before whoever wants a place now.
@@ -497,6 +504,10 @@ impl Wire {
 
     /// The next stream that was set aside, if there may be room again.
     pub(crate) fn unpark(&mut self) -> Option<Key> {
+        if self.parked.is_empty() {
+            self.unpark_left = 0;
+            return None;
+        }
         if !self.pending_is_full() {
             // What it gives may fill the place of those behind it, which have windows of their own.
             self.unpark_left = self.parked.len().saturating_sub(1);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Connection, Handshake, Role, Slot};
 use crate::transport::flow::WINDOW_BYTES_DEFAULT;
 use crate::transport::stream::Key;
-use crate::transport::wire::Core;
+use crate::transport::wire::{Core, OwnTurn};
 
 /// A connection's books.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,9 +38,9 @@ impl<IO, R: Role> Connection<IO, R> {
         assert_eq!(wire.pending, pieces + wire.orphaned(), "bytes pending are those of the pieces");
         let heads: usize = kept().map(|slot| slot.core.head_bytes + slot.core.trailer_bytes).sum();
         assert_eq!(wire.heads, heads, "bytes of heads are those of the streams");
-        let places = kept().filter(|slot| slot.core.has_place).count();
-        let beginnings = kept().filter(|slot| slot.core.has_beginning).count();
-        assert_eq!((wire.places_given, wire.beginnings_given), (places, beginnings));
+        let given = |turn| kept().filter(|slot| slot.core.turn == turn).count();
+        assert_eq!(wire.places_given, given(OwnTurn::HasPlace), "places are those of streams");
+        assert_eq!(wire.beginnings_given, given(OwnTurn::MayBegin), "nobody else may begin");
         let queued = counted(&wire.runnable);
         let blocked = counted(&wire.blocked);
         let parked = counted(&wire.parked);
@@ -70,7 +70,7 @@ impl<IO, R: Role> Connection<IO, R> {
                 told(core)
             );
             assert!(
-                goes_on || !core.is_placeless || self.role.free_places() == 0,
+                goes_on || core.turn != OwnTurn::ForPlace || self.role.free_places() == 0,
                 "nobody gives stream {id} a place: {}",
                 told(core)
             );

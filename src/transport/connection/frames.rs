@@ -223,6 +223,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             core.content_left = left;
         }
         core.last_frame = self.wire.now;
+        core.was_deferred = false;
         // Its window is of no use from here on, and no update may follow (RFC 9113, 5.1).
         core.remote_closed = end;
         if padding > 0 {

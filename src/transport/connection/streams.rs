@@ -12,7 +12,7 @@ use super::super::fields;
 use super::super::frame::ErrorCode;
 use super::super::guard::catch_unwind;
 use super::super::stream::{BodyError, Key};
-use super::super::wire::{Core, Wire};
+use super::super::wire::{OwnTurn, Wire};
 use super::{Connection, Lost, Opening, Phase, Role, Slot, Turn, now};
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
@@ -89,32 +89,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     fn give_places(&mut self) {
         if !self.wire.placeless.is_empty() {
             let places = self.role.free_places().saturating_sub(self.wire.places_given);
-            self.wire.places_given += self.go_on(
-                places,
-                |wire| &mut wire.placeless,
-                |core| (&mut core.is_placeless, &mut core.has_place),
-            );
+            self.wire.places_given +=
+                self.go_on(places, |wire| &mut wire.placeless, OwnTurn::HasPlace);
         }
         if !self.wire.unbegun.is_empty() {
             let places = self.role.free_handlers().saturating_sub(self.wire.beginnings_given);
-            self.wire.beginnings_given += self.go_on(
-                places,
-                |wire| &mut wire.unbegun,
-                |core| (&mut core.is_unbegun, &mut core.has_beginning),
-            );
+            self.wire.beginnings_given +=
+                self.go_on(places, |wire| &mut wire.unbegun, OwnTurn::MayBegin);
             if self.wire.unbegun.is_empty() {
                 self.role.all_have_begun();
             }
         }
     }
 
-    /// Runs `places` streams of a queue; those that are gone take none. `of`: whether a stream is in the queue, and whether it
-    /// has been given what it waits for. Out: how many have now.
+    /// Runs `places` streams of a queue, and gives them what they wait for; those that are gone take none. Out: how many have it
+    /// now.
     fn go_on(
         &mut self,
         places: usize,
         queue: fn(&mut Wire) -> &mut VecDeque<Key>,
-        of: fn(&mut Core) -> (&mut bool, &mut bool),
+        gives: OwnTurn,
     ) -> usize {
         let mut given = 0;
         while given < places
@@ -124,8 +118,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 && core.key == key
                 && !core.is_dead
             {
-                let (is_in_it, has_it) = of(core);
-                (*is_in_it, *has_it) = (false, true);
+                core.turn = gives;
                 self.wire.run(core);
                 given += 1;
             }

@@ -301,7 +301,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             match core.later_since {
                 Some(since) if since + LATER > now => self.wire.defer_since(core, since),
                 Some(_) => {
-                    core.was_deferred = true;
+                    // One that something came for is not asked for the sake of that.
+                    core.was_deferred = !core.is_queued;
                     self.wire.run(core);
                 }
                 None => {}
