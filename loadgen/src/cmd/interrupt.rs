@@ -1,7 +1,6 @@
 //! The end that somebody asks for, for verbs that have something to tell by then.
 
 use std::future::{Future, pending};
-use std::pin::pin;
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,7 +22,7 @@ pub(super) async fn prepared<T>(
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<T> {
     tokio::select! {
-        done = pin!(preparing) => done,
+        done = preparing => done,
         () = stop => anyhow::bail!("interrupted before anything was measured"),
     }
 }

@@ -122,6 +122,8 @@ impl Suite {
         self.begin_folder()?;
         let stop = interrupted();
         let mut results = Results::new(&self.plan);
+        // Read before anything is begun: whenever it is interrupted, the report has them.
+        results.knees = self.knees_of_before()?;
         let mut before = self.all_before(&mut results)?;
         let all = tokio::select! {
             all = self.run_all(&mut before, &mut results) => all.map(|()| true),

@@ -266,11 +266,13 @@ fn a_suite_that_is_interrupted_before_it_went_on_forgets_nothing() {
     let (file, out) = (folder.path().join("tiny.toml"), folder.path().join("out"));
     let text = std::fs::read_to_string(&file).unwrap();
     let text = text.replace("transport = \"inline\"", "peer = \"slow\"");
-    let text = text.replacen("baseline", "peers = \"peers.toml\"\nbaseline", 1);
+    let text = text.replacen("baseline", "peers = \"peers.toml\"\nslo = \"p99<1s\"\nbaseline", 1);
     std::fs::write(&file, text).unwrap();
     loadgen(&with_out(&verb, &out));
     // The first of two is missing, and the second is not come to.
     std::fs::remove_file(out.join("tiny.only.1.json")).unwrap();
+    let knee = r#"{"lower": 1000.0, "upper": 1010.0, "unjudged": null, "confirmed": true}"#;
+    std::fs::write(out.join("knees.json"), format!("{{\"only: known\": {knee}}}")).unwrap();
     std::fs::write(&slow, "").unwrap();
     let mut running = Running::start(&[&with_out(&verb, &out)[..], &["--resume"]].concat());
     running.wait_for("suite: building slow");
@@ -283,6 +285,7 @@ fn a_suite_that_is_interrupted_before_it_went_on_forgets_nothing() {
         report.contains("- tiny.only.1 failed and is not counted: it was not come to"),
         "{report}"
     );
+    assert!(report.contains("- only: known: 1000 messages/s (misses it at"), "{report}");
     // Invalid beside other tests, it is told in a line of its own, which a forgotten one has not.
     let counts = |line: &str| line.starts_with("| only") && line.contains(" | 1 of 2 | ");
     let is_there = report.lines().any(counts) || report.contains("- tiny.only.2 ");

@@ -74,7 +74,6 @@ impl Suite {
         commands: &[Result<ServerCommand, String>],
         results: &mut Results,
     ) -> anyhow::Result<()> {
-        results.knees = self.knees_of_before()?;
         let mut awake = Awake::default();
         for scenario in &self.plan.scenarios {
             let Some(Rate::OfKnee { of, .. }) = &scenario.rate else { continue };
@@ -113,7 +112,7 @@ impl Suite {
     }
 
     /// Those that this folder knows. What an older build remembered of searches that failed is left out.
-    fn knees_of_before(&self) -> anyhow::Result<BTreeMap<String, Found>> {
+    pub(super) fn knees_of_before(&self) -> anyhow::Result<BTreeMap<String, Found>> {
         let path = self.out.join(KNEES);
         if !self.resume || !path.exists() {
             return Ok(BTreeMap::new());
