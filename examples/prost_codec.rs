@@ -3,7 +3,8 @@
 //!
 //! Listens on a free loopback port, says its address as the first line of stdout, and serves until its
 //! stdin ends. Takes `--work N`: that many multiplications for each message, one after the other, so that
-//! a slowdown of known size can be looked for (`loadgen compare`).
+//! a slowdown of known size can be looked for (`loadgen compare`); and `--routes`: the service stands behind
+//! tonic's router, as most services do (peer `inline-routes`).
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -22,7 +23,8 @@ use http::HeaderValue;
 use http_body::Body;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tonic::server::{Grpc, StreamingService};
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
@@ -72,6 +74,10 @@ struct Echo {
     work: u32,
 }
 
+impl NamedService for Echo {
+    const NAME: &'static str = "echo.v1.Echo";
+}
+
 impl<B> Service<http::Request<B>> for Echo
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -100,18 +106,32 @@ where
     }
 }
 
-fn work(arguments: impl Iterator<Item = String>) -> Result<u32, String> {
-    let arguments: Vec<_> = arguments.collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => Ok(0),
-        ["--work", count] => count.parse().map_err(|_| format!("--work {count}: need a number")),
-        _ => Err(format!("{arguments:?}: takes nothing but --work N")),
+/// What it is asked to do.
+#[derive(Default)]
+struct Asked {
+    work: u32,
+    routes: bool,
+}
+
+fn asked(mut arguments: impl Iterator<Item = String>) -> Result<Asked, String> {
+    let mut asked = Asked::default();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--routes" => asked.routes = true,
+            "--work" => {
+                let count = arguments.next().unwrap_or_default();
+                asked.work =
+                    count.parse().map_err(|_| format!("--work {count:?}: need a number"))?;
+            }
+            other => return Err(format!("{other:?}: takes nothing but --work N and --routes")),
+        }
     }
+    Ok(asked)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let work = work(std::env::args().skip(1))?;
+    let Asked { work, routes } = asked(std::env::args().skip(1))?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel();
@@ -120,8 +140,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ = std::io::stdin().read_to_end(&mut Vec::new());
         _ = stop.send(());
     });
-    Server::new(Limits::default())
-        .serve(listener, Echo { work }, async { _ = stopped.await })
-        .await;
+    let stop = async { _ = stopped.await };
+    let server = Server::new(Limits::default());
+    match routes {
+        true => server.serve(listener, Routes::new(Echo { work }), stop).await,
+        false => server.serve(listener, Echo { work }, stop).await,
+    }
     Ok(())
 }
