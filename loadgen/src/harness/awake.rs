@@ -115,9 +115,10 @@ pub fn keep_awake_until_stdin_ends(cpus: &[usize]) -> anyhow::Result<()> {
             if failed {
                 return;
             }
-            // It never yields: the kernel takes the core away from it whenever somebody wakes. In closed loops, whose cores are
-            // full, a shard waited for its core for 0.2 to 0.4 % of the time with it and without; with a yield each microsecond
-            // for over 2 %, and carried a tenth less (results/2026-11-29-awake). The processor's hint leaves a sibling thread most of what they share.
+            // It never yields: the kernel takes the core away from it whenever somebody wakes. In closed loops of 1,000 streams, whose
+            // cores are full, a shard waited for its core for 0.17 to 0.41 % of the window with it, 0.28 to 0.76 % without; with a yield
+            // each microsecond for over 2 %, so that every such run was invalid. Medians of what they carried are 8 and 14 % lower
+            // with it, and the runs overlap (results/2026-11-29-awake). The processor's hint leaves a sibling thread most of what they share.
             loop {
                 std::hint::spin_loop();
             }

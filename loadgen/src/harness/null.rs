@@ -2,8 +2,9 @@
 //! than its requests, so those it decodes and encodes, and does nothing else.
 //!
 //! What loadgen reaches against it is what loadgen itself can do on this machine. On the inline
-//! transport, with no codec and no service above. In ping-pong, which is mostly waking up, other servers carry up to a
-//! third more (results/2026-11-28-baseline-2): headroom fails there, and what is shown is a bound.
+//! transport, with no codec and no service above. In ping-pong, which is mostly waking up, other servers carry up to half
+//! as much again (http2-frames at 1,000 bytes: 1.16, 1.40 and 1.51 times; results/2026-11-28-baseline-2): headroom fails
+//! there, and what is shown is a bound.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
