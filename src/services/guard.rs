@@ -4,19 +4,20 @@
 //! "Length-Prefixed-Message") only together with the message: tonic's decoder reserves what a prefix
 //! promises, so 5 bytes could cost 4 MiB. A prefix over the limit ends the body at once with
 //! RESOURCE_EXHAUSTED, and so does a part that would bring what the connection's streams have begun
-//! and not finished over its cap. Nothing is copied but prefixes that are cut in two, and small parts.
+//! and not finished over its cap; a request that ends within a message, with INTERNAL. Nothing is copied but
+//! prefixes that are cut in two, and small parts. Requests that are not gRPC pass as they are.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::policy::shutting_down;
-use crate::transport::{BodyError, Held};
+use crate::transport::{BodyError, Held, is_grpc};
 
 /// What tonic takes as the error of a body.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -30,8 +31,13 @@ pub struct GuardLayer {
 }
 
 impl GuardLayer {
-    /// Messages may have so many bytes, without their 5-byte prefix: one that announces more ends its
-    /// request's body with RESOURCE_EXHAUSTED. Those before it in the same request are handed on.
+    /// Messages may have so many bytes as they come, compressed or not, without their 5-byte prefix: one that
+    /// announces more ends its request's body with RESOURCE_EXHAUSTED. Those before it in the same request are
+    /// handed on.
+    ///
+    /// [`Limits::held_bytes_max`](crate::transport::Limits::held_bytes_max) should be larger by 5 bytes at least:
+    /// what is begun and not finished on a connection has room there, and a message that finds none ends with
+    /// RESOURCE_EXHAUSTED too.
     pub fn new(message_bytes_max: usize) -> Self {
         GuardLayer { message_bytes_max }
     }
@@ -65,7 +71,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> S::Future {
-        let message_bytes_max = self.message_bytes_max;
+        let message_bytes_max = is_grpc(request.headers()).then_some(self.message_bytes_max);
         let held = request.extensions().get::<Held>().cloned();
         self.inner.call(request.map(|body| Guarded {
             body,
@@ -78,12 +84,14 @@ where
 
 /// A request body that gives whole messages, as the bytes they came in.
 ///
-/// Its errors are those of the body below, or a `tonic::Status` of RESOURCE_EXHAUSTED: a message over the
-/// limit, or one too many that has begun ([`Limits::held_bytes_max`](crate::transport::Limits)).
+/// Its errors are those of the body below, or a `tonic::Status`: RESOURCE_EXHAUSTED for a message over the
+/// limit, or one too many that has begun ([`Limits::held_bytes_max`](crate::transport::Limits)); INTERNAL for
+/// one whose end is missing.
 #[derive(Debug)]
 pub struct Guarded<B> {
     body: B,
-    message_bytes_max: usize,
+    /// `None`: there are no messages, the request is not gRPC.
+    message_bytes_max: Option<usize>,
     /// Where the connection counts what waits, if it does.
     held: Option<Held>,
     /// What waits for the rest of its message, and what stands behind that; nearly always nothing.
@@ -103,6 +111,10 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
+        let Some(bytes_max) = this.message_bytes_max else {
+            let frame = Pin::new(&mut this.body).poll_frame(cx);
+            return frame.map_err(|error| told(error.into()));
+        };
         loop {
             if let Some(next) = this.next_whole() {
                 // Nobody knows when it will be asked again.
@@ -117,24 +129,25 @@ where
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Some(Err(told(error.into())))),
                 None => {
-                    // A message that was cut off is the decoder's to complain about.
-                    let rest = this.waiting.take().map(|messages| messages.given_up());
-                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
+                    let Some(messages) = &mut this.waiting else { return Poll::Ready(None) };
+                    messages.end();
+                    continue;
                 }
             };
             // Nearly always: whole messages, and nothing before them.
             if this.waiting.is_none()
-                && frame.data_ref().is_none_or(|data| are_whole(data, this.message_bytes_max))
+                && frame.data_ref().is_none_or(|data| are_whole(data, bytes_max))
             {
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let (max, held) = (this.message_bytes_max, &this.held);
-            let messages =
-                this.waiting.get_or_insert_with(|| Box::new(Messages::new(max, held.clone())));
+            let held = &this.held;
+            let messages = this
+                .waiting
+                .get_or_insert_with(|| Box::new(Messages::new(bytes_max, held.clone())));
             match frame.into_data() {
                 Ok(data) => messages.push(data),
                 Err(frame) => {
-                    messages.release_all();
+                    messages.end();
                     messages.trailers = frame.into_trailers().ok();
                 }
             }
@@ -195,6 +208,8 @@ struct Messages {
     overlong: Option<usize>,
     /// There was no room for a part of a message, beyond so many bytes; nothing after it is looked at.
     overfull: Option<usize>,
+    /// The request ended within a message, behind `whole`.
+    is_cut_off: bool,
     trailers: Option<HeaderMap>,
     charge: Charge,
 }
@@ -251,6 +266,7 @@ impl Messages {
             missing: 0,
             overlong: None,
             overfull: None,
+            is_cut_off: false,
             trailers: None,
             charge: Charge { held, bytes: 0, unfinished: 0 },
         }
@@ -267,7 +283,7 @@ impl Messages {
 
     /// Whether the body ends here with a status, behind what is whole.
     fn is_refused(&self) -> bool {
-        self.overlong.is_some() || self.overfull.is_some()
+        self.overlong.is_some() || self.overfull.is_some() || self.is_cut_off
     }
 
     fn next(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
@@ -290,6 +306,9 @@ impl Messages {
                  (Limits::held_bytes_max)"
             ))));
         }
+        if self.is_cut_off {
+            return Some(Err(Status::internal("the request ended within a message")));
+        }
         self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))
     }
 
@@ -301,8 +320,7 @@ impl Messages {
         if self.missing > 0 {
             if chunk.len() < self.missing {
                 self.missing -= chunk.len();
-                let bytes = chunk.len();
-                return self.hold(chunk, bytes);
+                return self.hold(chunk);
             }
             let end = chunk.split_to(self.missing);
             self.missing = 0;
@@ -329,10 +347,9 @@ impl Messages {
             self.prefix = BytesMut::from(&chunk[..]);
         } else if 2 * chunk.len() < came {
             // It would keep all of what it came with.
-            let bytes = chunk.len();
-            self.hold(Bytes::copy_from_slice(&chunk), bytes);
+            self.hold(Bytes::copy_from_slice(&chunk));
         } else {
-            self.hold(chunk, came);
+            self.hold(chunk);
         }
     }
 
@@ -356,11 +373,11 @@ impl Messages {
         at
     }
 
-    /// Keeps a part of a message, which keeps so many bytes alive; small ones are gathered, so that a
-    /// byte costs a byte.
-    fn hold(&mut self, chunk: Bytes, bytes: usize) {
+    /// Keeps a part of a message; small ones are gathered, so that a byte costs a byte. What a large one came with
+    /// is kept no longer than to the end of the poll: see [`Self::own_parts`].
+    fn hold(&mut self, chunk: Bytes) {
         const GATHER_BYTES_MAX: usize = 4_096;
-        if let Err(max) = self.charge.add(bytes) {
+        if let Err(max) = self.charge.add(chunk.len()) {
             self.overfull = Some(max);
             (self.held, self.owned) = (VecDeque::new(), 0);
             self.charge.unfinished = 0;
@@ -391,23 +408,16 @@ impl Messages {
         self.owned = self.held.len();
     }
 
-    /// Gives up waiting for the rest.
-    fn release_all(&mut self) {
+    /// Nothing more comes.
+    fn end(&mut self) {
+        self.is_cut_off = self.missing > 0 || !self.prefix.is_empty();
         self.missing = 0;
-        self.whole.append(&mut self.held);
-        self.owned = 0;
+        self.prefix = BytesMut::new();
+        (self.held, self.owned) = (VecDeque::new(), 0);
         self.charge.unfinished = 0;
-        if self.prefix.has_remaining() {
-            self.whole.push_back(std::mem::take(&mut self.prefix).freeze());
+        if self.whole.is_empty() {
+            self.charge.settle();
         }
-    }
-
-    /// All that waits, because nothing more comes.
-    fn given_up(mut self) -> Bytes {
-        self.release_all();
-        let mut rest = BytesMut::new();
-        self.whole.iter().for_each(|chunk| rest.extend_from_slice(chunk));
-        rest.freeze()
     }
 }
 
@@ -436,6 +446,8 @@ mod tests {
     struct Chunks {
         left: VecDeque<Bytes>,
         ends: bool,
+        /// It ends with trailers.
+        trailers: bool,
     }
 
     impl Body for Chunks {
@@ -448,6 +460,9 @@ mod tests {
         ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
             match self.left.pop_front() {
                 None if !self.ends => Poll::Pending,
+                None if std::mem::take(&mut self.trailers) => {
+                    Poll::Ready(Some(Ok(Frame::trailers(HeaderMap::new()))))
+                }
                 chunk => Poll::Ready(chunk.map(|chunk| Ok(Frame::data(chunk)))),
             }
         }
@@ -465,8 +480,9 @@ mod tests {
         let stream = [message(b"hello"), message(&[7; 300]), message(b""), message(b"x")].concat();
         for piece in 1..=stream.len() {
             let left = stream.chunks(piece).map(Bytes::copy_from_slice).collect();
-            let body = Chunks { left, ends: true };
-            let mut guarded = Guarded { body, message_bytes_max: 300, held: None, waiting: None };
+            let body = Chunks { left, ends: true, trailers: false };
+            let mut guarded =
+                Guarded { body, message_bytes_max: Some(300), held: None, waiting: None };
             let mut got = Vec::new();
             let mut cx = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(Some(frame)) = Pin::new(&mut guarded).poll_frame(&mut cx) {
@@ -484,8 +500,9 @@ mod tests {
         for cuts in [vec![0, 1_500], vec![10, 1_500], vec![0, 700, 1_500]] {
             let ends = cuts[1..].iter().copied();
             let left = cuts.iter().zip(ends).map(|(from, to)| read.slice(*from..to)).collect();
-            let body = Chunks { left, ends: false };
-            let mut guarded = Guarded { body, message_bytes_max: 3_000, held: None, waiting: None };
+            let body = Chunks { left, ends: false, trailers: false };
+            let mut guarded =
+                Guarded { body, message_bytes_max: Some(3_000), held: None, waiting: None };
             let mut cx = Context::from_waker(std::task::Waker::noop());
             while let Poll::Ready(frame) = Pin::new(&mut guarded).poll_frame(&mut cx) {
                 assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), message(b"whole"));
@@ -501,8 +518,9 @@ mod tests {
         let read = Bytes::from([message(&[7; 30_000]), message(&[8; 30_000])].concat());
         let left = [(0, 10_000), (10_000, 20_000), (20_000, 40_000)];
         let left = left.into_iter().map(|(from, to)| read.slice(from..to)).collect();
-        let body = Chunks { left, ends: false };
-        let mut guarded = Guarded { body, message_bytes_max: 30_000, held: None, waiting: None };
+        let body = Chunks { left, ends: false, trailers: false };
+        let mut guarded =
+            Guarded { body, message_bytes_max: Some(30_000), held: None, waiting: None };
         let mut cx = Context::from_waker(std::task::Waker::noop());
         let mut at = read.as_ptr();
         let mut got = Vec::new();
@@ -614,20 +632,90 @@ mod tests {
         let kept = messages.held[0].as_ptr();
         assert!(!chunk.as_ptr_range().contains(&kept), "a copy of its own");
         assert_eq!(held.bytes(), 20);
-        // A large part is not copied, and counts for all of it.
+        // A large part is not copied before it must be.
         let mut messages = Messages::new(1 << 20, Some(held.clone()));
         let chunk =
             Bytes::from([message(&[7; 100]), message(&[7; 10_000])[..9_000].to_vec()].concat());
         messages.push(chunk.clone());
         assert!(chunk.as_ptr_range().contains(&messages.held[0].as_ptr()));
-        assert_eq!(held.bytes(), 20 + chunk.len());
+        assert_eq!(held.bytes(), 20 + 9_005 - 5);
+    }
+
+    /// All that a guarded body of these chunks gives, and how it ends: with trailers, a status, or nothing.
+    fn all_of(
+        chunks: &[&[u8]],
+        trailers: bool,
+        held: Option<Held>,
+    ) -> (Vec<u8>, Option<Status>, bool) {
+        let left = chunks.iter().copied().map(Bytes::copy_from_slice).collect();
+        let body = Chunks { left, ends: true, trailers };
+        let mut guarded = Guarded { body, message_bytes_max: Some(60_000), held, waiting: None };
+        let (mut got, mut ended_with_trailers) = (Vec::new(), false);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Some(frame)) = Pin::new(&mut guarded).poll_frame(&mut cx) {
+            let frame = match frame {
+                Ok(frame) => frame,
+                Err(error) => {
+                    return (got, Some(Status::from_error(error)), ended_with_trailers);
+                }
+            };
+            match frame.into_data() {
+                Ok(data) => got.extend_from_slice(&data),
+                Err(_) => ended_with_trailers = true,
+            }
+        }
+        (got, None, ended_with_trailers)
     }
 
     #[test]
-    fn what_is_cut_off_is_given_up() {
-        let mut messages = Messages::new(100, None);
-        messages.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1, 2]));
-        assert!(drain(&mut messages).is_empty());
-        assert_eq!(*messages.given_up(), [0, 0, 0, 0, 9, 1, 2]);
+    fn a_request_that_ends_within_a_message_is_an_error_behind_the_whole_ones() {
+        for ends_with_trailers in [false, true] {
+            for rest in [&[0][..], &[0, 0, 0, 200, 0][..], &[0, 0, 0, 0, 9, 1, 2]] {
+                let held = Held::new(1 << 20);
+                let chunks = [&message(b"hello")[..], rest];
+                for chunks in [&chunks[..], &[&chunks.concat()[..]]] {
+                    let (got, status, trailers) =
+                        all_of(chunks, ends_with_trailers, Some(held.clone()));
+                    assert_eq!(got, message(b"hello"));
+                    assert_eq!(status.unwrap().code(), tonic::Code::Internal);
+                    assert!(!trailers, "an error is the end");
+                    assert_eq!(held.bytes(), 0);
+                }
+            }
+            let (got, status, trailers) = all_of(&[&message(b"hello")], ends_with_trailers, None);
+            assert!(got == message(b"hello") && status.is_none());
+            assert_eq!(trailers, ends_with_trailers);
+        }
+    }
+
+    #[test]
+    fn one_message_of_the_largest_size_has_room_where_the_cap_is_just_that() {
+        let held = Held::new(60_005);
+        let largest = message(&[7; 60_000]);
+        // The first frame brings a whole message, and about as much of the largest one.
+        let stream = [message(&[1; 8_000]), largest.clone()].concat();
+        let chunks: Vec<_> = stream.chunks(16_384).collect();
+        let (got, status, _) = all_of(&chunks, false, Some(held.clone()));
+        assert_eq!(status.map(|status| status.to_string()), None);
+        assert_eq!(got, stream);
+        assert_eq!(held.bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_grpc_passes_as_it_is() {
+        use tower_layer::Layer;
+        use tower_service::Service;
+        type Asked = Request<Guarded<http_body_util::Full<Bytes>>>;
+        let plain = tower::service_fn(|asked: Asked| async {
+            http_body_util::BodyExt::collect(asked.into_body()).await.map(|body| body.to_bytes())
+        });
+        let mut guarded = GuardLayer::new(8).layer(plain);
+        let asked = |kind| {
+            let asked = Request::post("/").header("content-type", kind);
+            asked.body(http_body_util::Full::from("hello world")).unwrap()
+        };
+        assert_eq!(guarded.call(asked("text/plain")).await.unwrap(), "hello world");
+        // The same read as a message of 1.8 GB.
+        guarded.call(asked("application/grpc")).await.unwrap_err();
     }
 }

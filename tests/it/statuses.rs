@@ -185,9 +185,10 @@ async fn half_a_message_at_the_half_close_is_internal_after_the_earlier_replies(
     #[values(Stack::H2, Stack::Inline)] stack: Stack,
 ) {
     let whole = frame(&echo_message(b"whole"));
-    // Half a prefix, and a prefix with half its message. Not the prefix alone: tonic 0.14 takes that
-    // for a regular end, and nothing outside its decoder can tell.
-    for cut in [2, 8] {
+    // Half a prefix, a prefix alone, and one with half its message. tonic 0.14 takes a prefix alone for a regular
+    // end, unless the guard is before it.
+    let cuts = if transport == TONIC { &[2, 8][..] } else { &[2, 5, 8] };
+    for &cut in cuts {
         let status = check(stack, on(transport), async |client| {
             let mut call = client.open(ECHO).await;
             call.send([&whole[..], &whole[..cut]].concat());
