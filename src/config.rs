@@ -55,6 +55,10 @@ pub const TRANSPORT: Transport = Transport::Inline(Placement::Inline);
 /// Streams that a connection may have open at once, unless set.
 pub const MAX_CONCURRENT_STREAMS: u32 = 4_096;
 
+/// Silence after which a ping leaves, unless set: gRPC's default for servers (grpc/grpc, doc/keepalive.md). Without it a client that
+/// vanished while it had a stream open would keep its connection for ever.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+
 /// Time to answer a keepalive ping, unless set: gRPC's default in every implementation.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -142,14 +146,13 @@ pub struct Args {
           default_value_t = ByteSize(CONNECTION_FLOW_WINDOW_BYTES.into()))]
     pub connection_flow_window_bytes: ByteSize,
 
-    /// Ping a connection that often, to notice peers that vanished [default: never]
+    /// Ping a connection after so much silence, to notice peers that vanished, or never [default: 2h]
     #[arg(long, env = "BIDI_ECHO_KEEPALIVE_INTERVAL", value_name = "TIME")]
-    pub keepalive_interval: Option<humantime::Duration>,
+    pub keepalive_interval: Option<TimeLimit>,
 
-    /// Close a connection whose keepalive ping is not answered within this time
-    #[arg(long, env = "BIDI_ECHO_KEEPALIVE_TIMEOUT", value_name = "TIME",
-          default_value_t = KEEPALIVE_TIMEOUT.into())]
-    pub keepalive_timeout: humantime::Duration,
+    /// Close a connection whose keepalive ping is not answered within this time [default: 20s]
+    #[arg(long, env = "BIDI_ECHO_KEEPALIVE_TIMEOUT", value_name = "TIME")]
+    pub keepalive_timeout: Option<humantime::Duration>,
 
     /// Send GOAWAY to a connection of this age, so that clients spread anew [default: never]
     #[arg(long, env = "BIDI_ECHO_CONNECTION_AGE_MAX", value_name = "TIME")]
@@ -375,13 +378,19 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
 }
 
-/// HTTP/2 keepalive pings.
+/// HTTP/2 keepalive pings; neither time is zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Time between pings.
+    /// Silence after which a ping leaves.
     pub interval: Duration,
     /// Time to answer one.
     pub timeout: Duration,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Keepalive { interval: KEEPALIVE_INTERVAL, timeout: KEEPALIVE_TIMEOUT }
+    }
 }
 
 /// How old a connection may become.
@@ -433,7 +442,7 @@ impl Default for Config {
             header_list_bytes_max: HEADER_LIST_BYTES_MAX,
             stream_flow_window_bytes: STREAM_FLOW_WINDOW_BYTES,
             connection_flow_window_bytes: CONNECTION_FLOW_WINDOW_BYTES,
-            keepalive: None,
+            keepalive: Some(Keepalive::default()),
             connection_age: None,
             timers: Timers::default(),
             drain_limit: DRAIN_LIMIT,
@@ -452,17 +461,6 @@ impl TryFrom<&Args> for Config {
                 format!("need 1 to {THREADS_MAX} worker threads; more than cores seldom help");
             return Err(wrong("--threads", threads, cure));
         }
-        if args.connections_max == 0 {
-            let cure = "nobody could ever connect; pass at least 1";
-            return Err(wrong("--connections-max", 0, cure));
-        }
-        if args.max_concurrent_streams == 0 {
-            return Err(wrong(
-                "--max-concurrent-streams",
-                0,
-                "no stream could ever open; pass at least 1",
-            ));
-        }
         if args.metrics_listen.is_some_and(|metrics| metrics.port() != 0 && metrics == args.listen)
         {
             return Err(wrong(
@@ -472,7 +470,7 @@ impl TryFrom<&Args> for Config {
             ));
         }
         let transport = args.transport.placed(args.placement)?;
-        Ok(Config {
+        let config = Config {
             transport,
             connections_max: args.connections_max,
             max_concurrent_streams: args.max_concurrent_streams,
@@ -507,7 +505,66 @@ impl TryFrom<&Args> for Config {
             drain_limit: args.drain_limit.into(),
             reflection: args.reflection,
             metrics_listen: args.metrics_listen,
-        })
+        };
+        config.check().map(|()| config)
+    }
+}
+
+impl Config {
+    /// Err: [`Error::Config`] for what lies outside its range, under the name of its flag. [`serve`](crate::serve::serve) asks first.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let least = |flag, value: usize, least: usize, cure: &str| match value < least {
+            true => Err(wrong(flag, value, cure)),
+            false => Ok(()),
+        };
+        least(
+            "--connections-max",
+            self.connections_max,
+            1,
+            "nobody could ever connect; pass at least 1",
+        )?;
+        least(
+            "--max-concurrent-streams",
+            self.max_concurrent_streams as usize,
+            1,
+            "no stream could ever open; pass at least 1",
+        )?;
+        let window = |flag, bytes: u32, least: u32| {
+            size_within(flag, ByteSize(bytes.into()), least..=FLOW_WINDOW_BYTES_MAX).map(drop)
+        };
+        window("--stream-flow-window-bytes", self.stream_flow_window_bytes, 1)?;
+        window(
+            "--connection-flow-window-bytes",
+            self.connection_flow_window_bytes,
+            CONNECTION_FLOW_WINDOW_BYTES_MIN,
+        )?;
+        let list_bytes = ByteSize(self.header_list_bytes_max.into());
+        size_within("--header-list-bytes-max", list_bytes, HEADER_LIST_BYTES_LEAST..=u32::MAX)?;
+        if let Transport::Inline(_) = self.transport {
+            let message = self.inbound_message_bytes_max.saturating_add(5);
+            let cure = format!("no largest message would fit; pass at least {message} bytes");
+            least("--unfinished-bytes-max", self.unfinished_bytes_max, message, &cure)?;
+        }
+        let Timers { handshake, header_block, connection_idle, stream_idle, stall } = self.timers;
+        let (ping, answer) = match self.keepalive {
+            Some(Keepalive { interval, timeout }) => (Some(interval), Some(timeout)),
+            None => (None, None),
+        };
+        for (flag, time) in [
+            ("--handshake-timeout", Some(handshake)),
+            ("--header-block-timeout", Some(header_block)),
+            ("--connection-idle-timeout", connection_idle),
+            ("--stream-idle-timeout", stream_idle),
+            ("--stall-timeout", stall),
+            ("--keepalive-interval", ping),
+            ("--keepalive-timeout", answer),
+            ("--connection-age-max", self.connection_age.map(|age| age.max)),
+        ] {
+            if time.is_some_and(|time| time.is_zero()) {
+                return Err(wrong(flag, "0s", "nothing is that fast; pass a time"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -583,24 +640,26 @@ fn bytes(bytes: u64) -> usize {
 }
 
 fn keepalive(args: &Args) -> Result<Option<Keepalive>, Error> {
-    let Some(interval) = args.keepalive_interval else {
-        return Ok(None);
+    let default = Keepalive::default();
+    let timeout = args.keepalive_timeout.map(Duration::from);
+    if timeout.is_some_and(|timeout| timeout.is_zero()) {
+        let cure = "no peer answers at once; pass a time such as 20s";
+        return Err(wrong("--keepalive-timeout", "0s", cure));
+    }
+    let interval = match (args.keepalive_interval, timeout) {
+        (Some(TimeLimit::Never), None) => return Ok(None),
+        (Some(TimeLimit::Never), Some(timeout)) => {
+            let cure = "there is no ping to answer; leave it out, or pass a --keepalive-interval";
+            return Err(wrong("--keepalive-timeout", humantime::Duration::from(timeout), cure));
+        }
+        (Some(TimeLimit::After(Duration::ZERO)), _) => {
+            let cure = "would ping without pause; pass a time, or never";
+            return Err(wrong("--keepalive-interval", "0s", cure));
+        }
+        (Some(TimeLimit::After(interval)), _) => interval,
+        (None, _) => default.interval,
     };
-    if interval.is_zero() {
-        return Err(wrong(
-            "--keepalive-interval",
-            "0s",
-            "would ping without pause; leave it out to turn pings off",
-        ));
-    }
-    if args.keepalive_timeout.is_zero() {
-        return Err(wrong(
-            "--keepalive-timeout",
-            "0s",
-            "no peer answers at once; pass a time such as 20s",
-        ));
-    }
-    Ok(Some(Keepalive { interval: interval.into(), timeout: args.keepalive_timeout.into() }))
+    Ok(Some(Keepalive { interval, timeout: timeout.unwrap_or(default.timeout) }))
 }
 
 fn connection_age(args: &Args) -> Result<Option<ConnectionAge>, Error> {

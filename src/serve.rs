@@ -37,13 +37,14 @@ use crate::transport;
 /// Serves until `shutdown` resolves, then drains.
 ///
 /// Takes at most `config.drain_limit` from there, plus what a busy machine needs to notice.
-/// Needs a tokio runtime with timers and I/O. Err: [`Error::Bind`] for the metrics page,
-/// [`Error::Transport`] if the transport gives up.
+/// Needs a tokio runtime with timers and I/O. Err: [`Error::Config`] for a value out of its range, [`Error::Bind`] for the metrics
+/// page, [`Error::Transport`] if the transport gives up.
 pub async fn serve(
     listener: TcpListener,
     config: Config,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
+    config.check()?;
     let stats = Arc::new(Stats::default());
     let drain = Drain::default();
     let inline = match config.transport {
@@ -315,7 +316,8 @@ mod tests {
     #[test]
     fn the_documented_timers_are_those_of_the_transport() {
         let default = transport::Limits::default();
-        assert_eq!(transport_limits(&Config::default()), default);
+        let config = Config { keepalive: None, ..Config::default() };
+        assert_eq!(transport_limits(&config), default, "but for pings, which are the server's");
     }
 
     #[test]

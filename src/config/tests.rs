@@ -15,7 +15,9 @@ fn no_flags_mean_the_documented_defaults() {
     assert_eq!(config.outbound_message_bytes_max, 4 * 1024 * 1024);
     assert_eq!(config.header_list_bytes_max, 8 * 1024);
     assert_eq!(config.max_concurrent_streams, 4_096);
-    assert_eq!(config.keepalive, None);
+    let hours = |hours: u64| Duration::from_secs(hours * 60 * 60);
+    let keepalive = Keepalive { interval: hours(2), timeout: Duration::from_secs(20) };
+    assert_eq!(config.keepalive, Some(keepalive));
     assert_eq!(config.connection_age, None);
     assert!(!config.reflection);
 }
@@ -66,7 +68,15 @@ fn a_value_out_of_range_is_named_with_its_cure() {
     );
     check(
         &["--keepalive-interval", "0s"],
-        "--keepalive-interval 0s: would ping without pause; leave it out to turn pings off",
+        "--keepalive-interval 0s: would ping without pause; pass a time, or never",
+    );
+    check(
+        &["--keepalive-timeout", "0s"],
+        "--keepalive-timeout 0s: no peer answers at once; pass a time such as 20s",
+    );
+    check(
+        &["--keepalive-interval", "never", "--keepalive-timeout", "5s"],
+        "--keepalive-timeout 5s: there is no ping to answer; leave it out, or pass a --keepalive-interval",
     );
     check(
         &["--connection-age-grace", "5s"],
@@ -84,6 +94,30 @@ fn a_value_out_of_range_is_named_with_its_cure() {
         &["--listen", "127.0.0.1:9000", "--metrics-listen", "127.0.0.1:9000"],
         "--metrics-listen 127.0.0.1:9000: is the gRPC address; pass another port",
     );
+}
+
+/// Whoever embeds the server has no flags that would be looked at.
+#[tokio::test]
+async fn a_config_of_ones_own_is_looked_at_before_anything_starts() {
+    let check = async |config: Config, expected: &str| {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let served = crate::serve::serve(listener, config, std::future::pending()).await;
+        assert_eq!(served.unwrap_err().to_string(), expected);
+    };
+    let default = Config::default;
+    check(
+        Config { connections_max: 0, ..default() },
+        "--connections-max 0: nobody could ever connect; pass at least 1",
+    )
+    .await;
+    check(
+        Config { unfinished_bytes_max: 100, inbound_message_bytes_max: 96, ..default() },
+        "--unfinished-bytes-max 100: no largest message would fit; pass at least 101 bytes",
+    )
+    .await;
+    let timers = Timers { stall: Some(Duration::ZERO), ..Timers::default() };
+    check(Config { timers, ..default() }, "--stall-timeout 0s: nothing is that fast; pass a time")
+        .await;
 }
 
 #[test]
@@ -121,6 +155,13 @@ fn times_and_sizes_are_typed_as_people_write_them() {
     let keepalive =
         Keepalive { interval: Duration::from_secs(60), timeout: Duration::from_secs(20) };
     assert_eq!(config.keepalive, Some(keepalive));
+    assert_eq!(self::config(&["--keepalive-interval", "never"]).unwrap().keepalive, None);
+    let keepalive = Keepalive { timeout: Duration::from_secs(5), ..Keepalive::default() };
+    assert_eq!(
+        self::config(&["--keepalive-timeout", "5s"]).unwrap().keepalive,
+        Some(keepalive),
+        "of the pings that there are anyway"
+    );
 }
 
 #[test]
