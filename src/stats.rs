@@ -200,7 +200,12 @@ impl OpenStream {
         OpenStream { stats, outcome: None, end }
     }
 
-    /// Notes how the stream ended; counted when this is dropped.
+    /// Whether the service was told that a drain cuts the request short.
+    pub(crate) fn was_told_of_drain(&self) -> bool {
+        self.end.as_ref().is_some_and(StreamEnd::was_told_of_drain)
+    }
+
+    /// Notes how the stream ended; counted when this is dropped, unless the transport knows better.
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         self.outcome = Some(outcome);
     }
@@ -209,10 +214,14 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.stats.streams_open.fetch_sub(1, Relaxed);
-        let by_transport = || self.end.as_ref().and_then(StreamEnd::grpc_code).map(Code::from_i32);
-        let outcome = self
-            .outcome
-            .unwrap_or_else(|| Outcome::Grpc(by_transport().unwrap_or(Code::Cancelled)));
+        // The transport knows what left. A service on another task may have ended the stream in its own way meanwhile.
+        let (told, now) = match &self.end {
+            Some(end) => (end.told(), end.grpc_code()),
+            None => (None, None),
+        };
+        let by_transport = |code| Outcome::Grpc(Code::from_i32(code));
+        let outcome = told.map(by_transport).or(self.outcome).or(now.map(by_transport));
+        let outcome = outcome.unwrap_or(Outcome::Grpc(Code::Cancelled));
         self.stats.streams_finished[outcome.index()].fetch_add(1, Relaxed);
     }
 }
@@ -285,6 +294,24 @@ mod tests {
             stats.snapshot(),
             Snapshot { streams_finished: finished, ..Snapshot::default() }
         );
+    }
+
+    #[test]
+    fn what_the_transport_ended_counts_as_that_whatever_its_service_said_meanwhile() {
+        let check = |told: bool, said, expected: Code| {
+            let stats = Arc::new(Stats::default());
+            let mut stream = OpenStream::new(stats.clone(), Some(StreamEnd::example(told)));
+            if let Some(code) = said {
+                stream.finish(Outcome::Grpc(code));
+            }
+            drop(stream);
+            let finished = vec![(Outcome::Grpc(expected), 1)];
+            assert_eq!(stats.snapshot().streams_finished, finished);
+        };
+        check(true, Some(Code::Unknown), Code::Cancelled);
+        check(true, None, Code::Cancelled);
+        check(false, Some(Code::Unknown), Code::Unknown);
+        check(false, None, Code::Cancelled);
     }
 
     #[test]

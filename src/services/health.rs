@@ -13,6 +13,9 @@ use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_server};
 
+/// So much of an unknown service's name is told.
+const NAME_CHARS_MAX: usize = 100;
+
 /// Health of the whole server (`""`) and of each named service: they start and drain together.
 #[derive(Debug)]
 pub(crate) struct Health {
@@ -38,7 +41,10 @@ impl health_server::Health for Health {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let service = &request.get_ref().service;
         if !self.knows(service) {
-            return Err(Status::not_found(format!("no service {service:?} here")));
+            // Not the whole name: escaped, it would be an answer of nine times what it took to ask.
+            let name: String = service.chars().take(NAME_CHARS_MAX).collect();
+            let more = if name.len() < service.len() { " ..." } else { "" };
+            return Err(Status::not_found(format!("no service {name:?}{more} here")));
         }
         Ok(Response::new(answer(status(*self.serving.borrow()))))
     }
@@ -104,6 +110,10 @@ mod tests {
         let health = Health::new(receiver, ["a", "b"]);
         let refused = health.check(request("c")).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::NotFound);
+        assert_eq!(refused.message(), "no service \"c\" here");
+        let refused = health.check(request(&"\u{1}".repeat(4 << 20))).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::NotFound);
+        assert!(refused.message().len() < 1_000, "{}", refused.message().len());
         drop(serving);
         assert_eq!(watched(&health, "c").await, [ServingStatus::ServiceUnknown]);
     }

@@ -55,7 +55,8 @@ impl Services {
             .max_decoding_message_size(limits.inbound_bytes_max)
             .max_encoding_message_size(limits.outbound_bytes_max);
         let health = HealthServer::new(health::Health::new(serving, SERVICES))
-            .max_decoding_message_size(limits.inbound_bytes_max);
+            .max_decoding_message_size(limits.question_bytes_max())
+            .max_encoding_message_size(limits.outbound_bytes_max);
         let others = Routes::new(health);
         let others = if config.reflection { with_reflection(others, limits) } else { others };
         Services { echo, chat, others }
@@ -110,7 +111,16 @@ fn with_reflection(routes: Routes, limits: replies::Limits) -> Routes {
     let valid = "the descriptor sets were compiled with this binary";
     let v1 = all_services().build_v1().expect(valid);
     let v1alpha = all_services().build_v1alpha().expect(valid);
+    let (question_bytes_max, outbound_bytes_max) =
+        (limits.question_bytes_max(), limits.outbound_bytes_max);
     routes
-        .add_service(v1.max_decoding_message_size(limits.inbound_bytes_max))
-        .add_service(v1alpha.max_decoding_message_size(limits.inbound_bytes_max))
+        .add_service(
+            v1.max_decoding_message_size(question_bytes_max)
+                .max_encoding_message_size(outbound_bytes_max),
+        )
+        .add_service(
+            v1alpha
+                .max_decoding_message_size(question_bytes_max)
+                .max_encoding_message_size(outbound_bytes_max),
+        )
 }

@@ -107,16 +107,21 @@ fn observe(
     // A status among the headers: the stream ended before it began ("Trailers-Only").
     if rest.stop_reading.is_none() {
         rest.stream.finish(Outcome::NotGrpc);
-    } else if let Some(code) = settle(&mut head.headers) {
+    } else if let Some(code) = settle(&mut head.headers, rest.stream.was_told_of_drain()) {
         rest.stream.finish(Outcome::Grpc(code));
     }
     Response::from_parts(head, Observed { body: Some(body), asks_drain, rest })
 }
 
 /// The final status in `headers`, if there is one, with tonic's code for an overlong message
-/// corrected: gRPC's is RESOURCE_EXHAUSTED (grpc/grpc, doc/statuscodes.md).
-fn settle(headers: &mut HeaderMap) -> Option<Code> {
+/// corrected: gRPC's is RESOURCE_EXHAUSTED (grpc/grpc, doc/statuscodes.md). Nor is all well where a drain cut the request short:
+/// many services take an error of their requests for the end.
+fn settle(headers: &mut HeaderMap, is_cut_short: bool) -> Option<Code> {
     let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
+    if code == Code::Ok && is_cut_short {
+        say_shutting_down(headers);
+        return Some(Code::Unavailable);
+    }
     let message = headers.get(Status::GRPC_MESSAGE).map_or(&b""[..], HeaderValue::as_bytes);
     if code == Code::OutOfRange && is_about_message_length(message) {
         let code = Code::ResourceExhausted;
@@ -161,11 +166,14 @@ impl Observed {
     fn unavailable(&mut self) -> Frame<Bytes> {
         self.body = None;
         self.rest.stream.finish(Outcome::Grpc(Code::Unavailable));
-        let status = shutting_down();
         let mut trailers = HeaderMap::new();
-        status.add_header(&mut trailers).expect("a fixed ASCII message is a header value");
+        say_shutting_down(&mut trailers);
         Frame::trailers(trailers)
     }
+}
+
+fn say_shutting_down(headers: &mut HeaderMap) {
+    shutting_down().add_header(headers).expect("a fixed ASCII message is a header value");
 }
 
 impl http_body::Body for Observed {
@@ -189,7 +197,8 @@ impl http_body::Body for Observed {
         let mut polled = Pin::new(body).poll_frame(cx);
         // Looked at where it lies: nearly all frames are data, and moving one costs more than this look.
         if let Poll::Ready(Some(Ok(frame))) = &mut polled
-            && let Some(code) = frame.trailers_mut().and_then(settle)
+            && let Some(trailers) = frame.trailers_mut()
+            && let Some(code) = settle(trailers, this.rest.stream.was_told_of_drain())
         {
             this.rest.stream.finish(Outcome::Grpc(code));
         }
@@ -214,7 +223,7 @@ mod tests {
         let check = |code: Code, message: &str, expected: Code| {
             let mut headers = HeaderMap::new();
             Status::new(code, message).add_header(&mut headers).unwrap();
-            assert_eq!(settle(&mut headers), Some(expected));
+            assert_eq!(settle(&mut headers, false), Some(expected));
             assert_eq!(Code::from_bytes(headers[Status::GRPC_STATUS].as_bytes()), expected);
         };
         let too_long =
@@ -222,6 +231,18 @@ mod tests {
         check(Code::OutOfRange, too_long, Code::ResourceExhausted);
         check(Code::OutOfRange, "past the end of the file", Code::OutOfRange);
         check(Code::Internal, too_long, Code::Internal);
-        assert_eq!(settle(&mut HeaderMap::new()), None);
+        assert_eq!(settle(&mut HeaderMap::new(), false), None);
+    }
+
+    #[test]
+    fn a_request_that_a_drain_cut_short_does_not_end_with_ok() {
+        let check = |code: Code, expected: Code| {
+            let mut headers = HeaderMap::new();
+            Status::new(code, "").add_header(&mut headers).unwrap();
+            assert_eq!(settle(&mut headers, true), Some(expected));
+            assert_eq!(Code::from_bytes(headers[Status::GRPC_STATUS].as_bytes()), expected);
+        };
+        check(Code::Ok, Code::Unavailable);
+        check(Code::NotFound, Code::NotFound);
     }
 }

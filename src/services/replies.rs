@@ -29,7 +29,15 @@ impl Limits {
             outbound_bytes_max: config.outbound_message_bytes_max,
         }
     }
+
+    /// The same for what health and reflection are asked. tonic-reflection's answers, and its statuses, repeat the question.
+    pub(crate) fn question_bytes_max(self) -> usize {
+        self.inbound_bytes_max.min(QUESTION_BYTES_MAX)
+    }
 }
+
+/// Names of services, symbols and files are far shorter.
+const QUESTION_BYTES_MAX: usize = 64 << 10;
 
 /// What an echo answers.
 pub(crate) trait Reply {

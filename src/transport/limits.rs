@@ -31,6 +31,9 @@ pub struct Limits {
     /// before the client has seen our settings.
     pub max_concurrent_streams: u32,
     /// Largest header list in bytes (names + values + 32 each; RFC 9113, 6.5.2). The seed's 8 KiB.
+    ///
+    /// An answer's may have 64 KiB, or as many as this if that is more, but no more than the peer says that it takes: beyond
+    /// that a gRPC status leaves without its message, and any other answer is a failure (RESOURCE_EXHAUSTED, or 500).
     pub header_list_bytes_max: u32,
     /// Flow-control window that a stream begins with; it doubles while its reader keeps up. 1 to 2^31-1
     /// (RFC 9113, 6.9.1).
@@ -86,7 +89,8 @@ pub struct Limits {
     /// A connection whose own window is used up, and is not granted again because the server's memory is scarce, ends after
     /// this, too.
     pub stall_timeout: Option<Duration>,
-    /// Pings that notice peers that vanished.
+    /// Pings that notice peers that vanished; without them one that has a stream open keeps its connection for ever. None unless
+    /// set; gRPC's servers use 2 h and 20 s (grpc/grpc, doc/keepalive.md).
     pub keepalive: Option<Keepalive>,
     /// When a connection is told to go, so that clients spread anew.
     pub age: Option<Age>,
@@ -179,6 +183,11 @@ impl Limits {
         (self.header_list_bytes_max as usize).max(1 << 20) + (64 << 10)
     }
 
+    /// What [`Self::header_list_bytes_max`] says of answers.
+    pub(crate) fn answer_list_bytes_max(&self) -> u32 {
+        self.header_list_bytes_max.max(ANSWER_LIST_BYTES_MAX)
+    }
+
     /// Fields that a header block may have. A list within its limit has none with less than 32 bytes (RFC 9113,
     /// 6.5.2), so no honest one has more; up to 32,768 a list is refused politely even so.
     pub fn header_fields_max(&self) -> usize {
@@ -207,6 +216,8 @@ impl Limits {
             + limits.pending_bytes_max
             // The last that found room in the windows, in the output, and the one that is leaving.
             + 3 * piece_bytes_max
+            // The last answer's fields that found room in the output, and the block that they were encoded into.
+            + 4 * limits.answer_list_bytes_max() as usize
             + limits.heads_bytes_max
             // The block, growing, and what its longest string unpacks to, growing too.
             + 7 * limits.header_block_bytes_max()
@@ -218,6 +229,10 @@ impl Limits {
             + streams * STREAM_BYTES
     }
 }
+
+/// Fields of an answer, unless requests may have more: they are encoded and written as one, whatever room there is. Eight times
+/// what gRPC clients take by default.
+const ANSWER_LIST_BYTES_MAX: u32 = 64 << 10;
 
 /// Replies to all the frames of one read, which is begun while there is room. Most are as long as what
 /// they answer; to refuse a stream takes 13 bytes for 10.

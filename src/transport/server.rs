@@ -94,13 +94,15 @@ impl Server {
         }
     }
 
-    /// From the moment of stopping to the end, at most.
+    /// From the moment of stopping to the end, at most; 10 s unless set. Of [`Self::serve`] and
+    /// [`Self::serve_connection_with_shutdown`].
     #[must_use]
     pub fn drain_limit(self, drain_limit: Duration) -> Self {
         Server { drain_limit, ..self }
     }
 
-    /// Connections at once; more wait in the listener's backlog.
+    /// Connections at once; more wait in the listener's backlog. Of [`Self::serve`] alone: whoever accepts by themselves counts
+    /// by themselves.
     #[must_use]
     pub fn connections_max(self, connections_max: usize) -> Self {
         Server { connections_max, ..self }
@@ -121,7 +123,8 @@ impl Server {
         Server { total: Total::new(bytes_max, self.counters.clone()), ..self }
     }
 
-    /// What each request of a connection finds in its extensions: the peer's address, for example.
+    /// What each request of a connection finds in its extensions: the peer's address, for example. Of [`Self::serve`]; the others
+    /// are given them.
     #[must_use]
     pub fn extensions(
         self,
@@ -209,9 +212,10 @@ impl Server {
         drain.cut_off.unwatched().await;
     }
 
-    /// Serves one connection, over any byte stream.
+    /// Serves one connection, over any byte stream: behind TLS, for example, once ALPN has agreed on `h2`.
     ///
-    /// Must be polled within a tokio runtime with timers. Err: the byte stream failed.
+    /// Goes on until the peer leaves; dropped, it cuts its streams off. To drain it, see
+    /// [`Self::serve_connection_with_shutdown`]. Must be polled within a tokio runtime with timers. Err: the byte stream failed.
     pub fn serve_connection<IO, S, B>(
         &self,
         io: IO,
@@ -227,12 +231,62 @@ impl Server {
         B::Data: Buf + Send,
         B::Error: Send,
     {
+        self.placed(io, service, extensions, None)
+    }
+
+    /// The same until `stop` resolves; then drains, as [`Self::serve`] does: GOAWAY, and at most the drain limit later it is over.
+    ///
+    /// Must be polled within a tokio runtime with timers. Err: the byte stream failed.
+    pub async fn serve_connection_with_shutdown<IO, S, B>(
+        &self,
+        io: IO,
+        service: S,
+        extensions: Extensions,
+        stop: impl Future<Output = ()>,
+    ) -> io::Result<()>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Buf + Send,
+        B::Error: Send,
+    {
+        let drain = Drain::default();
+        let mut over = std::pin::pin!(self.placed(io, service, extensions, Some(&drain)));
+        tokio::select! {
+            ended = &mut over => return ended,
+            () = stop => drain.leave.set(),
+        }
+        drain.run_down(over, self.drain_limit).await.unwrap_or(Ok(()))
+    }
+
+    /// A connection whose streams run where this server's do.
+    fn placed<IO, S, B>(
+        &self,
+        io: IO,
+        service: S,
+        extensions: Extensions,
+        drain: Option<&Drain>,
+    ) -> impl Future<Output = io::Result<()>> + use<IO, S, B>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<RecvBody>, Response = Response<B>> + Clone + Send + 'static,
+        S::Error: Into<Box<dyn StdError + Send + Sync>> + Send,
+        S::Future: Send,
+        B: Body + Send + 'static,
+        B::Data: Buf + Send,
+        B::Error: Send,
+    {
         match self.placement {
-            Placement::Inline => Either::Left(self.connection(io, service, None, extensions, None)),
+            Placement::Inline => {
+                Either::Left(self.connection(io, service, None, extensions, drain))
+            }
             Placement::Task => {
                 let service = self.on_tasks(service);
                 let tasks = service.tasks();
-                Either::Right(self.connection(io, service, Some(tasks), extensions, None))
+                Either::Right(self.connection(io, service, Some(tasks), extensions, drain))
             }
         }
     }

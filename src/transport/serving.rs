@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
+use http::header::CONTENT_TYPE;
 use http::{Extensions, HeaderMap, Method, Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -256,6 +257,9 @@ where
 
     fn broken(&mut self, app: &mut Self::App, error: BodyError) {
         app.buffered = 0;
+        if error != BodyError::SHUTDOWN {
+            app.shared.cancelled();
+        }
         app.deliver(|inbox| inbox.end(End::Broken(error)));
     }
 
@@ -628,8 +632,11 @@ where
         }
         let pseudo = fields::pseudo_of_response(&head.status);
         let bytes = fields::list_bytes(pseudo, &head.headers);
-        if bytes > u64::from(wire.peer.header_list_bytes_max) {
-            return self.give_up(core, app, wire, ANSWER_TOO_LARGE);
+        if bytes > wire.answer_list_bytes_max() {
+            let Some(status) = status_alone(&head.headers).filter(|_| ends && app.is_grpc) else {
+                return self.give_up(core, app, wire, ANSWER_TOO_LARGE);
+            };
+            head.headers = status;
         }
         wire.response(core, head.status, &head.headers, ends);
         if ends {
@@ -672,12 +679,24 @@ enum Polled<B> {
 
 /// Trailers that the peer takes: the status alone if all of them are too many.
 fn bounded(trailers: Box<HeaderMap>, wire: &Wire) -> Box<HeaderMap> {
-    if fields::list_bytes([], &trailers) <= u64::from(wire.peer.header_list_bytes_max) {
+    if fields::list_bytes([], &trailers) <= wire.answer_list_bytes_max() {
         return trailers;
     }
-    let mut status = HeaderMap::new();
-    if let Some(code) = trailers.get("grpc-status") {
-        status.insert("grpc-status", code.clone());
-    }
-    Box::new(status)
+    Box::new(status_alone(&trailers).unwrap_or_default())
 }
+
+/// What is left of headers or trailers with a gRPC status that are too many: how the stream ended, without the message.
+fn status_alone(headers: &HeaderMap) -> Option<HeaderMap> {
+    let status = headers.get("grpc-status").filter(|code| code.len() <= STATUS_BYTES_MAX)?;
+    let mut alone = HeaderMap::new();
+    alone.insert("grpc-status", status.clone());
+    let kind = headers.get(CONTENT_TYPE).filter(|kind| kind.len() <= CONTENT_TYPE_BYTES_MAX);
+    alone.extend(kind.map(|kind| (CONTENT_TYPE, kind.clone())));
+    Some(alone)
+}
+
+/// gRPC's codes are numbers below 100.
+const STATUS_BYTES_MAX: usize = 2;
+
+/// "application/grpc" with a suffix for the format, and some room.
+const CONTENT_TYPE_BYTES_MAX: usize = 64;

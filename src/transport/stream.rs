@@ -393,6 +393,8 @@ pub(crate) struct Shared {
     lacks_place: AtomicBool,
     /// The gRPC code with which the transport itself ended the stream; 0: it did not.
     ended_with: AtomicU8,
+    /// Whoever reads the request was told that a drain ends it.
+    told_of_drain: AtomicBool,
     remote: Mutex<Remote>,
 }
 
@@ -406,6 +408,7 @@ impl Shared {
             owes_piece: AtomicBool::new(false),
             lacks_place: AtomicBool::new(false),
             ended_with: AtomicU8::new(0),
+            told_of_drain: AtomicBool::new(false),
             remote: Mutex::default(),
         })
     }
@@ -422,6 +425,15 @@ impl Shared {
     /// The transport ends the stream with this gRPC code. Called before user code is dropped.
     pub(crate) fn end_with(&self, code: u8) {
         self.ended_with.store(code, Ordering::Relaxed);
+    }
+
+    /// The client went away or broke the stream, unless the transport has ended it already.
+    pub(crate) fn cancelled(&self) {
+        const CANCELLED: u8 = 1;
+        // Only the connection's task writes.
+        if self.ended_with.load(Ordering::Relaxed) == 0 {
+            self.end_with(CANCELLED);
+        }
     }
 
     pub(crate) fn owe_piece(&self, owes: bool) {
@@ -512,15 +524,37 @@ impl StreamEnd {
         StreamEnd(shared)
     }
 
-    /// gRPC's code of a deadline, a stall, idleness, a drain, a failure of the service or an answer that the client would
-    /// not take, or of a panic, also for whoever is dropped by that; `None`: the transport did not end it, or not yet.
+    /// gRPC's code of a deadline, a stall, idleness, a drain, a failure of the service, an answer that the client would
+    /// not take, a client that went away or broke the stream (CANCELLED), or of a panic, also for whoever is dropped by
+    /// that; `None`: the transport did not end it, or not yet.
     pub fn grpc_code(&self) -> Option<i32> {
         const INTERNAL: i32 = 13;
+        // What unwinds is dropped before the stream's guard hears of it.
+        self.told().or_else(|| std::thread::panicking().then_some(INTERNAL))
+    }
+
+    /// The same, without what unwinds at this moment: the stream may have ended before.
+    pub(crate) fn told(&self) -> Option<i32> {
         match self.0.ended_with.load(Ordering::Relaxed) {
-            // What unwinds is dropped before the stream's guard hears of it.
-            0 => std::thread::panicking().then_some(INTERNAL),
+            0 => None,
             code => Some(code.into()),
         }
+    }
+
+    /// Of a stream on its own, whose client has gone away or not.
+    #[cfg(test)]
+    pub(crate) fn example(is_cancelled: bool) -> Self {
+        let shared = Shared::new(Arc::default(), Key { slot: 0, generation: 0 });
+        if is_cancelled {
+            shared.cancelled();
+        }
+        StreamEnd(shared)
+    }
+
+    /// Whether the request was cut short by a drain and the service was told so: what it answers after that is not an answer
+    /// to all that its client had to say.
+    pub fn was_told_of_drain(&self) -> bool {
+        self.0.told_of_drain.load(Ordering::Relaxed)
     }
 }
 
@@ -621,8 +655,11 @@ impl http_body::Body for RecvBody {
                 self.poll_remote(cx)
             }
         };
-        if let Poll::Ready(None | Some(Err(_))) = polled {
+        if let Poll::Ready(None | Some(Err(_))) = &polled {
             self.is_done = true;
+        }
+        if let Poll::Ready(Some(Err(BodyError::SHUTDOWN))) = &polled {
+            self.shared.told_of_drain.store(true, Ordering::Relaxed);
         }
         polled
     }

@@ -416,6 +416,11 @@ impl Wire {
         !self.pending_is_full() || (within && self.room(core) >= enough)
     }
 
+    /// Most bytes that the header list of an answer may have, or its trailers, as RFC 9113, 6.5.2 counts them.
+    pub(crate) fn answer_list_bytes_max(&self) -> u64 {
+        u64::from(self.peer.header_list_bytes_max.min(self.limits.answer_list_bytes_max()))
+    }
+
     /// Whether a head (or trailers) of so many bytes may be kept; one alone always may.
     pub(crate) fn has_head_room(&self, bytes: usize) -> bool {
         self.heads == 0 || self.heads.saturating_add(bytes) <= self.limits.heads_bytes_max

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::{INLINE, Server, TASK, TONIC, soon};
+use crate::support::{INLINE, Server, TASK, TONIC, finished, soon};
 use bidi_echo::config::Config;
 use bidi_echo::config::Transport;
 use rstest::rstest;
 use tokio::time::timeout;
+use tokio_stream::StreamExt;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -42,6 +43,9 @@ async fn the_server_and_both_services_are_serving(
         let answer = health.check(about(service)).await.unwrap().into_inner();
         assert_eq!(answer.status(), ServingStatus::Serving, "{service:?}");
     }
+    // Longer than a client takes a header to be: hyper's says 16 KiB.
+    let refused = health.check(about(&"x".repeat(20_000))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound, "{refused}");
     let refused = health.check(about("no.such.Service")).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
 }
@@ -124,6 +128,58 @@ macro_rules! reflection {
                 let server = Server::on(transport).await;
                 let question = MessageRequest::ListServices(String::new());
                 assert_eq!(ask(&server, question).await.unwrap_err(), Code::Unimplemented);
+            }
+
+            /// tonic-reflection takes an error of its requests for their end.
+            #[rstest]
+            #[tokio::test]
+            async fn is_unavailable_where_a_drain_cuts_it_short(
+                #[values(INLINE, TASK, TONIC)] transport: Transport,
+            ) {
+                let drain_limit = Duration::from_millis(300);
+                let server =
+                    Server::start(Config { drain_limit, ..with_reflection(transport) }).await;
+                let mut reflection = ServerReflectionClient::new(channel(&server).await);
+                let question = ServerReflectionRequest {
+                    host: String::new(),
+                    message_request: Some(MessageRequest::ListServices(String::new())),
+                };
+                let questions = tokio_stream::once(question).chain(tokio_stream::pending());
+                let answers = soon(reflection.server_reflection_info(questions)).await;
+                let mut answers = answers.unwrap().into_inner();
+                soon(answers.message()).await.unwrap().unwrap();
+                let drained = server.drain();
+                let status = soon(answers.message()).await.unwrap_err();
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                drop((answers, reflection));
+                assert_eq!(finished(&soon(drained).await.unwrap(), "UNAVAILABLE"), 1);
+            }
+
+            #[rstest]
+            #[tokio::test]
+            async fn an_answer_is_as_long_as_others_may_be(
+                #[values(INLINE, TASK, TONIC)] transport: Transport,
+            ) {
+                let outbound_message_bytes_max = 2_000;
+                let config = Config { outbound_message_bytes_max, ..with_reflection(transport) };
+                let server = Server::start(config).await;
+                let mut reflection = ServerReflectionClient::new(channel(&server).await);
+                // An answer repeats what it was asked.
+                let mut check = async |bytes: usize, expected: Option<Code>| {
+                    let question = ServerReflectionRequest {
+                        host: "x".repeat(bytes),
+                        message_request: Some(MessageRequest::ListServices(String::new())),
+                    };
+                    let questions = tokio_stream::once(question);
+                    let answers = soon(reflection.server_reflection_info(questions)).await;
+                    let answer = match answers {
+                        Ok(answers) => soon(answers.into_inner().message()).await.map(drop),
+                        Err(status) => Err(status),
+                    };
+                    assert_eq!(answer.err().map(|status| status.code()), expected, "{bytes}");
+                };
+                check(100, None).await;
+                check(1_000, Some(Code::ResourceExhausted)).await;
             }
 
             #[rstest]

@@ -79,7 +79,7 @@ pub(super) const HEADERS_TOO_LARGE: Failure = Failure {
 pub(super) const ANSWER_TOO_LARGE: Failure = Failure {
     code: Code::ResourceExhausted,
     http: StatusCode::INTERNAL_SERVER_ERROR,
-    message: "the answer's header list is larger than the client takes",
+    message: "the answer's header list is larger than the client takes, or than this server sends",
 };
 
 pub(super) fn expired(why: Expiry) -> Failure {

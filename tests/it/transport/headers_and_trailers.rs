@@ -148,6 +148,45 @@ async fn an_answer_that_the_client_does_not_take_becomes_a_failure(
     assert_eq!(peer.answer(3).await.status(), "500");
 }
 
+/// 64 KiB, whatever the client would take.
+#[rstest]
+#[tokio::test]
+async fn an_answer_that_is_longer_than_a_server_sends_keeps_its_status_and_nothing_else(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    let large = service_fn(|request: Request<RecvBody>| async move {
+        let mut fields = http::HeaderMap::new();
+        fields.insert("grpc-status", "5".parse().unwrap());
+        fields.insert("grpc-message", "x".repeat(100_000).parse().unwrap());
+        if request.headers().contains_key("x-body") {
+            let (sender, body) = channel();
+            sender.send(Ok(BodyFrame::data(Bytes::from("piece")))).unwrap();
+            sender.send(Ok(BodyFrame::trailers(fields))).unwrap();
+            return Reply::Ok(Response::new(body));
+        }
+        let mut response = full("")?;
+        *response.headers_mut() = fields;
+        response.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+        Reply::Ok(response)
+    });
+    let (mut peer, _served) = serve(placement, Limits::default(), BUFFER, large);
+    peer.greet(&[]).await;
+    peer.send(&grpc(1, END_STREAM, &[])).await;
+    let answer = peer.answer(1).await;
+    assert_eq!((answer.status(), answer.grpc_status()), ("200", Some("5")));
+    let fields = |fields: &[(String, String)]| {
+        fields.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(fields(&answer.head), [":status", "grpc-status", "content-type"]);
+    peer.send(&grpc(3, END_STREAM, &[("x-body", "yes")])).await;
+    let answer = peer.answer(3).await;
+    assert_eq!((&answer.body[..], answer.grpc_status()), (&b"piece"[..], Some("5")));
+    assert_eq!(fields(&answer.trailers), ["grpc-status"]);
+    // What is not gRPC has no status to keep.
+    peer.send(&post(5, END_STREAM)).await;
+    assert_eq!(peer.answer(5).await.status(), "500");
+}
+
 #[rstest]
 #[tokio::test]
 async fn the_status_counts_for_what_the_client_takes(

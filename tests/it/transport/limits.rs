@@ -182,7 +182,56 @@ async fn a_drain_says_goaway_twice_and_lets_streams_end(
     let server = bidi_echo::transport::Server::new(Limits::default()).placement(placement);
     let stopped = async { stopped.await.unwrap_or(()) };
     let serving = tokio::spawn(server.serve(listener, echo(), stopped));
-    let mut peer = Peer::new(TcpStream::connect(address).await.unwrap());
+    let peer = Peer::new(TcpStream::connect(address).await.unwrap());
+    drains(peer, stop).await;
+    soon(serving).await.unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A connection that is not TCP, or that somebody else accepted.
+#[rstest]
+#[tokio::test]
+async fn a_connection_of_ones_own_drains_as_a_server_does(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    let serve = |drain_limit| {
+        let (near, far) = tokio::io::duplex(BUFFER);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = async { stopped.await.unwrap_or(()) };
+        let server = bidi_echo::transport::Server::new(Limits::default());
+        let server = server.placement(placement).drain_limit(drain_limit);
+        let serving = tokio::spawn(async move {
+            let none = http::Extensions::new();
+            server.serve_connection_with_shutdown(far, echo(), none, stopped).await
+        });
+        (Peer::new(near), stop, serving)
+    };
+    let (peer, stop, serving) = serve(Duration::from_secs(10));
+    drains(peer, stop).await;
+    soon(serving).await.unwrap().unwrap();
+    // A stream that does not end is ended.
+    let (mut peer, stop, serving) = serve(Duration::from_millis(100));
+    peer.greet(&[]).await;
+    peer.send(&grpc(1, 0, &[])).await;
+    peer.frame().await;
+    stop.send(()).unwrap();
+    let mut statuses = Vec::new();
+    while let Some(frame) = peer.try_frame().await {
+        if let Frame::Headers { .. } = &frame {
+            statuses.extend(frame.header("grpc-status").map(str::to_owned));
+        }
+    }
+    assert_eq!(statuses.len(), 1, "{statuses:?}");
+    soon(serving).await.unwrap().unwrap();
+    // One that nobody stops goes on until its client leaves.
+    let (mut peer, _stop, serving) = serve(Duration::from_millis(100));
+    peer.greet(&[]).await;
+    peer.echo(1).await;
+    drop(peer);
+    soon(serving).await.unwrap().unwrap();
+}
+
+async fn drains<IO: AsyncRead + AsyncWrite + Unpin>(mut peer: Peer<IO>, stop: oneshot::Sender<()>) {
     peer.greet(&[]).await;
     peer.send(&post(1, 0)).await;
     peer.frame().await;
@@ -196,9 +245,6 @@ async fn a_drain_says_goaway_twice_and_lets_streams_end(
     peer.send(&data(1, END_STREAM, b"late")).await;
     assert_eq!(rest(&mut peer, 1).await, b"late");
     assert_eq!(peer.try_frame().await, None);
-    drop(peer);
-    soon(serving).await.unwrap();
-    assert!(TcpStream::connect(address).await.is_err());
 }
 
 #[rstest]
