@@ -36,6 +36,36 @@ async fn frames_for_streams_that_are_gone_end_the_connection_after_many(
     check(placement, attack, ENHANCE_YOUR_CALM, "too_many_frames_for_gone_streams").await;
 }
 
+/// What was granted to streams that were answered early is forgiven to the byte, whatever is charged otherwise.
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn bytes_for_streams_that_are_gone_are_forgiven_as_far_as_they_were_granted(
+    #[values(Placement::Inline, Placement::Task)] placement: Placement,
+) {
+    const STREAMS: u32 = 3;
+    let mut limits = Limits::default();
+    let granted = STREAMS * limits.stream_flow_window_bytes;
+    let none = Flood { burst: 10, per_second: 0, per_useful_frame: 0 };
+    limits.floods.set(FloodKind::GoneStream, none);
+    let mut host = Host::new(placement, limits).await;
+    let (mut attacker, serving) = host.greeted().await;
+    for stream in (0..STREAMS).map(id) {
+        attacker.send(&post_with(stream, 0, &EARLY)).await;
+        assert_eq!(attacker.answer(stream).await.body, b"early");
+        assert_eq!(attacker.frame().await, Frame::Reset { stream, code: NO_ERROR });
+    }
+    // For one of them alone: it is not asked whose they were.
+    let bytes = |count: u32| data(1, 0, b"x").repeat(count as usize);
+    attacker.send(&bytes(granted + none.burst)).await;
+    attacker.echo(id(STREAMS)).await;
+    attacker.send(&bytes(1)).await;
+    let reason = "too_many_frames_for_gone_streams";
+    assert_eq!(attacker.goaway().await, (ENHANCE_YOUR_CALM, reason.to_owned()));
+    soon(serving).await.unwrap().unwrap();
+    host.neighbour.is_well().await;
+    assert_eq!(host.goaways(), [(reason, 1)]);
+}
+
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn whoever_provokes_replies_and_reads_none_is_gone_at_once_too(

@@ -13,8 +13,8 @@ impl Grpc {
     async fn new(transport: Transport) -> Self {
         let server = crate::support::Server::on(transport).await;
         let peer = connect(&server).await;
-        let ping = message(&echo_message(b"ping"));
-        let neighbour = Neighbour::new(peer, &request(1), &ping).await;
+        let numbered = |n: u64| message(&echo_message(&n.to_be_bytes())).to_vec();
+        let neighbour = Neighbour::new(peer, &request(1), numbered).await;
         Grpc { server, neighbour }
     }
 }

@@ -1,5 +1,30 @@
 //! What must not be taken for an attack.
+use std::collections::BTreeMap;
+
 use super::*;
+
+/// Messages `from` to `to`, each its number: what is lost, twice there or out of order is not the same.
+fn numbers(from: usize, to: usize) -> Vec<u8> {
+    (from as u64..to as u64).flat_map(u64::to_be_bytes).collect()
+}
+
+/// A DATA frame for each of them.
+fn frames(from: usize, to: usize) -> Vec<u8> {
+    (from..to).flat_map(|n| data(1, 0, &numbers(n, n + 1))).collect()
+}
+
+/// Reads until as much has come as was sent, which it must be.
+async fn reads(peer: &mut Peer, sent: &[u8]) {
+    let mut echo = Vec::new();
+    while echo.len() < sent.len() {
+        match peer.frame().await {
+            Frame::Headers { end: false, .. } | Frame::WindowUpdate { .. } => {}
+            Frame::Data { stream: 1, payload, end: false } => echo.extend_from_slice(&payload),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(echo == sent, "the echo is not what was sent");
+}
 
 /// Nothing was held against anybody.
 async fn carried(mut host: Host) {
@@ -22,21 +47,12 @@ async fn a_million_pipelined_messages_may_be_read_late(
     let (mut peer, _serving) = host.connect(1 << 20);
     peer.greet(&[(INITIAL_WINDOW_SIZE, 1 << 30)]).await;
     peer.send(&[window_update(0, 1 << 30), post(1, 0)].concat()).await;
-    let thousand = data(1, 0, b"12345678").repeat(1_000);
-    for _ in 0..MESSAGES / 1_000 {
-        peer.send(&thousand).await;
+    for thousand in 0..MESSAGES / 1_000 {
+        peer.send(&frames(1_000 * thousand, 1_000 * (thousand + 1))).await;
     }
     everybody_waits().await;
     host.neighbour.is_well().await;
-    let mut got = 0;
-    while got < 8 * MESSAGES {
-        match peer.frame().await {
-            Frame::Headers { .. } => {}
-            Frame::Data { payload, .. } => got += payload.len(),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(got, 8 * MESSAGES);
+    reads(&mut peer, &numbers(0, MESSAGES)).await;
     carried(host).await;
 }
 
@@ -60,17 +76,11 @@ async fn each_of_many_messages_in_a_frame_may_be_granted_by_itself(
     let granted = [window_update(0, 8), window_update(1, 8)].concat();
     // Read at once, and read late.
     for batches in [[1; 50].as_slice(), &[50]].concat() {
-        let mut got = 0;
-        for _ in 0..batches {
-            peer.send(&data(1, 0, &b"12345678".repeat(BATCH))).await;
+        let sent = numbers(0, BATCH * batches);
+        for batch in sent.chunks(8 * BATCH) {
+            peer.send(&data(1, 0, batch)).await;
         }
-        while got < 8 * BATCH * batches {
-            match peer.frame().await {
-                Frame::Headers { .. } | Frame::WindowUpdate { .. } => {}
-                Frame::Data { payload, .. } => got += payload.len(),
-                other => panic!("{other:?}"),
-            }
-        }
+        reads(&mut peer, &sent).await;
         peer.send(&granted.repeat(BATCH * batches)).await;
     }
     carried(host).await;
@@ -83,18 +93,24 @@ async fn three_thousand_streams_may_open_before_the_settings_were_seen(
 ) {
     let host = Host::new(placement, Limits::default()).await;
     let (mut peer, _serving) = host.connect(BUFFER);
-    let opened = (0..3_000).flat_map(|n| [post(id(n), 0), data(id(n), END_STREAM, b"ping")]);
+    let streams = || (0..3_000).map(id);
+    let opened = streams().flat_map(|id| [post(id, 0), data(id, END_STREAM, &id.to_be_bytes())]);
     let said: Vec<u8> =
         [PREFACE.to_vec(), settings(&[])].into_iter().chain(opened).flatten().collect();
     peer.send(&said).await;
+    let mut echoes: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     let mut ended = 0;
     while ended < 3_000 {
         match peer.frame().await {
-            Frame::Headers { .. } => {}
-            Frame::Data { end, .. } => ended += u32::from(end),
+            Frame::Headers { end: false, .. } => {}
+            Frame::Data { stream, payload, end } => {
+                echoes.entry(stream).or_default().extend_from_slice(&payload);
+                ended += u32::from(end);
+            }
             other => panic!("{other:?}"),
         }
     }
+    assert!(echoes.into_iter().eq(streams().map(|id| (id, id.to_be_bytes().to_vec()))));
     carried(host).await;
 }
 
@@ -134,12 +150,18 @@ async fn a_ping_with_each_data_frame_is_a_probe_and_no_flood(
     let host = Host::new(placement, Limits::default()).await;
     let (mut peer, _serving) = host.greeted().await;
     peer.send(&post(1, 0)).await;
-    for _ in 0..5_000 {
-        peer.send(&[data(1, 0, b"1"), ping(b"12345678", 0)].concat()).await;
+    for n in 0..5_000_u64 {
+        let said = n.to_be_bytes();
+        peer.send(&[data(1, 0, &said), ping(&said, 0)].concat()).await;
         let mut answered = 0;
         while answered < 2 {
-            let frame = peer.frame().await;
-            answered += u32::from(matches!(frame, Frame::Data { .. } | Frame::Pong(_)));
+            match peer.frame().await {
+                Frame::Headers { end: false, .. } | Frame::WindowUpdate { .. } => continue,
+                Frame::Data { stream: 1, payload, end: false } => assert_eq!(payload, said[..]),
+                Frame::Pong(pong) => assert_eq!(pong, said),
+                other => panic!("{other:?}"),
+            }
+            answered += 1;
         }
     }
     carried(host).await;

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use allocation_counter::measure;
-use bidi_echo::transport::{BodyError, Limits, Placement, RecvBody, Server};
+use bidi_echo::transport::{BodyError, Flood, FloodKind, Limits, Placement, RecvBody, Server};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -86,7 +86,7 @@ impl Host {
     async fn on(server: Server) -> Self {
         let (mut peer, _) = connect(&server, BUFFER);
         peer.greet(&[]).await;
-        let neighbour = Neighbour::new(peer, &post(1, 0), b"ping").await;
+        let neighbour = Neighbour::new(peer, &post(1, 0), |n| n.to_be_bytes().to_vec()).await;
         Host { server, neighbour }
     }
 
@@ -122,27 +122,32 @@ fn connect(server: &Server, buffer: usize) -> (Peer, Serving) {
 /// One stream of another connection that sends and waits for the echo.
 struct Neighbour<IO = tokio::io::DuplexStream> {
     peer: Peer<IO>,
-    message: Vec<u8>,
+    /// From the message's number: no two are alike, so that a wrong one is not taken for its echo.
+    message: fn(u64) -> Vec<u8>,
+    next: u64,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Neighbour<IO> {
-    async fn new(mut peer: Peer<IO>, request: &[u8], message: &[u8]) -> Self {
+    async fn new(mut peer: Peer<IO>, request: &[u8], message: fn(u64) -> Vec<u8>) -> Self {
         peer.send(request).await;
-        let mut neighbour = Neighbour { peer, message: message.to_vec() };
+        let mut neighbour = Neighbour { peer, message, next: 0 };
         neighbour.is_well().await;
         neighbour
     }
 
     async fn is_well(&mut self) {
-        self.peer.send(&data(1, 0, &self.message)).await;
-        let mut left = self.message.len();
-        while left > 0 {
+        let message = (self.message)(self.next);
+        self.next += 1;
+        self.peer.send(&data(1, 0, &message)).await;
+        let mut echo = Vec::new();
+        while echo.len() < message.len() {
             match self.peer.frame().await {
-                Frame::Headers { .. } => {}
-                Frame::Data { payload, .. } => left -= payload.len(),
+                Frame::Headers { end: false, .. } => {}
+                Frame::Data { stream: 1, payload, end: false } => echo.extend_from_slice(&payload),
                 other => panic!("the neighbour got {other:?}"),
             }
         }
+        assert_eq!(echo, message, "the neighbour's echo");
     }
 }
 
