@@ -28,7 +28,8 @@ const READ_BYTES: usize = 64 << 10;
 /// Received bytes after which the connection's window is widened again.
 const GRANT_BYTES: u32 = 256 << 20;
 
-/// Header blocks of a connection that are decoded, for their status: more would make an attacker slow.
+/// Heads of a connection that are decoded, for their status; and as many trailers, where the row asks for theirs: more
+/// would make an attacker slow. No block can be left out in between, because each may fill the table of those behind it.
 const DECODED_BLOCKS: u32 = 32;
 
 /// How long connections stay after the attack.
@@ -141,10 +142,14 @@ pub(crate) struct Tally {
     pub(crate) bytes_sent: u64,
     pub(crate) frames_sent: u64,
     pub(crate) frames_received: u64,
+    /// Bytes of DATA.
+    pub(crate) echo_bytes: u64,
     /// Last GOAWAYs of the connections that the server ended, by code and reason.
     pub(crate) goaways: BTreeMap<(u32, String), u64>,
     /// Of those that it did not.
     pub(crate) goaways_of_open: BTreeMap<(u32, String), u64>,
+    /// Last GOAWAY of each of the first connections, which are as many as the row has at once.
+    pub(crate) goaways_of_first: BTreeMap<u64, (u32, String)>,
     /// RST_STREAM by code.
     pub(crate) resets: BTreeMap<u32, u64>,
     /// Of the answers that were looked at: `:status` of heads and `grpc-status` of trailers.
@@ -157,6 +162,8 @@ pub(crate) struct Tally {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
     pub(crate) time: Duration,
+    /// Until then it goes on if it has not ended as it must: a busy machine may be slow.
+    pub(crate) time_max: Duration,
     pub(crate) bytes: u64,
     /// So much longer it stays, doing nothing new, to see how the server ends its connections.
     pub(crate) patience: Duration,
@@ -169,12 +176,13 @@ pub(crate) struct End {
     pub(crate) server_ticks: u64,
 }
 
-/// Attacks `address`, whose server has used so much CPU time.
+/// Attacks `address`, whose server has used so much CPU time; `has_ended` says whether that was as it must be.
 pub(crate) fn attack(
     row: &Row,
     address: SocketAddr,
     bounds: Bounds,
     server_ticks: impl Fn() -> u64,
+    has_ended: impl Fn(&Tally) -> bool,
 ) -> (Tally, End) {
     let script = (row.prepare)();
     let mut tally = Tally::default();
@@ -184,13 +192,15 @@ pub(crate) fn attack(
     let mut buffer = vec![0; READ_BYTES];
     loop {
         let now = Instant::now();
-        if now - begin >= bounds.time || tally.bytes_sent >= bounds.bytes {
+        let time = now - begin;
+        let is_over = time >= bounds.time && (time >= bounds.time_max || has_ended(&tally));
+        if is_over || tally.bytes_sent >= bounds.bytes {
             break;
         }
         if connections.len() < row.connections {
             // Some at a time, so that the first of many are not forgotten over the last.
             for _ in connections.len()..row.connections.min(connections.len() + 64) {
-                connections.extend(Connection::open(address, script(), &mut tally));
+                connections.extend(Connection::open(address, row, script(), &mut tally));
             }
         }
         let mut progress = false;
@@ -203,7 +213,7 @@ pub(crate) fn attack(
             Step::Over => false,
         });
         if !progress && connections.len() == row.connections {
-            wait(&connections, begin + bounds.time - now);
+            wait(&connections, bounds.time_max.saturating_sub(time));
         }
     }
     let end = End { at: Instant::now(), server_ticks: server_ticks() };
@@ -276,17 +286,21 @@ struct Connection {
     /// DATA for which no window was given back.
     owed: u32,
     decoder: Decoder,
-    decoded: u32,
-    /// A header block that goes on, and its stream.
+    /// Heads and trailers that are still to be decoded.
+    heads_left: u32,
+    trailers_left: u32,
+    /// A header block that goes on.
     block: Vec<u8>,
     goaway: Option<(u32, String)>,
+    /// Its place among the first, if it is one of them.
+    first: Option<u64>,
     resume_reading: Option<Instant>,
     /// Nothing more is said.
     is_leaving: bool,
 }
 
 impl Connection {
-    fn open(address: SocketAddr, script: Script, tally: &mut Tally) -> Option<Self> {
+    fn open(address: SocketAddr, row: &Row, script: Script, tally: &mut Tally) -> Option<Self> {
         // A server that has no room for it is not told so twice in a row: the loop comes back.
         let tcp = TcpStream::connect(address).ok()?;
         tcp.set_nodelay(true).ok()?;
@@ -305,9 +319,11 @@ impl Connection {
             heard: Heard::default(),
             owed: 0,
             decoder: Decoder::default(),
-            decoded: 0,
+            heads_left: DECODED_BLOCKS,
+            trailers_left: if row.fate.asks_for_trailers() { DECODED_BLOCKS } else { 0 },
             block: Vec::new(),
             goaway: None,
+            first: (tally.connections <= row.connections as u64).then_some(tally.connections),
             resume_reading: None,
             is_leaving: false,
         })
@@ -431,6 +447,7 @@ impl Connection {
         match kind {
             0 => {
                 self.owed += u32::try_from(payload.len()).expect("a frame");
+                tally.echo_bytes += payload.len() as u64;
                 self.heard.echoed.push((stream, payload.len()));
                 self.heard.ended += u32::from(flags & END_STREAM != 0);
             }
@@ -458,7 +475,13 @@ impl Connection {
                 }
                 self.heard.is_greeted = true;
             }
-            7 => self.goaway = Some((word(4), String::from_utf8_lossy(&payload[8..]).into())),
+            7 => {
+                let goaway = (word(4), String::from_utf8_lossy(&payload[8..]).into_owned());
+                if let Some(first) = self.first {
+                    tally.goaways_of_first.insert(first, goaway.clone());
+                }
+                self.goaway = Some(goaway);
+            }
             8 if stream == 0 => self.heard.granted += i64::from(word(0)),
             8 => *self.heard.stream_room(stream) += i64::from(word(0)),
             _ => {}
@@ -467,13 +490,16 @@ impl Connection {
 
     fn header_block(&mut self, tally: &mut Tally) {
         let block = std::mem::take(&mut self.block);
-        if self.decoded == DECODED_BLOCKS {
+        if self.heads_left == 0 && self.trailers_left == 0 {
             return;
         }
-        self.decoded += 1;
         let fields = self.decoder.decode(&block);
         let value = |name: &str| fields.iter().find(|(known, _)| known == name);
-        let words = [value(":status"), value("grpc-status")].into_iter().flatten();
+        let (status, grpc_status) = (value(":status"), value("grpc-status"));
+        let left = if status.is_some() { &mut self.heads_left } else { &mut self.trailers_left };
+        let Some(less) = left.checked_sub(1) else { return };
+        *left = less;
+        let words = [status, grpc_status].into_iter().flatten();
         let words: Vec<&str> = words.map(|(_, value)| value.as_str()).collect();
         *tally.statuses.entry(words.join("/")).or_default() += 1;
     }

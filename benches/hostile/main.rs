@@ -10,7 +10,9 @@
 //! cargo bench --bench hostile -- --transport tonic --only rapid-reset,ping-flood
 //! ```
 //!
-//! With `--test` nothing is measured: each attack runs for a moment, and what becomes of it is asserted.
+//! Exit code 1 if a row does not hold; the record is written before.
+//!
+//! With `--test` nothing is timed: each attack runs for a moment, and what becomes of it and the server's memory is asserted.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on fails")]
 
 mod attacker;
@@ -22,6 +24,7 @@ mod rows;
 mod support;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,9 +36,10 @@ use clap::Parser;
 use attacker::{Bounds, Tally, attack};
 use cores::{Cores, be_on_time, give_way};
 use neighbour::{Neighbour, Seen};
-use record::{Record, Run, Times};
+use record::{GROWTH_BYTES_MAX, Record, Run, Times};
 use rows::{Fate, Row, YARDSTICK};
 use support::binary::Binary;
+use support::peer::{NO_ERROR, REFUSED_STREAM};
 
 /// Rows between two measurements of the yardstick.
 const ROWS_PER_YARDSTICK: usize = 4;
@@ -54,8 +58,21 @@ const TIMERS: Duration = Duration::from_secs(12);
 /// What `/proc` counts in.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// What an attack gets in a test.
+/// What an attack gets in a test, ...
 const TEST_TIME: Duration = Duration::from_millis(250);
+
+/// ... and what it gets at most until it has ended as it must.
+const TEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Where thousands of streams have a task each, and begin anew again and again, memory grows by 46 to 54 MiB: no bound is kept yet.
+const CROWDS_OF_TASKS: [&str; 6] = [
+    "settings-windows",
+    "refused-streams",
+    "refused-streams-short",
+    "vanishing",
+    "cancelled-at-once",
+    "expiring-at-once",
+];
 
 #[derive(Debug, Parser)]
 #[command(name = "hostile")]
@@ -80,7 +97,7 @@ struct Args {
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 
-    /// Asserts what becomes of each attack, and measures nothing
+    /// Asserts what becomes of each attack and of the server's memory, and times nothing
     #[arg(long)]
     test: bool,
 
@@ -93,10 +110,11 @@ struct Args {
     save_baseline: Option<String>,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let args = Args::parse();
     if args.save_baseline.is_some() {
-        return println!("hostile: not run: it keeps no baselines");
+        println!("hostile: not run: it keeps no baselines");
+        return ExitCode::SUCCESS;
     }
     raise_open_files_limit().unwrap();
     let rows: Vec<Row> = rows::all()
@@ -107,7 +125,12 @@ fn main() {
     let cores = Cores::choose();
     // `cargo test` says neither.
     if args.test || !args.bench {
-        return rows.iter().for_each(|row| check(row, cores));
+        let inline = rows.iter().map(|row| check(row, support::INLINE, cores));
+        let with_tasks = rows.iter().filter(|row| row.is_with_tasks_too());
+        let checked = inline.chain(with_tasks.map(|row| check(row, support::TASK, cores)));
+        // All of them, whatever became of the first.
+        let missed = checked.filter(|holds| !holds).count();
+        return if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     assert!(cores.are_two(), "needs two cores: one for the server, one for its clients");
     let folder = args.out.as_deref().map(record::create);
@@ -116,17 +139,26 @@ fn main() {
     if let Some(folder) = folder {
         record.write(&folder);
     }
+    if record.all_hold() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// One attack, for a moment: its fate, and the neighbour's.
-fn check(row: &Row, cores: Cores) {
-    let bounds = Bounds { time: TEST_TIME, bytes: BYTES_MAX, patience: Duration::ZERO };
-    let run = run(row, support::INLINE, cores, bounds);
-    if let Err(other) = fate(row, &run.attack, false) {
-        panic!("{}: {other}; {:#?}", row.name, run.attack);
+/// One attack, for a moment: whether its fate, the neighbour's and the server's memory are as they must be.
+fn check(row: &Row, transport: Transport, cores: Cores) -> bool {
+    let (time, time_max) = (TEST_TIME, TEST_TIME_MAX);
+    let bounds = Bounds { time, time_max, bytes: BYTES_MAX, patience: Duration::ZERO };
+    let run = run(row, transport, cores, bounds);
+    let mut missed: Vec<String> = fate(row, &run.attack, false).err().into_iter().collect();
+    missed.extend(run.errors.iter().map(|error| format!("the neighbour: {error}")));
+    let is_unbounded = transport == support::TASK && CROWDS_OF_TASKS.contains(&row.name);
+    if run.growth() > GROWTH_BYTES_MAX && !is_unbounded {
+        missed.push(format!("memory grew by {} B, at most {GROWTH_BYTES_MAX}", run.growth()));
     }
-    assert_eq!(run.errors, [""; 0], "{}: the neighbour", row.name);
-    println!("{:<28} ok", row.name);
+    let of = format!("{}, {}", row.name, transport.placement().name());
+    match missed[..] {
+        [] => println!("{of:<36} ok, {:>10} B", run.growth()),
+        _ => println!("{of:<36} FAILED: {}; {:#?}", missed.join("; "), run.attack),
+    }
+    missed.is_empty()
 }
 
 /// Round after round all rows, the yardstick before each few of them.
@@ -138,7 +170,8 @@ fn measure(args: &Args, rows: &[Row], cores: Cores) -> Record {
     for round in 1..=args.runs {
         for (n, row) in rows.iter().enumerate() {
             if n % ROWS_PER_YARDSTICK == 0 {
-                let bounds = Bounds { time, bytes: u64::MAX, patience: Duration::ZERO };
+                let bounds =
+                    Bounds { time, time_max: time, bytes: u64::MAX, patience: Duration::ZERO };
                 record.yardsticks.push(run(yardstick, args.transport, cores, bounds));
             }
             let waits_for_timers = round == args.runs && matches!(row.fate, Fate::Timer(..));
@@ -146,7 +179,8 @@ fn measure(args: &Args, rows: &[Row], cores: Cores) -> Record {
             // An honest load is not cut short.
             let is_honest = row.name.starts_with("honest");
             let bytes = if is_honest { u64::MAX } else { BYTES_MAX };
-            let run = run(row, args.transport, cores, Bounds { time, bytes, patience });
+            let bounds = Bounds { time, time_max: time, bytes, patience };
+            let run = run(row, args.transport, cores, bounds);
             eprintln!("{round}/{} {}", args.runs, run.line(row));
             let fate = fate(row, &run.attack, waits_for_timers);
             record.push(n, row, run, fate);
@@ -173,7 +207,8 @@ fn run(row: &Row, transport: Transport, cores: Cores, bounds: Bounds) -> Run {
         });
         let attacker = scope.spawn(|| {
             give_way();
-            attack(row, address, bounds, || server.cpu_ticks())
+            let has_ended = |attack: &Tally| fate(row, attack, false).is_ok();
+            attack(row, address, bounds, || server.cpu_ticks(), has_ended)
         });
         let (attack, end) = attacker.join().unwrap();
         let memory_max = server.resident_bytes_max();
@@ -198,33 +233,40 @@ fn run(row: &Row, transport: Transport, cores: Cores, bounds: Bounds) -> Run {
 
 /// Whether the attack ended as it must. Err: how else.
 fn fate(row: &Row, attack: &Tally, has_waited: bool) -> Result<(), String> {
+    let goaway_only = |goals: &[(u32, &[&str])]| goaway_only(row, attack, goals);
     match row.fate {
-        Fate::Carried | Fate::LongTimer => lives(attack),
-        Fate::Answered(statuses) => lives(attack).and(answered_only(attack, statuses)),
-        Fate::AnsweredAtFirst(status, code, reason) => {
-            goaway_only(attack, &[(code, &[reason])]).and(answered_only(attack, &[status]))
+        Fate::Carried if attack.echo_bytes == 0 => Err("no echoes".to_owned()),
+        Fate::Carried | Fate::LongTimer => lives(attack, None),
+        Fate::Answered(statuses) => {
+            lives(attack, Some(NO_ERROR)).and(answered_only(attack, statuses))
         }
-        Fate::Refused => match attack.resets.get(&support::peer::REFUSED_STREAM) {
-            Some(_) => lives(attack),
+        Fate::AnsweredAtFirst(status, code, reason) => {
+            goaway_only(&[(code, &[reason])]).and(answered_only(attack, &[status]))
+        }
+        Fate::Refused => match attack.resets.get(&REFUSED_STREAM) {
+            Some(_) => lives(attack, Some(REFUSED_STREAM)),
             None => Err("no stream refused".to_owned()),
         },
-        Fate::GoAway(code, reasons) => goaway_only(attack, &[(code, reasons)]),
+        Fate::GoAway(code, reasons) => goaway_only(&[(code, reasons)]),
         Fate::GoAwayOr(code, reasons, late_code, late_reason) => {
-            goaway_only(attack, &[(code, reasons), (late_code, &[late_reason])])
+            goaway_only(&[(code, reasons), (late_code, &[late_reason])])
         }
         Fate::Timer(code, reason) if has_waited => {
             let left = attack.connections - attack.ended;
             match left {
-                0 => goaway_only(attack, &[(code, &[reason])]),
+                0 => goaway_only(&[(code, &[reason])]),
                 _ => Err(format!("{left} connections still open")),
             }
         }
-        Fate::Timer(..) => lives(attack),
+        Fate::Timer(..) => lives(attack, None),
     }
 }
 
-/// No connection was ended or told to go.
-fn lives(attack: &Tally) -> Result<(), String> {
+/// No connection was ended or told to go, and no stream was reset but with `reset`.
+fn lives(attack: &Tally, reset: Option<u32>) -> Result<(), String> {
+    if let Some(code) = attack.resets.keys().find(|code| Some(**code) != reset) {
+        return Err(format!("RST_STREAM {}", rows::code_name(*code)));
+    }
     match attack.goaways.keys().chain(attack.goaways_of_open.keys()).next() {
         Some((code, reason)) => Err(format!("GOAWAY {} {reason}", rows::code_name(*code))),
         None if attack.ended > 0 => Err("closed".to_owned()),
@@ -232,27 +274,31 @@ fn lives(attack: &Tally) -> Result<(), String> {
     }
 }
 
-/// Connections were ended, all of them with one of these codes and reasons.
-fn goaway_only(attack: &Tally, goals: &[(u32, &[&str])]) -> Result<(), String> {
-    let is_other = |(of, reason): &&(u32, String)| {
-        !goals.iter().any(|(code, reasons)| of == code && reasons.contains(&&**reason))
+/// Each of the first connections was told to go, and each that was ended before it was, with one of these codes and reasons.
+fn goaway_only(row: &Row, attack: &Tally, goals: &[(u32, &[&str])]) -> Result<(), String> {
+    let is_goal = |(of, reason): &(u32, String)| {
+        goals.iter().any(|(code, reasons)| of == code && reasons.contains(&&**reason))
     };
-    if let Some((code, reason)) = attack.goaways.keys().find(is_other) {
+    if let Some((code, reason)) = attack.goaways.keys().find(|goaway| !is_goal(goaway)) {
         return Err(format!("GOAWAY {} {reason}", rows::code_name(*code)));
     }
+    if attack.ended_without_goaway > 0 {
+        return Err("closed without GOAWAY".to_owned());
+    }
     // Whoever never read is told so, but may not have been closed yet.
-    let told = attack.goaways.keys().chain(attack.goaways_of_open.keys());
-    match told.filter(|goaway| !is_other(goaway)).count() {
-        0 => Err("no GOAWAY".to_owned()),
-        _ => Ok(()),
+    match attack.goaways_of_first.values().filter(|goaway| is_goal(goaway)).count() {
+        told if told == row.connections => Ok(()),
+        told => Err(format!("{told} of the first {} connections told to go", row.connections)),
     }
 }
 
-/// Streams were answered, all of them like that.
+/// Streams were answered, with each of these statuses and no other.
 fn answered_only(attack: &Tally, statuses: &[&str]) -> Result<(), String> {
-    match attack.statuses.keys().find(|it| !statuses.contains(&&***it)) {
-        Some(other) => Err(format!("answered {other}")),
-        None if attack.statuses.is_empty() => Err("not answered".to_owned()),
+    if let Some(other) = attack.statuses.keys().find(|it| !statuses.contains(&&***it)) {
+        return Err(format!("answered {other}"));
+    }
+    match statuses.iter().find(|status| !attack.statuses.contains_key(**status)) {
+        Some(missing) => Err(format!("not answered {missing}")),
         None => Ok(()),
     }
 }

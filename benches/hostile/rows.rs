@@ -23,10 +23,18 @@ pub(crate) struct Row {
     pub(crate) prepare: fn() -> Box<dyn Fn() -> Script>,
 }
 
+impl Row {
+    /// Whether a test has it with a task for each stream, too: whoever is cut off before it has many streams leaves nothing
+    /// to tasks.
+    pub(crate) fn is_with_tasks_too(&self) -> bool {
+        self.connections != CUT_OFF
+    }
+}
+
 /// What must become of an attacker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// Its connections go on to the end.
+    /// Its connections go on to the end, nothing is reset, and echoes come.
     Carried,
     /// Each stream is answered with these statuses, of HTTP and of gRPC; the connection lives.
     Answered(&'static [&'static str]),
@@ -45,6 +53,12 @@ pub(crate) enum Fate {
 }
 
 impl Fate {
+    /// Whether the statuses of trailers are a part of it.
+    pub(crate) fn asks_for_trailers(&self) -> bool {
+        // Those of HTTP have three digits.
+        matches!(self, Fate::Answered(statuses) if statuses.iter().any(|status| status.len() < 3))
+    }
+
     pub(crate) fn goal(&self) -> String {
         match self {
             Fate::Carried => "carried".to_owned(),
@@ -221,7 +235,7 @@ fn floods() -> Vec<Row> {
         row(
             "tiny-data",
             "DATA frames of a byte, of a message of 4 MiB that never ends",
-            Fate::Carried,
+            Fate::Answered(&["200"]),
             tiny_data,
         ),
         row("window-updates", "WINDOW_UPDATE of 1", calm(&["too_many_window_updates"]), || {
@@ -238,6 +252,16 @@ fn floods() -> Vec<Row> {
             "RST_STREAM of a stream that is gone",
             calm(&["too_many_frames_for_gone_streams"]),
             || flood(rst_stream(1, CANCEL)),
+        ),
+        // One connection: it is granted so much that four would take seconds.
+        with_connections(
+            1,
+            row(
+                "gone-credit",
+                "2 streams that are answered early, and then all that they were granted and more, in DATA of a byte",
+                calm(&["too_many_frames_for_gone_streams"]),
+                gone_credit,
+            ),
         ),
     ]
 }
@@ -358,7 +382,7 @@ fn streams() -> Vec<Row> {
         row(
             "vanishing",
             "4,000 streams; when all are answered the connection is closed",
-            Fate::Carried,
+            Fate::Answered(&["200"]),
             || crowds(None, |_, _| Pace::Leave),
         ),
         with_connections(
@@ -386,7 +410,7 @@ fn streams() -> Vec<Row> {
         row(
             "prefix-4m",
             "200 streams, on each the prefix of a message of 4 MiB and 7 bytes of it",
-            Fate::Carried,
+            Fate::Answered(&["200"]),
             || {
                 Box::new(|| {
                     let begin = |n| {
@@ -751,6 +775,28 @@ fn tiny_data() -> Box<dyn Fn() -> Script> {
             heard.spend(id(n), 1);
             append_frame(out, 0, 0, id(n), &[message[sent]]);
             sent += 1;
+            Pace::On
+        })
+    })
+}
+
+/// Requests that are answered while they may still send; then a byte for each of them in turn, on and on.
+fn gone_credit() -> Box<dyn Fn() -> Script> {
+    const STREAMS: u32 = 2;
+    let block = echo_block("POST", "application/json");
+    let mut opening = greeting(&[]);
+    for n in 0..STREAMS {
+        append_headers(&mut opening, id(n), 0, &block);
+    }
+    let round: Rc<[u8]> = (0..STREAMS).flat_map(|n| data(id(n), 0, b"x")).collect();
+    Box::new(move || {
+        let round = round.clone();
+        script(opening.clone(), move |heard, out| {
+            heard.forget();
+            if heard.ended < STREAMS {
+                return Pace::Wait;
+            }
+            out.extend_from_slice(&round);
             Pace::On
         })
     })
