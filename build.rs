@@ -2,8 +2,8 @@
 //!
 //! In: the .proto files and the git checkout, if there is one. Out, in `OUT_DIR` alone: the
 //! generated code and a descriptor set for reflection; and the variables `BIDI_ECHO_REVISION`,
-//! `BIDI_ECHO_OPT_LEVEL` and `BIDI_ECHO_RUSTC`. Needs no protoc and no network; a missing git gives
-//! the revision "unknown".
+//! `BIDI_ECHO_PROFILE`, `BIDI_ECHO_OPT_LEVEL` and `BIDI_ECHO_RUSTC`. Needs no protoc and no network; a
+//! missing git gives the revision "unknown".
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     compile_protos()?;
     println!("cargo:rustc-env=BIDI_ECHO_REVISION={}", revision());
+    println!("cargo:rustc-env=BIDI_ECHO_PROFILE={}", env::var("PROFILE")?);
     println!("cargo:rustc-env=BIDI_ECHO_OPT_LEVEL={}", env::var("OPT_LEVEL")?);
     println!("cargo:rustc-env=BIDI_ECHO_RUSTC={}", rustc_version());
     Ok(())

@@ -10,6 +10,8 @@ macro_rules! product {
             env!("CARGO_PKG_VERSION"),
             " (",
             env!("BIDI_ECHO_REVISION"),
+            "; profile ",
+            env!("BIDI_ECHO_PROFILE"),
             "; opt-level ",
             env!("BIDI_ECHO_OPT_LEVEL"),
             "; debug assertions ",
@@ -25,6 +27,10 @@ macro_rules! product {
 
 /// Git commit (12 hex digits, `-dirty` when sources differed from it), or `unknown`.
 pub const REVISION: &str = env!("BIDI_ECHO_REVISION");
+
+/// Cargo's profile: `release` for it and `bench`, `debug` for `dev` and `test`. The level of optimisation does not tell
+/// them apart: both have 3, and `release` alone is compiled as one.
+pub const PROFILE: &str = env!("BIDI_ECHO_PROFILE");
 
 /// Optimisation level of this crate: `0` to `3`, `s` or `z`.
 pub const OPT_LEVEL: &str = env!("BIDI_ECHO_OPT_LEVEL");
@@ -52,3 +58,18 @@ pub const SERVER_HEADER_TASK: &str = product!(" (transport inline; placement tas
 
 /// The `server` header of tonic's transport.
 pub const SERVER_HEADER_TONIC: &str = product!(" (transport tonic; placement task)");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They have one level of optimisation, and not one speed.
+    #[test]
+    fn a_product_of_the_dev_profile_is_told_apart_from_a_release() {
+        assert!(["debug", "release"].contains(&PROFILE), "{PROFILE}");
+        let how = format!("; profile {PROFILE}; opt-level {OPT_LEVEL}; ");
+        for product in [PRODUCT, SERVER_HEADER_INLINE, SERVER_HEADER_TASK, SERVER_HEADER_TONIC] {
+            assert!(product.contains(&how), "{product}");
+        }
+    }
+}

@@ -211,6 +211,8 @@ const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (",
     env!("BIDI_ECHO_REVISION"),
+    ", profile ",
+    env!("BIDI_ECHO_PROFILE"),
     ", opt-level ",
     env!("BIDI_ECHO_OPT_LEVEL"),
     ")"

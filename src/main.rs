@@ -55,7 +55,7 @@ async fn listen_and_serve(args: &Args, config: Config) -> Result<(), Error> {
     let (transport, placement) = (config.transport.name(), config.transport.placement().name());
     info!(
         listen = %address, transport, placement, revision = build_info::REVISION,
-        opt_level = build_info::OPT_LEVEL, "serving"
+        profile = build_info::PROFILE, opt_level = build_info::OPT_LEVEL, "serving"
     );
     if build_info::DEBUG_ASSERTIONS {
         warn!("built with debug assertions: figures taken with this build mean nothing");

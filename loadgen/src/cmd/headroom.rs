@@ -13,7 +13,7 @@ use super::search::steps::{Bounds, Found, Step, Steps};
 use super::trial::{Places, Trial, Tried};
 use crate::harness::peers::ServerCommand;
 use crate::harness::provenance;
-use crate::record::{GateName, RunRecord};
+use crate::record::{Build, GateName, Host, RunRecord};
 use crate::scenario::LoadArgs;
 use crate::units::{MessagesPerSecond, Nanos};
 
@@ -67,7 +67,7 @@ impl Places<'_> {
     ) -> anyhow::Result<MessagesPerSecond> {
         // The rate is what is asked for; all else of the plan stays.
         let shape = load.rate.map_or_else(|| load.clone(), |_| load.at(MessagesPerSecond(1.0)));
-        let key = self.key(&shape.flags());
+        let key = self.key(&provenance::host(), provenance::build(), &shape.flags());
         let cache = cache_file();
         let mut known = cache.as_deref().map(read).unwrap_or_default();
         if let Some(throughput) = known.get(&key) {
@@ -86,21 +86,17 @@ impl Places<'_> {
     }
 
     /// What a figure is of.
-    fn key(&self, flags: &[String]) -> String {
+    fn key(&self, host: &Host, build: Build, flags: &[String]) -> String {
         let Places { server_cpus, loadgen_cpus, shards, awake_cpus } = self;
-        let (host, build) = (provenance::host(), provenance::build());
+        let Host { cpu_model, cores, kernel } = host;
         let shards = shards.map_or(String::new(), |shards| format!(" shards {shards}"));
         let awake = match awake_cpus.is_empty() {
             true => String::new(),
             false => format!(" awake {awake_cpus:?}"),
         };
         format!(
-            "{} x {}, {}; {} opt-level {}; cores {server_cpus:?} {loadgen_cpus:?}{shards}{awake}; {}",
-            host.cores,
-            host.cpu_model,
-            host.kernel,
-            stamp(&build.revision),
-            build.opt_level,
+            "{cores} x {cpu_model}, {kernel}; {}; cores {server_cpus:?} {loadgen_cpus:?}{shards}{awake}; {}",
+            stamped(build),
             flags.join(" ")
         )
     }
@@ -193,8 +189,13 @@ fn leaves_in_time(record: &RunRecord) -> Option<bool> {
     }
 }
 
-/// Tells builds apart: those of one commit are alike, those of changed sources go by the time of the program.
-pub(super) fn stamp(revision: &str) -> String {
+/// A build that tells itself apart from all others: those of one commit and profile are alike, those of changed sources go
+/// by the time of the program.
+pub(super) fn stamped(build: Build) -> Build {
+    Build { revision: stamp(&build.revision), ..build }
+}
+
+fn stamp(revision: &str) -> String {
     if revision != "unknown" && !revision.ends_with("-dirty") {
         return revision.to_owned();
     }
@@ -230,6 +231,7 @@ fn write(cache: &Path, known: &BTreeMap<String, f64>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::example;
 
     #[test]
     fn builds_of_changed_sources_are_told_apart_by_their_time() {
@@ -238,6 +240,22 @@ mod tests {
             let stamp = stamp(revision);
             let at = stamp.strip_prefix(&format!("{revision} of ")).unwrap();
             humantime::parse_rfc3339(at).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_one_build_carries_is_not_taken_for_what_another_does() {
+        let places =
+            Places { server_cpus: &[0], loadgen_cpus: &[1], shards: None, awake_cpus: &[] };
+        let record = example::closed_loop();
+        let (host, release) = (&record.provenance.host, record.provenance.loadgen);
+        let key = |build: &Build| places.key(host, build.clone(), &["--streams".to_owned()]);
+        assert_eq!(key(&release), key(&release));
+        let debug = Build { profile: Some("debug".to_owned()), ..release.clone() };
+        let asserting = Build { debug_assertions: true, ..release.clone() };
+        let newer = Build { revision: "123456789abc".to_owned(), ..release.clone() };
+        for other in [debug, asserting, newer] {
+            assert_ne!(key(&release), key(&other), "{other}");
         }
     }
 

@@ -23,7 +23,7 @@ use clap::Args;
 pub(super) use self::knees::KNEES;
 use self::plan::{Plan, Rate, Run, ServerKind, SuiteScenario, SuiteServer};
 use super::Exit;
-use super::headroom::stamp;
+use super::headroom::stamped;
 use super::interrupt::interrupted;
 use super::search::steps::Found;
 use super::servers::as_usage;
@@ -31,7 +31,7 @@ use super::trial::{Places, Preheat, Trial, TrialError, Tried, disturbance};
 use crate::harness::awake::Awake;
 use crate::harness::peers::{Peer, PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
-use crate::record;
+use crate::record::{self, Host};
 use crate::report::{Compared, Comparison, Contender, Figures, Mark, Outcome};
 use crate::scenario::{Arrivals, Blocked, ContractName, Header, UsageError, name_of};
 use crate::units::{Count, MessagesPerSecond, Nanos};
@@ -493,8 +493,7 @@ impl Suite {
         }
         let drawn = match self.is_foreign {
             true => {
-                let build = provenance::build();
-                format!("report by: loadgen {} ({})\n", build.version, build.revision)
+                format!("report by: loadgen {}\n", provenance::build())
             }
             false => String::new(),
         };
@@ -645,18 +644,10 @@ const BEGUN: &str = "begun: ";
 
 /// host.txt of a folder that is begun now.
 fn host(started_at: &str) -> String {
-    let (host, build) = (provenance::host(), provenance::build());
-    let assertions = if build.debug_assertions { "on" } else { "off" };
+    let Host { cpu_model, cores, kernel } = provenance::host();
+    let build = stamped(provenance::build());
     format!(
-        "{BEGUN}{}\ncpu: {}\ncores: {}\nkernel: {}\nloadgen: {} ({}), opt-level {}, debug \
-             assertions {assertions}, {}\n",
-        started_at,
-        host.cpu_model,
-        host.cores,
-        host.kernel,
-        build.version,
-        stamp(&build.revision),
-        build.opt_level,
+        "{BEGUN}{started_at}\ncpu: {cpu_model}\ncores: {cores}\nkernel: {kernel}\nloadgen: {build}, {}\n",
         build.rustc,
     )
 }
@@ -749,6 +740,17 @@ mod tests {
     use super::*;
     use crate::record::{Unstable, Wrong};
     use crate::report::example;
+    use bidi_echo::build_info;
+
+    #[test]
+    fn a_folder_of_one_profile_is_not_gone_on_with_by_another() {
+        let host = host("2026-11-27T20:16:17Z");
+        let build = host.lines().find(|line| line.starts_with("loadgen: ")).unwrap();
+        let profile = format!(", profile {}, opt-level ", build_info::PROFILE);
+        assert!(build.contains(&profile), "{host}");
+        let after = &provenance::build().rustc;
+        assert!(build.ends_with(after), "{host}");
+    }
 
     #[test]
     fn a_server_that_ends_streams_is_not_taken_for_one_that_carries_too_little() {

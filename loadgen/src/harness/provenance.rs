@@ -13,6 +13,7 @@ pub fn build() -> Build {
     Build {
         version: build_info::VERSION.to_owned(),
         revision: build_info::REVISION.to_owned(),
+        profile: Some(build_info::PROFILE.to_owned()),
         opt_level: build_info::OPT_LEVEL.to_owned(),
         debug_assertions: build_info::DEBUG_ASSERTIONS,
         rustc: build_info::RUSTC.to_owned(),

@@ -12,6 +12,7 @@ mod store;
 mod timing;
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::time::UNIX_EPOCH;
 
 use schemars::JsonSchema;
@@ -86,12 +87,29 @@ pub struct Build {
     pub version: String,
     /// Git commit, `-dirty` if the sources differed; or `unknown`.
     pub revision: String,
+    /// Cargo's profile, `release` or `debug` (which `dev` is, at the same optimisation level, but not compiled as one);
+    /// null in records of before.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// Compiler's optimisation level.
     pub opt_level: String,
     /// Whether debug assertions were compiled in.
     pub debug_assertions: bool,
     /// `rustc --version`.
     pub rustc: String,
+}
+
+impl Display for Build {
+    /// What tells builds apart, but for the compiler.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Build { version, revision, profile, opt_level, debug_assertions, .. } = self;
+        write!(out, "{version} ({revision})")?;
+        if let Some(profile) = profile {
+            write!(out, ", profile {profile}")?;
+        }
+        let assertions = if *debug_assertions { "on" } else { "off" };
+        write!(out, ", opt-level {opt_level}, debug assertions {assertions}")
+    }
 }
 
 /// The server that was measured.
@@ -427,7 +445,7 @@ pub struct Warning {
 pub enum WarningKind {
     /// loadgen was built without full optimisation or with debug assertions.
     SlowBuild,
-    /// The server is of another revision than loadgen.
+    /// The server is of another version, revision or build profile than loadgen.
     RevisionDiffers,
     /// Messages left late through loadgen's own fault. In records of before; now a gate.
     SendLag,
@@ -448,6 +466,7 @@ pub enum WarningKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::example;
 
     #[test]
     fn what_has_gone_back_is_a_share_of_what_was_taken() {
@@ -461,6 +480,20 @@ mod tests {
         assert_eq!(resident(&[90]).share_given_back(), Some(1.0), "below where it began");
         assert_eq!(resident(&[]).share_given_back(), None);
         assert_eq!(Resident::default().share_given_back(), None);
+    }
+
+    #[test]
+    fn a_build_says_its_profile_and_one_of_before_says_none() {
+        let mut build = example::closed_loop().provenance.loadgen;
+        assert_eq!(
+            build.to_string(),
+            "0.1.0 (0123456789ab), profile release, opt-level 3, debug assertions off"
+        );
+        let mut json = serde_json::to_value(&build).unwrap();
+        assert!(json.as_object_mut().unwrap().remove("profile").is_some());
+        build = serde_json::from_value(json).unwrap();
+        build.debug_assertions = true;
+        assert_eq!(build.to_string(), "0.1.0 (0123456789ab), opt-level 3, debug assertions on");
     }
 
     /// `BIDI_ECHO_UPDATE_SCHEMA=1 cargo test -p loadgen` writes it anew.

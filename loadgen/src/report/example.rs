@@ -87,6 +87,7 @@ fn of(load: Load, factor: u64) -> RunRecord {
             loadgen: Build {
                 version: "0.1.0".to_owned(),
                 revision: "0123456789ab".to_owned(),
+                profile: Some("release".to_owned()),
                 opt_level: "3".to_owned(),
                 debug_assertions: false,
                 rustc: "rustc 1.95.0".to_owned(),

@@ -92,14 +92,11 @@ fn origin(record: &RunRecord) -> String {
     let provenance = &record.provenance;
     let host = &provenance.host;
     format!(
-        "Host: {}, {} cores, {}. loadgen {} ({}), opt-level {}, debug assertions {}, {}. Server: {}.",
+        "Host: {}, {} cores, {}. loadgen {}, {}. Server: {}.",
         host.cpu_model,
         host.cores,
         host.kernel,
-        provenance.loadgen.version,
-        provenance.loadgen.revision,
-        provenance.loadgen.opt_level,
-        if provenance.loadgen.debug_assertions { "on" } else { "off" },
+        provenance.loadgen,
         provenance.loadgen.rustc,
         provenance.server.product.as_deref().unwrap_or("unknown"),
     )

@@ -17,17 +17,7 @@ pub fn table(record: &RunRecord) -> String {
         writeln!(out, "{name:<12} {text}").expect("a String takes whatever is written");
     };
     let RunRecord { scenario, provenance, measured, gates, warnings, .. } = record;
-    let build = &provenance.loadgen;
-    line(
-        "loadgen",
-        &format_args!(
-            "{} ({}), opt-level {}{}",
-            build.version,
-            build.revision,
-            build.opt_level,
-            if build.debug_assertions { ", debug assertions on" } else { ", debug assertions off" },
-        ),
-    );
+    line("loadgen", &provenance.loadgen);
     line("server", &server(record));
     line("scenario", &what(scenario));
     line("load", &load(scenario));
@@ -264,4 +254,25 @@ fn bytes(per_second: f64) -> ByteSize {
 
 fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::example;
+
+    /// What stands behind this name in a line of the table.
+    fn said(record: &RunRecord, name: &str) -> Option<String> {
+        let table = table(record);
+        let mut lines = table.lines();
+        lines.find_map(|line| Some(line.strip_prefix(name)?.trim_start().to_owned()))
+    }
+
+    #[test]
+    fn the_first_line_says_how_loadgen_was_built() {
+        let mut record = example::closed_loop();
+        record.provenance.loadgen.profile = Some("debug".to_owned());
+        let build = said(&record, "loadgen ").unwrap();
+        assert!(build.contains(", profile debug, opt-level 3, "), "{build}");
+    }
 }
