@@ -224,6 +224,13 @@ impl RunRecord {
         }
     }
 
+    /// Whether nobody has measured if loadgen could have carried more: a run without that may be valid, and yet its figures
+    /// loadgen's own. Records without gates lack more than that.
+    pub fn lacks_headroom(&self) -> bool {
+        let is_headroom = |gate: &Gate| gate.name == GateName::Headroom;
+        !self.gates.is_empty() && !self.gates.iter().any(is_headroom)
+    }
+
     /// Whether no gate failed. Records without gates are of a loadgen that had none: not known.
     pub fn is_valid(&self) -> Option<bool> {
         (!self.gates.is_empty()).then(|| self.failed_gates().next().is_none())

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::table::percentile;
+use super::table::{HEADROOM_NOT_MEASURED, percentile};
 use crate::record::{RunRecord, Timing};
 use crate::scenario::{Arrivals, Load};
 use crate::units::Count;
@@ -67,6 +67,11 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
             writeln!(out, "[!] {name}: {}", warning.message)?;
         }
     }
+    let lacking = records.iter().filter(|(_, record)| record.lacks_headroom());
+    let lacking: Vec<_> = lacking.map(|(name, _)| name.as_str()).collect();
+    if !lacking.is_empty() {
+        writeln!(out, "\nHeadroom {HEADROOM_NOT_MEASURED}: {}.", lacking.join(", "))?;
+    }
     let mut origins: Vec<_> = records.iter().map(|(_, record)| origin(record)).collect();
     origins.dedup();
     origins.into_iter().try_for_each(|origin| writeln!(out, "\n{origin}"))
@@ -116,6 +121,23 @@ mod tests {
         assert!(!text(&record).contains(&format!("| >{longest} |")));
         record.measured.messages_shed = record.measured.messages_received / 2;
         assert!(text(&record).contains(&format!("| >{longest} | >{longest} | ")));
+    }
+
+    #[test]
+    fn runs_whose_headroom_was_not_measured_are_named_together() {
+        let record = example::closed_loop();
+        let mut measured = record.clone();
+        measured.gates.push(example::gate(GateName::Headroom, Verdict::Passed, Some(0.2), "share"));
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let text = |runs: [&RunRecord; 3]| {
+            let runs = names.iter().cloned().zip(runs.into_iter().cloned());
+            markdown(&runs.collect::<Vec<_>>())
+        };
+        let said = text([&record, &measured, &record]);
+        let line = said.lines().find(|line| line.starts_with("Headroom ")).unwrap();
+        assert!(line.starts_with("Headroom not measured (--require-valid "), "{line}");
+        assert!(line.ends_with(": a, c."), "{line}");
+        assert!(!text([&measured, &measured, &measured]).contains("not measured"));
     }
 
     #[test]

@@ -10,6 +10,10 @@ use crate::units::Count;
 
 const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 
+/// What is said of a run whose headroom is not known, in every kind of report.
+pub(super) const HEADROOM_NOT_MEASURED: &str =
+    "not measured (--require-valid asks for it, once all else is well)";
+
 /// The whole summary, with a line break at its end.
 pub fn table(record: &RunRecord) -> String {
     let mut out = String::new();
@@ -76,6 +80,9 @@ pub fn table(record: &RunRecord) -> String {
             }
         }
         None => {}
+    }
+    if record.lacks_headroom() {
+        line("headroom", &HEADROOM_NOT_MEASURED);
     }
     for warning in warnings {
         line("warning", &warning.message);
@@ -259,6 +266,7 @@ fn plural(count: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::GateName;
     use crate::report::example;
 
     /// What stands behind this name in a line of the table.
@@ -274,5 +282,17 @@ mod tests {
         record.provenance.loadgen.profile = Some("debug".to_owned());
         let build = said(&record, "loadgen ").unwrap();
         assert!(build.contains(", profile debug, opt-level 3, "), "{build}");
+    }
+
+    #[test]
+    fn a_headroom_that_nobody_measured_is_told_where_the_gates_are() {
+        let mut record = example::closed_loop();
+        let text = said(&record, "headroom ").unwrap();
+        assert!(text.starts_with("not measured (--require-valid asks for it"), "{text}");
+        let gate = example::gate(GateName::Headroom, Verdict::Passed, Some(0.2), "share");
+        record.gates.push(gate);
+        assert_eq!(said(&record, "headroom "), None);
+        record.gates.clear();
+        assert_eq!(said(&record, "headroom "), None, "a record of before had no gates at all");
     }
 }

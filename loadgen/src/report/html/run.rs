@@ -9,6 +9,7 @@ use crate::record::{Damaged, Gate, Measured, RunRecord, Timing, Unstable, Usage,
 use crate::report::chart::{
     Curve, Fairness, Heat, backlog, fairness, heat, percentiles, spectrum, throughput,
 };
+use crate::report::table::HEADROOM_NOT_MEASURED;
 use crate::report::{markdown, spread};
 use crate::units::Count;
 
@@ -43,6 +44,7 @@ pub(super) fn section(index: usize, name: &str, record: &RunRecord) -> Result<Ma
             h3 { "Connections, streams, probe" }
             (lifecycle(measured))
             @if !gates.is_empty() { h3 { "Gates" } (gates_table(gates)) }
+            @if record.lacks_headroom() { p.soft { "Headroom: " (HEADROOM_NOT_MEASURED) } }
             h3 { "CPU time and memory" }
             div.wide { (usages(measured)) }
             h3 { "Manifest" }

@@ -50,6 +50,15 @@ fn a_percentile_that_the_samples_do_not_hold_up_is_a_dash_with_its_value_behind(
 }
 
 #[test]
+fn a_headroom_that_nobody_measured_stands_below_the_gates() {
+    let mut record = example::closed_loop();
+    let told = "Headroom: not measured (--require-valid asks for it";
+    assert!(page(&[("run", record.clone())]).contains(told));
+    record.gates.push(example::gate(GateName::Headroom, Verdict::Passed, Some(0.2), "share"));
+    assert!(!page(&[("run", record)]).contains("not measured"));
+}
+
+#[test]
 fn nothing_in_a_record_becomes_markup() {
     let mut record = example::closed_loop();
     record.measured.first_failure = Some("<img src=x onerror=alert(1)>".to_owned());
