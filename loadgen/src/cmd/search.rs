@@ -25,8 +25,14 @@ use crate::scenario::{LoadArgs, UsageError, check_duration};
 use crate::slo::Slo;
 use crate::units::MessagesPerSecond;
 
+/// Every trial has a rate.
+const IN_FLIGHT: &str = "Messages sent and not yet echoed, per stream [default: unbounded]";
+
 /// Finds the highest offered load at which a server keeps its goals (RFC 9971).
 #[derive(Clone, Debug, Args)]
+// A rate is what is searched for: it is refused with that reason, and not offered.
+#[command(mut_arg("rate", |rate| rate.hide(true)))]
+#[command(mut_arg("in_flight", |bound| bound.help(IN_FLIGHT)))]
 pub(super) struct SearchArgs {
     /// Server: inline, inline-task, tonic, peer:NAME, cmd:PROGRAM ARGUMENTS, or http://HOST:PORT
     server: ServerName,

@@ -142,6 +142,18 @@ fn what_cannot_be_compared_or_searched_is_refused_with_its_cure() {
 }
 
 #[test]
+fn a_search_does_not_offer_the_rate_that_it_refuses() {
+    let help = |verb| String::from_utf8(loadgen(&[verb, "--help"]).stdout).unwrap();
+    let offers = |help: &str, flag: &str| help.split_whitespace().any(|word| word == flag);
+    let (search, compare) = (help("search"), help("compare"));
+    assert!(offers(&compare, "--rate") && !offers(&search, "--rate"), "{search}");
+    assert!(!search.contains("with --rate"), "{search}");
+    for flag in ["--min-rate", "--max-rate", "--in-flight", "--arrivals"] {
+        assert!(offers(&search, flag), "no {flag}: {search}");
+    }
+}
+
+#[test]
 fn a_search_ends_at_the_highest_rate_that_it_may_try() {
     if two_cpus().is_none() {
         return;
