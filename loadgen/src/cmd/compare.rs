@@ -81,11 +81,20 @@ pub(super) struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = 60)]
     max_pairs: usize,
 
+    /// Exit code 4 if the second server is slower in any metric that is compared
+    #[arg(long)]
+    fail_if_slower: bool,
+
     #[command(flatten)]
     places: WhereArgs,
 }
 
 impl CompareArgs {
+    /// A's at place 0, B's at 1.
+    fn name(&self, place: usize) -> &ServerName {
+        [&self.a, &self.b][place]
+    }
+
     fn duration(&self) -> Nanos {
         let usual_s = if self.load.rate.is_some() { 6 } else { 3 };
         self.duration.unwrap_or(Nanos(usual_s * Nanos::SECOND.0))
@@ -160,9 +169,7 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         why_not: vec![None; metrics.len()],
         metrics,
         added: [Added::default(), Added::default()],
-        invalid: 0,
-        bound_in_a_row: [0, 0],
-        failed: 0,
+        spoiled: Spoiled::default(),
     };
     let ended = tokio::select! {
         ended = comparing.all_pairs() => ended,
@@ -174,7 +181,7 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     comparing.looks.close();
     let verdicts = comparing.verdicts();
     io::stdout().write_all(verdicts.to_string().as_bytes()).context("cannot write to stdout")?;
-    Ok(ended)
+    Ok(args.exit(ended, &verdicts))
 }
 
 impl CompareArgs {
@@ -192,6 +199,16 @@ impl CompareArgs {
         }
         let is_wanted = |metric: &Metric| self.metric.is_empty() || self.metric.contains(metric);
         Ok(known.into_iter().filter(is_wanted).collect())
+    }
+
+    /// `ended`: how the runs did. Says in which metrics the second server is slower, if that is not to be.
+    fn exit(&self, ended: Exit, verdicts: &Verdicts) -> Exit {
+        let mut is_missed = false;
+        for metric in verdicts.slower().filter(|_| self.fail_if_slower) {
+            tell!("compare: goal missed: {} is slower than {}: {metric}", self.b, self.a);
+            is_missed = true;
+        }
+        if is_missed && ended == Exit::Done { Exit::GoalMissed } else { ended }
     }
 
     /// The CPU time of a server that somebody else started is not known.
@@ -214,7 +231,13 @@ struct Comparing<'a> {
     why_not: Vec<Option<String>>,
     /// All runs that are in a pair, of A and of B.
     added: [Added; 2],
-    /// Runs that were repeated because a gate failed.
+    spoiled: Spoiled,
+}
+
+/// Runs that are in no pair.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spoiled {
+    /// Repeated because a gate failed, or because a metric was not known.
     invalid: usize,
     /// The last of A and of B, as far as loadgen was the limit of each, and nothing else was wrong.
     bound_in_a_row: [usize; 2],
@@ -222,7 +245,35 @@ struct Comparing<'a> {
     failed: usize,
 }
 
-impl<'a> Comparing<'a> {
+impl Spoiled {
+    /// A run of the server at this place was valid.
+    fn end_row(&mut self, place: usize) {
+        self.bound_in_a_row[place] = 0;
+    }
+
+    /// One of it was invalid.
+    fn add_invalid(&mut self, place: usize, record: &RunRecord) {
+        self.invalid += 1;
+        let in_a_row = &mut self.bound_in_a_row[place];
+        *in_a_row = if record.is_bound() { *in_a_row + 1 } else { 0 };
+    }
+
+    /// Why no more runs are tried, if so.
+    fn given_up(&self, args: &CompareArgs) -> Option<String> {
+        if let Some(place) = self.bound_in_a_row.iter().position(|runs| *runs >= BOUND_MAX) {
+            let name = args.name(place);
+            return Some(format!(
+                "in {BOUND_MAX} runs of {name} in a row loadgen was the limit of this load, not the server, and more runs \
+                 would not change that: given up; load the server more (--in-flight, --streams), or ask for less than loadgen \
+                 carries (--rate)"
+            ));
+        }
+        (self.invalid > args.max_pairs)
+            .then(|| format!("{} runs were invalid: given up", self.invalid))
+    }
+}
+
+impl Comparing<'_> {
     /// Pairs until every metric is decided. As many invalid runs as pairs are allowed end it before, and so
     /// do [`BOUND_MAX`] in a row that loadgen bounds, more than [`FAILED_MAX`] that failed, or a record without room.
     async fn all_pairs(&mut self) -> Exit {
@@ -240,35 +291,16 @@ impl<'a> Comparing<'a> {
                 }
             };
             let Some(values) = pair.and_then(|pair| self.values(&pair)) else {
-                if let Some(why) = self.given_up() {
+                if let Some(why) = self.spoiled.given_up(self.args) {
                     tell!("compare: {why}");
-                    return if self.failed > 0 { Exit::Failed } else { Exit::Invalid };
+                    return if self.spoiled.failed > 0 { Exit::Failed } else { Exit::Invalid };
                 }
                 continue;
             };
             self.looks.push(&values);
             tell!("compare: pair {}, {max} at most: {}", self.looks.len(), self.in_short());
         }
-        if self.failed > 0 { Exit::Failed } else { Exit::Done }
-    }
-
-    /// A's at place 0, B's at 1.
-    fn name(&self, place: usize) -> &'a ServerName {
-        [&self.args.a, &self.args.b][place]
-    }
-
-    /// Why no more runs are tried, if so.
-    fn given_up(&self) -> Option<String> {
-        if let Some(place) = self.bound_in_a_row.iter().position(|runs| *runs >= BOUND_MAX) {
-            let name = self.name(place);
-            return Some(format!(
-                "in {BOUND_MAX} runs of {name} in a row loadgen was the limit of this load, not the server, and more runs \
-                 would not change that: given up; load the server more (--in-flight, --streams), or ask for less than loadgen \
-                 carries (--rate)"
-            ));
-        }
-        (self.invalid > self.args.max_pairs)
-            .then(|| format!("{} runs were invalid: given up", self.invalid))
+        if self.spoiled.failed > 0 { Exit::Failed } else { Exit::Done }
     }
 
     /// A pair's two values of each metric, but of one that is beyond all that is known: that cannot be compared.
@@ -279,7 +311,7 @@ impl<'a> Comparing<'a> {
         for (metric, why_not) in self.metrics.iter().zip(&mut self.why_not) {
             let both = [(&self.args.a, metric.of(a)), (&self.args.b, metric.of(b))];
             if both.iter().any(|(_, value)| *value == Err(NoValue::Unknown)) {
-                self.invalid += 1;
+                self.spoiled.invalid += 1;
                 let is_why = |it: &&Warning| it.kind == WarningKind::ServerUsageUnknown;
                 let why = pair.iter().flat_map(|run| &run.warnings).find(is_why);
                 let cure = why.map_or("a longer --duration helps", |why| &why.message);
@@ -320,17 +352,15 @@ impl<'a> Comparing<'a> {
         let first = usize::from(b_first);
         let mut records = [None, None];
         for place in [first, 1 - first] {
-            let name = self.name(place);
+            let name = self.args.name(place);
             let why = match self.run(number, place).await {
                 Ok(Tried::Valid(record)) => {
-                    self.bound_in_a_row[place] = 0;
+                    self.spoiled.end_row(place);
                     records[place] = Some(*record);
                     continue;
                 }
                 Ok(Tried::Invalid(record, why)) => {
-                    self.invalid += 1;
-                    let in_a_row = &mut self.bound_in_a_row[place];
-                    *in_a_row = if record.is_bound() { *in_a_row + 1 } else { 0 };
+                    self.spoiled.add_invalid(place, &record);
                     tell!("compare: {name}: invalid, and repeated: {why}");
                     return Ok(None);
                 }
@@ -338,9 +368,10 @@ impl<'a> Comparing<'a> {
                 Err(TrialError::Server(error)) => error.to_string(),
                 Err(TrialError::Unwritten(why)) => return Err(why),
             };
-            self.failed += 1;
-            if self.failed > FAILED_MAX {
-                return Err(format!("{} runs failed, the last of {name}: {why}", self.failed));
+            self.spoiled.failed += 1;
+            if self.spoiled.failed > FAILED_MAX {
+                let failed = self.spoiled.failed;
+                return Err(format!("{failed} runs failed, the last of {name}: {why}"));
             }
             tell!("compare: {name}: failed, and repeated: {why}");
             return Ok(None);
@@ -381,8 +412,8 @@ impl<'a> Comparing<'a> {
             looks: self.looks.clone(),
             why_not: self.why_not.clone(),
             added: self.added.clone(),
-            invalid: self.invalid,
-            failed: self.failed,
+            invalid: self.spoiled.invalid,
+            failed: self.spoiled.failed,
         }
     }
 }
@@ -392,6 +423,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::record::{GateName, Verdict};
+    use crate::report::example;
 
     #[derive(Debug, Parser)]
     struct Line {
@@ -399,15 +432,101 @@ mod tests {
         args: CompareArgs,
     }
 
+    fn args(flags: &[&str]) -> CompareArgs {
+        let line = ["compare", "inline", "tonic"].iter().chain(flags);
+        Line::try_parse_from(line).unwrap().args
+    }
+
     #[test]
     fn an_open_loop_is_measured_long_enough_to_see_a_backlog_grow() {
         let check = |flags: &[&str], seconds| {
-            let line = ["compare", "inline", "tonic"].iter().chain(flags);
-            let duration = Line::try_parse_from(line).unwrap().args.duration();
-            assert_eq!(duration, Nanos(seconds * Nanos::SECOND.0), "{flags:?}");
+            assert_eq!(args(flags).duration(), Nanos(seconds * Nanos::SECOND.0), "{flags:?}");
         };
         check(&[], 3);
         check(&["--rate", "5k"], 6);
         check(&["--rate", "5k", "--duration", "2s"], 2);
+    }
+
+    fn invalid(names: &[GateName]) -> RunRecord {
+        let mut record = example::closed_loop();
+        let failed = |name: &GateName| example::gate(*name, Verdict::Failed, Some(1.0), "share");
+        record.gates.extend(names.iter().map(failed));
+        record
+    }
+
+    #[test]
+    fn ten_runs_in_a_row_that_loadgen_bounds_end_it_and_others_begin_the_row_anew() {
+        let args = args(&["--max-pairs", "40"]);
+        let bound = invalid(&[GateName::Headroom]);
+        let disturbed = invalid(&[GateName::Headroom, GateName::Steal]);
+        let mut spoiled = Spoiled::default();
+        let nine_of_b = |spoiled: &mut Spoiled| {
+            for _ in 0..BOUND_MAX - 1 {
+                spoiled.add_invalid(1, &bound);
+                assert_eq!(spoiled.given_up(&args), None);
+            }
+        };
+        nine_of_b(&mut spoiled);
+        spoiled.end_row(1);
+        nine_of_b(&mut spoiled);
+        spoiled.add_invalid(1, &disturbed);
+        nine_of_b(&mut spoiled);
+        // A's are a row of their own.
+        spoiled.add_invalid(0, &bound);
+        spoiled.end_row(0);
+        assert_eq!(spoiled.given_up(&args), None);
+        spoiled.add_invalid(1, &bound);
+        let why = spoiled.given_up(&args).unwrap();
+        assert!(why.starts_with("in 10 runs of tonic in a row loadgen was the limit"), "{why}");
+        assert!(why.contains("--in-flight") && why.contains("--rate"), "{why}");
+    }
+
+    #[test]
+    fn more_invalid_runs_than_pairs_are_allowed_end_it() {
+        let args = args(&["--max-pairs", "8"]);
+        let mut spoiled = Spoiled::default();
+        for _ in 0..8 {
+            spoiled.add_invalid(0, &invalid(&[GateName::Steal]));
+            assert_eq!(spoiled.given_up(&args), None);
+        }
+        spoiled.add_invalid(1, &invalid(&[GateName::Steal]));
+        assert_eq!(spoiled.given_up(&args).unwrap(), "9 runs were invalid: given up");
+    }
+
+    /// Of six pairs with these ratios of p50 and p99.
+    fn verdicts(p50: f64, p99: f64) -> Verdicts {
+        let question = Question { difference: 0.05, error_max: 0.05, power: 0.9, metrics: 2 };
+        let mut looks = Looks::new(question);
+        for pair in 1..=8 {
+            let noise = 1.0 + f64::from(pair) / 1e4;
+            looks.push(&[Some((1.0, noise * p50)), Some((1.0, noise * p99))]);
+        }
+        looks.close();
+        Verdicts {
+            a: "inline".to_owned(),
+            b: "tonic".to_owned(),
+            question,
+            metrics: vec![Metric::P50, Metric::P99],
+            looks,
+            why_not: vec![None, None],
+            added: [Added::default(), Added::default()],
+            invalid: 0,
+            failed: 0,
+        }
+    }
+
+    #[test]
+    fn a_slower_server_misses_the_goal_if_that_was_asked_and_nothing_worse_happened() {
+        let check = |flags: &[&str], ended, ratios: (f64, f64), expected| {
+            let verdicts = verdicts(ratios.0, ratios.1);
+            assert_eq!(args(flags).exit(ended, &verdicts), expected, "{flags:?} {verdicts}");
+        };
+        let asked = &["--fail-if-slower"][..];
+        check(asked, Exit::Done, (1.2, 0.8), Exit::GoalMissed);
+        check(asked, Exit::Done, (0.8, 1.2), Exit::GoalMissed);
+        check(asked, Exit::Done, (0.8, 0.8), Exit::Done);
+        check(asked, Exit::Invalid, (1.2, 1.2), Exit::Invalid);
+        check(asked, Exit::Failed, (1.2, 1.2), Exit::Failed);
+        check(&[], Exit::Done, (1.2, 1.2), Exit::Done);
     }
 }

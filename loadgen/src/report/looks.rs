@@ -150,6 +150,15 @@ impl Looks {
         both.map(|it| (!it.0.is_withdrawn).then(|| finding(it))).collect()
     }
 
+    /// By metric: B by A, as [`findings`](Self::findings) says it, of those that differ; `None` of all others.
+    pub fn differing(&self) -> impl Iterator<Item = Option<f64>> {
+        let error_max = self.question.error_max;
+        self.metrics.iter().zip(self.p_values()).map(move |(metric, p_value)| {
+            let differs = !metric.is_withdrawn && p_value <= error_max;
+            differs.then(|| metric.pairs.ratio())
+        })
+    }
+
     fn p_values(&self) -> Vec<f64> {
         holm(&self.metrics.iter().map(|metric| metric.p_value).collect::<Vec<_>>())
     }

@@ -57,6 +57,11 @@ impl Metric {
     fn more_is_faster(self) -> bool {
         matches!(self, Metric::PerServerCpu | Metric::Throughput)
     }
+
+    /// Whether B is, by its value divided by that of A.
+    fn is_faster(self, ratio: f64) -> bool {
+        (ratio > 1.0) == self.more_is_faster()
+    }
 }
 
 /// Why a run has no value of a metric.
@@ -105,6 +110,14 @@ pub struct Verdicts {
     pub invalid: usize,
     /// Runs that failed.
     pub failed: usize,
+}
+
+impl Verdicts {
+    /// Metrics in which the second server is slower than the first.
+    pub fn slower(&self) -> impl Iterator<Item = Metric> {
+        let both = self.metrics.iter().zip(self.looks.differing());
+        both.filter_map(|(metric, ratio)| (!metric.is_faster(ratio?)).then_some(*metric))
+    }
 }
 
 impl Display for Verdicts {
@@ -156,10 +169,9 @@ fn verdict(
     let after = decided_at.map_or(String::new(), |pairs| format!(", decided after {pairs} pairs"));
     let figures = format!("{ratio:.3}x ({low:.3} .. {high:.3}), p {p_value:.2e}{after}");
     if differs {
-        let is_faster = (ratio > 1.0) == metric.more_is_faster();
         // Both directions by how much more work or time one takes than the other.
         let by = if ratio > 1.0 { ratio - 1.0 } else { 1.0 / ratio - 1.0 };
-        let word = if is_faster { "faster" } else { "slower" };
+        let word = if metric.is_faster(ratio) { "faster" } else { "slower" };
         return format!("{word} by {} %: {figures}", percent(by));
     }
     let difference = percent(question.difference);
@@ -196,9 +208,13 @@ mod tests {
         told(metric, looks)
     }
 
-    fn told(metric: Metric, mut looks: Looks) -> String {
+    fn told(metric: Metric, looks: Looks) -> String {
+        verdicts(metric, looks).to_string()
+    }
+
+    fn verdicts(metric: Metric, mut looks: Looks) -> Verdicts {
         looks.close();
-        let verdicts = Verdicts {
+        Verdicts {
             a: "old".to_owned(),
             b: "new".to_owned(),
             question: QUESTION,
@@ -208,8 +224,7 @@ mod tests {
             added: [Added::default(), Added::default()],
             invalid: 0,
             failed: 0,
-        };
-        verdicts.to_string()
+        }
     }
 
     #[test]
@@ -223,6 +238,38 @@ mod tests {
         let less: Vec<_> = more.iter().map(|ratio| 1.0 / ratio).collect();
         assert!(said(Metric::P99, &less).contains("faster by 10"));
         assert!(said(Metric::PerServerCpu, &less).contains("slower by 10"));
+    }
+
+    #[test]
+    fn what_is_slower_is_what_the_verdict_says() {
+        let check = |metric, ratios: &[f64], expected: bool| {
+            let mut looks = Looks::new(QUESTION);
+            ratios.iter().for_each(|ratio| looks.push(&[Some((1.0, *ratio))]));
+            let verdicts = verdicts(metric, looks);
+            let slower: Vec<_> = verdicts.slower().collect();
+            assert_eq!(slower == [metric], expected, "{verdicts}");
+            assert_eq!(slower.is_empty(), !expected, "{verdicts}");
+            assert_eq!(verdicts.to_string().contains("slower by "), expected, "{verdicts}");
+        };
+        let more = [1.10, 1.101, 1.102, 1.099, 1.098, 1.103];
+        let less = more.map(|ratio| 1.0 / ratio);
+        for (metric, slow, fast) in [
+            (Metric::PerServerCpu, less, more),
+            (Metric::Throughput, less, more),
+            (Metric::P50, more, less),
+            (Metric::P99, more, less),
+        ] {
+            check(metric, &slow, true);
+            check(metric, &fast, false);
+            // Too few to tell, noise, and nothing at all.
+            check(metric, &slow[..2], false);
+            check(metric, &[1.3, 0.7, 1.2, 0.8, 1.25, 0.9], false);
+            check(metric, &[], false);
+        }
+        let mut withdrawn = Looks::new(QUESTION);
+        more.iter().for_each(|ratio| withdrawn.push(&[Some((1.0, *ratio))]));
+        withdrawn.push(&[None]);
+        assert_eq!(verdicts(Metric::P50, withdrawn).slower().count(), 0);
     }
 
     #[test]
