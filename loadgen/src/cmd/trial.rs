@@ -243,3 +243,81 @@ fn what_failed(record: &RunRecord) -> String {
         measured.streams_unfinished
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Measured;
+    use crate::report::example;
+
+    const GATES: [GateName; 12] = [
+        GateName::SendLag,
+        GateName::Achieved,
+        GateName::DepartureGaps,
+        GateName::Backlog,
+        GateName::LittlesLaw,
+        GateName::ShardCpu,
+        GateName::ShardRunDelay,
+        GateName::Probe,
+        GateName::Headroom,
+        GateName::Steal,
+        GateName::Throttling,
+        GateName::Awake,
+    ];
+
+    /// All of a run went well, whichever gates it has.
+    fn well(gates: &[(GateName, Verdict)]) -> RunRecord {
+        let mut record = example::closed_loop();
+        let measured = &mut record.measured;
+        (measured.messages_lost, measured.messages_wrong) = (0, 0);
+        measured.statuses.retain(|status, _| status == "OK");
+        (measured.streams_unfinished, measured.first_failure) = (0, None);
+        let gate = |(name, verdict): &(GateName, Verdict)| {
+            example::gate(*name, *verdict, Some(1.0), "share")
+        };
+        record.gates = gates.iter().map(gate).collect();
+        record
+    }
+
+    #[test]
+    fn a_run_is_valid_unless_a_gate_failed() {
+        for verdict in [Verdict::Passed, Verdict::Unknown] {
+            let record = well(&GATES.map(|name| (name, verdict)));
+            let tried = Tried::of(record.clone());
+            assert!(matches!(&tried, Tried::Valid(kept) if **kept == record), "{tried:?}");
+            assert_eq!(tried.why(), "");
+        }
+    }
+
+    #[test]
+    fn each_gate_that_failed_makes_a_run_invalid_and_says_so() {
+        for failed in GATES {
+            let verdict = |name| if name == failed { Verdict::Failed } else { Verdict::Passed };
+            let tried = Tried::of(well(&GATES.map(|name| (name, verdict(name)))));
+            assert!(matches!(tried, Tried::Invalid(..)), "{tried:?}");
+            assert_eq!(tried.why(), format!("{failed:?}: Some(1.0)"));
+        }
+        let two = [(GateName::Steal, Verdict::Failed), (GateName::Awake, Verdict::Failed)];
+        assert_eq!(Tried::of(well(&two)).why(), "Steal: Some(1.0); Awake: Some(1.0)");
+    }
+
+    #[test]
+    fn a_run_in_which_anything_went_wrong_has_failed_whatever_its_gates_say() {
+        let check = |spoil: fn(&mut Measured), expected: &str| {
+            for verdict in [Verdict::Passed, Verdict::Failed] {
+                let mut record = well(&[(GateName::Headroom, verdict)]);
+                spoil(&mut record.measured);
+                let tried = Tried::of(record);
+                assert!(matches!(tried, Tried::Failed(Some(_), _)), "{tried:?}");
+                let why = tried.why();
+                assert!(why.contains(expected), "{why}");
+            }
+        };
+        check(|it| it.messages_lost = 3, "3 lost");
+        check(|it| it.messages_wrong = 2, "2 wrong");
+        check(|it| it.streams_unfinished = 1, "1 streams unfinished");
+        check(|it| it.first_failure = Some("a reset".to_owned()), "; a reset");
+        check(|it| _ = it.statuses.insert("UNAVAILABLE".to_owned(), 1), "0 lost");
+        check(|it| it.messages_due = 0, "0 lost");
+    }
+}

@@ -1,7 +1,9 @@
 //! A suite from its file to its folder.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
+use loadgen::record::{GateName, RunRecord};
 use loadgen::scenario::{ClientName, ContractName};
 use loadgen::units::Nanos;
 use rustix::process::Signal;
@@ -57,7 +59,7 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
     let output = run();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let report = std::fs::read_to_string(out.join("REPORT.md")).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code(&report)), "{stderr}");
+    assert_eq!(output.status.code(), Some(exit_code(&out)), "{stderr}");
 
     let mut names: Vec<_> = std::fs::read_dir(&out)
         .unwrap()
@@ -103,7 +105,7 @@ fn a_suite_leaves_a_record_per_run_and_a_report() {
 
     assert_eq!(report, String::from_utf8(output.stdout).unwrap());
     assert!(report.contains("## Ratios to first"), "{report}");
-    assert!(report.contains(&row(&report, "second", 2)), "{report}");
+    assert!(report.contains(&row(&out, "second", 2)), "{report}");
 
     let again = run();
     assert_eq!(again.status.code(), Some(2), "a folder was overwritten");
@@ -128,7 +130,7 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
     let resume = || loadgen(&["suite", path(&file), "--out", path(&out), "--resume"]);
     let output = resume();
     let report = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code(&report)), "{report}");
+    assert_eq!(output.status.code(), Some(exit_code(&out)), "{report}");
     assert!(!report.contains("Interrupted"), "{report}");
     let after = ["tiny.first.1.json", "tiny.second.1.json"].map(|name| read(name).unwrap());
     assert!(before == after, "a run was done again");
@@ -147,7 +149,7 @@ fn a_suite_that_was_interrupted_goes_on_and_redoes_nothing() {
     std::fs::write(out.join("host.txt"), host.replace("kernel: ", "kernel: 1")).unwrap();
     let output = resume();
     let drawn = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code(&drawn)), "{drawn}");
+    assert_eq!(output.status.code(), Some(exit_code(&out)), "{drawn}");
     let (figures, by) = drawn.rsplit_once("report by: loadgen ").unwrap();
     assert!(by.contains(env!("CARGO_PKG_VERSION")), "{by}");
     assert_eq!(figures.replace("kernel: 1", "kernel: "), report.trim_end_matches("```\n"));
@@ -198,7 +200,7 @@ fn a_run_that_loadgen_was_starved_in_is_done_again_and_neither_lost_nor_counted(
     }
     let third = loadgen::record::read(&out.join("tiny.first.1.json")).unwrap();
     assert_eq!(third.scenario.streams, 10);
-    assert!(report.contains(&row(&report, "first", 1)), "{report}");
+    assert!(report.contains(&row(&out, "first", 1)), "{report}");
 
     // The report is drawn from what is there: the same again.
     let again = ["suite", path(&file), "--out", path(&out), "--resume"];
@@ -240,9 +242,9 @@ run = ["true"]
     let flags = ["--only-server", "first", "--only-server", "third"];
     let output = loadgen(&[&["suite", path(&file), "--out", path(&out)][..], &flags].concat());
     let report = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(exit_code(&report)), "{report}");
+    assert_eq!(output.status.code(), Some(exit_code(&out)), "{report}");
     assert!(report.contains("- third skipped: needs a tool that no machine has"), "{report}");
-    assert!(report.contains(&row(&report, "first", 1)), "{report}");
+    assert!(report.contains(&row(&out, "first", 1)), "{report}");
 }
 
 #[test]
@@ -279,12 +281,12 @@ run = ["{loadgen_itself}", "embedded-server", "--transport", "inline"]
         (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap(), said)
     };
     let (exit, report, said) = run(&[]);
-    assert_eq!(exit, exit_code(&report), "{said}");
-    assert!(report.contains(&row(&report, "third", 2)), "{report}");
+    assert_eq!(exit, exit_code(&out), "{said}");
+    assert!(report.contains(&row(&out, "third", 2)), "{report}");
 
     std::fs::remove_file(&tool).unwrap();
     let (exit, again, said) = run(&["--resume"]);
-    assert_eq!((exit, &again), (exit_code(&report), &report), "{said}");
+    assert_eq!((exit, &again), (exit_code(&out), &report), "{said}");
     assert!(!said.contains("building"), "nothing is left to run: {said}");
 
     // What is missing of it is a failure, and the rest stays.
@@ -304,32 +306,50 @@ run = ["{loadgen_itself}", "embedded-server", "--transport", "inline"]
     }
     std::fs::write(&tool, "").unwrap();
     let (exit, drawn, said) = run(&["--resume"]);
-    assert_eq!(exit, exit_code(&drawn), "{said}");
+    assert_eq!(exit, exit_code(&out), "{said}");
     assert!(drawn.contains("third skipped: it has no run in this folder"), "{drawn}");
-    assert!(drawn.contains(&row(&drawn, "first", 2)), "{drawn}");
+    assert!(drawn.contains(&row(&out, "first", 2)), "{drawn}");
 }
 
-const NOT_COUNTED: &str = "is invalid and is not counted";
-
-/// Of a suite whose runs all went well: other tests beside it may make them invalid.
-fn exit_code(report: &str) -> i32 {
-    if report.contains(NOT_COUNTED) || report.contains('†') { 3 } else { 0 }
+/// The records of a suite whose runs all went well, by their names. Other tests beside it may make some invalid: what their
+/// gates say is what the exit code and the report are held against.
+fn records(out: &Path, server: &str) -> Vec<RunRecord> {
+    let mut paths: Vec<_> = std::fs::read_dir(out).unwrap().map(|it| it.unwrap().path()).collect();
+    paths.sort();
+    let is_of = |path: &&PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(&format!("tiny.{server}")) && name.ends_with(".json")
+    };
+    paths.iter().filter(is_of).map(|path| loadgen::record::read(path).unwrap()).collect()
 }
 
-/// How a server's row begins: its name, marked if loadgen was the limit, and how many runs count.
-fn row(report: &str, server: &str, all: usize) -> String {
-    let mark = if report.contains(&format!(".{server} † in ")) { " †" } else { "" };
-    format!("| {server}{mark} | {} | ", runs(report, server, all))
+/// Of such a suite.
+fn exit_code(out: &Path) -> i32 {
+    let records = records(out, "");
+    assert!(!records.is_empty(), "nothing was measured");
+    let is_valid = |record: &RunRecord| record.failed_gates().next().is_none();
+    if records.iter().all(is_valid) { 0 } else { 3 }
 }
 
-/// Runs of a server that count, as its report shows them.
-fn runs(report: &str, server: &str, all: usize) -> String {
-    let not_counted =
-        |line: &&str| line.contains(&format!(".{server}.")) && line.contains(NOT_COUNTED);
-    match report.lines().filter(not_counted).count() {
-        0 => all.to_string(),
-        invalid => format!("{} of {all}", all - invalid),
+/// How a server's row begins: its name, the marks of its figures, and how many of its runs count.
+fn row(out: &Path, server: &str, all: usize) -> String {
+    let records = records(out, &format!("{server}."));
+    assert_eq!(records.len(), all, "of {server}");
+    let (mut counted, mut is_marked) = (0, [false; 2]);
+    for record in &records {
+        let failed: BTreeSet<_> = record.failed_gates().map(|gate| gate.name).collect();
+        let had_time = record.measured.server_cpu_share.is_some_and(|share| share < 0.95);
+        let is_bound = failed.is_subset(&BTreeSet::from([GateName::ShardCpu, GateName::Headroom]));
+        let is_of_answered = record.is_of_answered();
+        counted += usize::from(is_bound || is_of_answered);
+        is_marked[0] |= is_bound && (!failed.is_empty() || had_time);
+        is_marked[1] |= is_of_answered;
     }
+    let marks: String =
+        ["†", "§"].into_iter().zip(is_marked).filter(|it| it.1).map(|it| it.0).collect();
+    let space = if marks.is_empty() { "" } else { " " };
+    let of = if counted == all { String::new() } else { format!(" of {all}") };
+    format!("| {server}{space}{marks} | {counted}{of} | ")
 }
 
 fn path(path: &Path) -> &str {
