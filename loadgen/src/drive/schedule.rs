@@ -72,6 +72,8 @@ impl Scenario {
                 backlog_max: u64::MAX,
             },
             messages_max: None,
+            // Its arrivals are to know nothing of the load's: under the same seed they would be those of stream 0.
+            seed: mixed(self.seed),
             ..self.clone()
         })
     }
@@ -113,18 +115,28 @@ fn nanos(at_ns: f64) -> Nanos {
     Nanos((at_ns as u64).min(Nanos::NEVER.0))
 }
 
-/// A generator of its own for each stream; PCG's output is fixed by its paper, so a recorded seed
+/// A generator of its own for each seed and stream; PCG's output is fixed by its paper, so a recorded seed
 /// gives the same run with any later version.
+///
+/// No two of them begin in the same state: a multiplicative generator has odd states only, and sets the lowest bit of
+/// what it is given, so that bit holds nothing here. The rest of the low half is the stream's number, and the high half, by a
+/// way that can be gone back, the seed; mixed, because states that differ in few bits agree in their first outputs.
 pub(crate) fn random_of(seed: u64, stream: usize) -> Pcg64Mcg {
-    let mut mixed = [0; 16];
-    mixed[..8].copy_from_slice(&seed.to_le_bytes());
-    mixed[8..].copy_from_slice(&(stream as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
-    let mut random = Pcg64Mcg::from_seed(mixed);
-    // Seeds that differ in few bits agree in the first outputs of a multiplicative generator.
-    for _ in 0..16 {
-        random.next_u64();
-    }
-    random
+    let low = (stream as u64) << 1 | 1;
+    let high = mixed(mixed(seed) ^ mixed(low));
+    let mut state = [0; 16];
+    state[..8].copy_from_slice(&low.to_le_bytes());
+    state[8..].copy_from_slice(&high.to_le_bytes());
+    Pcg64Mcg::from_seed(state)
+}
+
+/// Another number for each: a step of SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+/// 2014), which no two numbers share.
+fn mixed(number: u64) -> u64 {
+    let sum = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let product = (sum ^ (sum >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let product = (product ^ (product >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    product ^ (product >> 31)
 }
 
 /// Uniform in [0, 1), with all 53 bits that a float holds.
@@ -182,5 +194,41 @@ mod tests {
         assert_eq!(first(1, 2), first(1, 2));
         assert_ne!(first(1, 2), first(2, 2));
         assert_ne!(first(1, 2), first(1, 3));
+    }
+
+    #[test]
+    fn every_bit_of_a_seed_and_of_a_streams_number_counts() {
+        let first = |seed: u64, stream: u64| {
+            let stream = usize::try_from(stream).unwrap();
+            times(Arrivals::Poisson, seed, stream).next().unwrap()
+        };
+        assert_ne!(first(2, 0), first(3, 0));
+        for even in (0..200).step_by(2) {
+            for other in 0..100 {
+                assert_ne!(first(even, other), first(even + 1, other), "{even} {other}");
+                assert_ne!(first(other, even), first(other, even + 1), "{other} {even}");
+            }
+        }
+        for bit in 0..64 {
+            assert_ne!(first(1 << bit, 0), first(0, 0), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn the_probe_does_not_know_when_the_load_sends() {
+        let mut scenario = crate::report::example::open_loop(400.0, 1).scenario;
+        // As much as each of the four streams.
+        scenario.probe_rate_messages_per_s = Some(crate::units::MessagesPerSecond(100.0));
+        let Load::OpenLoop { arrivals, .. } = &mut scenario.load else { unreachable!() };
+        *arrivals = Arrivals::Poisson;
+        let first = |scenario: &Scenario, stream| {
+            let times = scenario.schedule(stream).unwrap().take(1_000);
+            times.collect::<std::collections::BTreeSet<_>>()
+        };
+        let of_probe = first(&scenario.probe().unwrap(), 0);
+        for stream in 0..scenario.streams {
+            let common = first(&scenario, stream).intersection(&of_probe).count();
+            assert_eq!(common, 0, "stream {stream}");
+        }
     }
 }
