@@ -40,6 +40,16 @@ pub(crate) enum Pull {
     End,
 }
 
+/// What became of a message that was due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Queued {
+    /// Whether it is one of the run's at all, sent, shed or lost: none is once the window is over, or the stream's part of
+    /// the messages used up.
+    pub(crate) is_due: bool,
+    /// Whether another may follow; if not, the stream will half-close when all are sent.
+    pub(crate) goes_on: bool,
+}
+
 /// A message that waits so long for the transport to take it blocks its stream; less is the transport's
 /// usual turn.
 const BLOCKED_AFTER: Nanos = Nanos(1_000_000);
@@ -126,19 +136,14 @@ impl Flight {
         flight
     }
 
-    /// A message is due: planned for `intended` (by which it is counted), handed over at `queued`.
-    ///
-    /// Says whether another may follow; if not, the stream will half-close when all are sent. It is left out
+    /// A message is due: planned for `intended` (by which it is counted), handed over at `queued`. It is left out
     /// if [`Flight::sheds`] says so.
-    pub(crate) fn queue(&mut self, intended: Nanos, queued: Nanos) -> bool {
-        if self.last || intended >= self.timeline.window_end() {
-            self.finish();
-            return false;
-        }
+    pub(crate) fn queue(&mut self, intended: Nanos, queued: Nanos) -> Queued {
         let counts = intended >= self.timeline.window_begin();
-        if counts && self.quota == 0 {
+        let is_over = self.last || intended >= self.timeline.window_end();
+        if is_over || (counts && self.quota == 0) {
             self.finish();
-            return false;
+            return Queued { is_due: false, goes_on: false };
         }
         self.quota -= u64::from(counts);
         self.counted += u64::from(counts);
@@ -153,7 +158,7 @@ impl Flight {
         if self.quota == 0 {
             self.finish();
         }
-        !self.last
+        Queued { is_due: true, goes_on: !self.last }
     }
 
     /// Whether what is due at `now` is left out, because the stream is blocked and sheds.
@@ -296,14 +301,15 @@ mod tests {
     }
 
     fn queue(flight: &mut Flight, at: u64) -> bool {
-        flight.queue(Nanos(at), Nanos(at))
+        flight.queue(Nanos(at), Nanos(at)).goes_on
     }
 
     #[test]
     fn a_message_waits_for_in_flight_room_and_keeps_its_instants() {
         let mut flight = flight(1, u64::MAX);
         assert!(queue(&mut flight, 110));
-        assert!(flight.queue(Nanos(111), Nanos(112)));
+        let queued = flight.queue(Nanos(111), Nanos(112));
+        assert_eq!(queued, Queued { is_due: true, goes_on: true });
         assert_eq!(flight.pull(|| Nanos(120)), Pull::Message(0));
         assert_eq!(flight.pull(|| Nanos(121)), Pull::Wait);
         assert_eq!(flight.land().unwrap().pulled, Nanos(120));
@@ -357,7 +363,8 @@ mod tests {
         assert!(queue(&mut flight, 50));
         assert!(queue(&mut flight, 100));
         assert!(!queue(&mut flight, 101), "the last one of the quota");
-        assert!(!queue(&mut flight, 102));
+        let beyond = flight.queue(Nanos(102), Nanos(102));
+        assert_eq!(beyond, Queued { is_due: false, goes_on: false });
         assert_eq!(flight.outstanding(), 3);
     }
 

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::io;
 
 use super::clock::Clock;
-use super::flight::Flight;
+use super::flight::{Flight, Queued};
 use super::recorder::Recorder;
 use super::schedule::Schedule;
 use super::stream::Shared;
@@ -126,13 +126,17 @@ pub(crate) async fn pace(
         next.pop();
         released = now;
         let stream = &mut streams[index];
-        let (goes_on, sheds, backlog) = {
+        let (Queued { is_due, goes_on }, sheds, backlog) = {
             let (mut flight, mut recorder) = (stream.flight.borrow(), recorder.borrow());
             let (before, sheds) = (flight.outstanding(), flight.sheds(now));
-            let goes_on = flight.queue(intended, now);
+            let queued = flight.queue(intended, now);
             recorder.backlog += (flight.outstanding() - before) as u64;
-            (goes_on, sheds, recorder.backlog)
+            (queued, sheds, recorder.backlog)
         };
+        // Then nothing of the stream follows either.
+        if !is_due {
+            continue;
+        }
         if backlog <= backlog_max / 10 {
             calm = now;
         } else if backlog > backlog_max {
@@ -268,5 +272,25 @@ mod tests {
         let PacerError::Unstable(unstable) = error else { panic!("{error}") };
         assert_eq!(unstable.backlog, 100_001);
         assert!(unstable.since_ns < unstable.at_ns, "{unstable:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stream_without_a_part_of_the_messages_has_none_that_is_due() {
+        let (mut streams, timeline) = paced(3, 1_000.0, Nanos(20_000_000));
+        let load = Load::OpenLoop {
+            rate_messages_per_s: MessagesPerSecond(1_000.0),
+            arrivals: Arrivals::Uniform,
+            in_flight_max: None,
+            blocked: Blocked::Queue,
+            backlog_max: u64::MAX,
+        };
+        for (stream, quota) in streams.iter_mut().zip([0, 1, 2]) {
+            stream.flight = Shared::new(Flight::new(timeline.clone(), &load, quota));
+        }
+        let recorder = recorder(&timeline);
+        let manner = Manner::spinning(u64::MAX);
+        pace(streams, &recorder, &timeline, Clock::start(), manner).await.unwrap();
+        let (seconds, _) = recorder.borrow().take_rest();
+        assert_eq!(seconds.iter().map(|second| second.due).sum::<u64>(), 3);
     }
 }

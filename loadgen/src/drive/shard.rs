@@ -409,7 +409,7 @@ impl<C: Contract> Shard<C> {
                     let mut flight = flight.borrow();
                     let now = clock.now();
                     for _ in 0..in_flight_max {
-                        if !flight.queue(now, now) {
+                        if !flight.queue(now, now).goes_on {
                             break;
                         }
                     }

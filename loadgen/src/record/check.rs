@@ -9,6 +9,7 @@ use super::{Gate, GateName, Measured, RunRecord, Timing, Verdict, gates};
 pub(super) fn contradiction(record: &RunRecord) -> Option<String> {
     let RunRecord { measured, .. } = record;
     sums(measured)
+        .or_else(|| due_in_seconds(measured))
         .or_else(|| derived(measured, record.scenario.payload_bytes as u64))
         .or_else(|| gates_that_are_not_its_own(record))
         .or_else(|| record.gates.iter().find_map(verdict))
@@ -72,6 +73,17 @@ fn sums(measured: &Measured) -> Option<String> {
         (count != received)
             .then(|| format!("messages_received is {received}, but {name} holds {count} values"))
     })
+}
+
+/// Every message that a pacer released became due in a second; some of those were of the warm-up. The first records do not
+/// tell it by the second.
+fn due_in_seconds(measured: &Measured) -> Option<String> {
+    let seconds = measured.seconds.iter().map(|second| u128::from(second.messages_due));
+    let (due, sum) = (measured.messages_due, seconds.sum::<u128>());
+    // Some that were lost no pacer came to release.
+    let is_less = sum + u128::from(measured.messages_lost) < u128::from(due);
+    (sum > 0 && is_less)
+        .then(|| format!("messages_due is {due}, but all seconds had {sum} messages due"))
 }
 
 /// Figures that follow from others.
@@ -171,8 +183,32 @@ mod tests {
         check(|it| it.throughput_payload_bytes_per_s *= 1.01, "throughput_payload_bytes_per_s is");
         check(|it| it.messages_sent_in_window = Some(u64::MAX), "messages_sent_in_window is not");
         check(|it| it.messages_per_server_cpu_s = Some(9.0), "messages_per_server_cpu_s is not");
+        check(|it| it.seconds[0].messages_due -= 1, "all seconds had 19999 messages due");
         // No sum overflows, whatever stands there.
         check(|it| it.messages_lost = u64::MAX, "messages_lost + messages_shed is 18446744073709");
+    }
+
+    #[test]
+    fn more_may_become_due_in_seconds_than_in_the_run_but_not_less() {
+        let check = |change: fn(&mut Measured), expected: Option<&str>| {
+            let mut record = judged(example::open_loop(1_000.0, 1));
+            change(&mut record.measured);
+            let said = contradiction(&record);
+            assert_eq!(said.as_deref(), expected);
+        };
+        check(|_| {}, None);
+        // Of the warm-up, but released late.
+        check(|it| it.seconds[0].messages_due += 7, None);
+        let said = "messages_due is 20000, but all seconds had 19999 messages due";
+        check(|it| it.seconds[0].messages_due -= 1, Some(said));
+        // No pacer came to release them.
+        let never_released = |it: &mut Measured| {
+            it.messages_due += 100;
+            it.messages_lost += 100;
+        };
+        check(never_released, None);
+        // Seconds of the first records did not tell.
+        check(|it| it.seconds.iter_mut().for_each(|second| second.messages_due = 0), None);
     }
 
     #[test]
