@@ -16,7 +16,7 @@
 //! that the signed-rank test judges: if A and B are alike, its p-value is as exact as with a number of
 //! pairs that was fixed (Gould and Shih, "Sample size re-estimation without unblinding", 1992).
 
-use super::pairs::{Finding, Pairs, Question, holm};
+use super::pairs::{Finding, Look, Pairs, Question, holm};
 
 /// Early looks: at as many pairs as can find anything, then at twice as many each time.
 const EARLY_LOOKS: u32 = 4;
@@ -44,6 +44,8 @@ struct Looked {
     is_withdrawn: bool,
     /// Least p-value of its looks, each divided by its share.
     p_value: f64,
+    /// The look that p-value is of; once a difference is found, the one that found it, whatever later looks say.
+    look: Option<Look>,
     /// Share of the error that no look has spent.
     left: f64,
     /// Whether it had all the pairs that it asked for, and its last look.
@@ -62,6 +64,7 @@ impl Looks {
             pairs,
             is_withdrawn: false,
             p_value: 1.0,
+            look: None,
             left: 1.0,
             is_over: false,
             is_found: false,
@@ -144,18 +147,19 @@ impl Looks {
             interval: metric.pairs.interval(0.95, seed),
             p_value,
             differs: p_value <= self.question.error_max,
+            look: metric.look,
             decided_at: metric.decided_at,
         };
         let both = self.metrics.iter().zip(self.p_values());
         both.map(|it| (!it.0.is_withdrawn).then(|| finding(it))).collect()
     }
 
-    /// By metric: B by A, as [`findings`](Self::findings) says it, of those that differ; `None` of all others.
-    pub fn differing(&self) -> impl Iterator<Item = Option<f64>> {
+    /// By metric: whether B has more than A, as the look says that found it, of those that differ; `None` of all others.
+    pub fn differing(&self) -> impl Iterator<Item = Option<bool>> {
         let error_max = self.question.error_max;
         self.metrics.iter().zip(self.p_values()).map(move |(metric, p_value)| {
             let differs = !metric.is_withdrawn && p_value <= error_max;
-            differs.then(|| metric.pairs.ratio())
+            differs.then(|| metric.look.map_or(metric.pairs.ratio() > 1.0, |look| look.is_more))
         })
     }
 
@@ -194,7 +198,14 @@ impl Looked {
 
     fn spend(&mut self, share: f64) {
         self.left -= share;
-        self.p_value = self.p_value.min(self.pairs.p_value() / share);
+        let p_value = self.pairs.p_value() / share;
+        if p_value < self.p_value {
+            self.p_value = p_value;
+            if !self.is_found {
+                let is_more = self.pairs.ratio() > 1.0;
+                self.look = Some(Look { pairs: self.pairs.len(), is_more });
+            }
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub use self::live::{Live, LiveLine};
 pub use self::looks::Looks;
 pub use self::mark::Mark;
 pub use self::markdown::markdown;
-pub use self::pairs::{Finding, Pairs, Question};
+pub use self::pairs::{Finding, Look, Pairs, Question};
 pub use self::svg::svg;
 pub use self::table::{spread, table};
 pub use self::verdict::{Metric, NoValue, Verdicts};

@@ -120,15 +120,27 @@ pub struct Finding {
     pub p_value: f64,
     /// Whether that is below what was allowed.
     pub differs: bool,
+    /// What the look found whose p-value that is, or, if a difference was found, the look that found it.
+    pub look: Option<Look>,
     /// Pairs after which it was found, or after which a difference as asked for would have been.
     pub decided_at: Option<usize>,
+}
+
+/// What was seen when a metric's pairs were looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// How many pairs there were.
+    pub pairs: usize,
+    /// Whether B was more than A.
+    pub is_more: bool,
 }
 
 impl Pairs {
     /// Adds a pair. Both values must be above 0.
     pub fn push(&mut self, of_a: f64, of_b: f64) {
         debug_assert!(of_a > 0.0 && of_b > 0.0, "{of_a}, {of_b}");
-        self.0.push((of_b / of_a).ln());
+        // Not the logarithm of the quotient: that of A by B would have another size in its last digit, and be no tie.
+        self.0.push(of_b.ln() - of_a.ln());
     }
 
     /// B by A in the last pair.
@@ -417,5 +429,21 @@ mod tests {
         assert!(four.pairs_needed(&sized(0.05, 10), 1.0) > 16);
         assert_eq!(four.pairs_needed(&sized(0.05, 3), 1.0), 8);
         assert_eq!(QUESTION.pairs_needed(&sized(f64::INFINITY, 9), 1.0), usize::MAX);
+    }
+
+    #[test]
+    fn pairs_that_mirror_each_other_are_ties() {
+        let mut pairs = Pairs::default();
+        for at in 1..40 {
+            let (a, b) = (f64::from(at) * 1.1 + 0.3, f64::from(at % 7) * 0.37 + 5.3);
+            pairs.push(a, b);
+            pairs.push(b, a);
+            let [.., one, other] = pairs.0[..] else { unreachable!() };
+            assert_eq!(one, -other, "{a} {b}");
+        }
+        assert_eq!(pairs.p_value(), 1.0);
+        let mut pairs = Pairs::default();
+        (0..6).for_each(|at| if at % 2 == 0 { pairs.push(0.3, 0.7) } else { pairs.push(0.7, 0.3) });
+        assert_eq!(doubled_ranks(&pairs.0), [7; 6]);
     }
 }

@@ -59,8 +59,8 @@ impl Metric {
     }
 
     /// Whether B is, by its value divided by that of A.
-    fn is_faster(self, ratio: f64) -> bool {
-        (ratio > 1.0) == self.more_is_faster()
+    fn is_faster(self, is_more: bool) -> bool {
+        is_more == self.more_is_faster()
     }
 }
 
@@ -116,7 +116,7 @@ impl Verdicts {
     /// Metrics in which the second server is slower than the first.
     pub fn slower(&self) -> impl Iterator<Item = Metric> {
         let both = self.metrics.iter().zip(self.looks.differing());
-        both.filter_map(|(metric, ratio)| (!metric.is_faster(ratio?)).then_some(*metric))
+        both.filter_map(|(metric, is_more)| (!metric.is_faster(is_more?)).then_some(*metric))
     }
 }
 
@@ -147,7 +147,8 @@ impl Display for Verdicts {
             metrics.iter().zip(&findings).zip(why_not).zip(asked)
         {
             let says = match finding {
-                Some(finding) => verdict(*metric, finding, needed, shown, question),
+                Some(finding) if finding.differs => difference(*metric, finding, count),
+                Some(finding) => no_difference(finding, needed, shown, question),
                 None => format!("not comparable: {}", why_not.as_deref().unwrap_or("not known")),
             };
             writeln!(out, "{metric:<32} {says}")?;
@@ -157,23 +158,40 @@ impl Display for Verdicts {
     }
 }
 
+/// What all `count` pairs say of a difference that was found. The direction is that of the look which found it, whose error was
+/// held; pairs that others asked for later may say the opposite, and then that is told.
+fn difference(metric: Metric, finding: &Finding, count: usize) -> String {
+    let ratio = finding.ratio;
+    let is_more = finding.look.map_or(ratio > 1.0, |look| look.is_more);
+    let word = if metric.is_faster(is_more) { "faster" } else { "slower" };
+    let figures = figures(finding);
+    match finding.look {
+        Some(look) if look.is_more != (ratio > 1.0) => {
+            let pairs = look.pairs;
+            format!("{word} after {pairs} pairs, which all {count} together deny: {figures}")
+        }
+        _ => {
+            // Both directions by how much more work or time one takes than the other.
+            let by = if ratio > 1.0 { ratio - 1.0 } else { 1.0 / ratio - 1.0 };
+            format!("{word} by {} %: {figures}", percent(by))
+        }
+    }
+}
+
+fn figures(finding: &Finding) -> String {
+    let Finding { ratio, interval: (low, high), p_value, decided_at, .. } = *finding;
+    let after = decided_at.map_or(String::new(), |pairs| format!(", decided after {pairs} pairs"));
+    format!("{ratio:.3}x ({low:.3} .. {high:.3}), p {p_value:.2e}{after}")
+}
+
 /// `needed`: pairs that the metric asks for, unless it is decided; `shown`: the difference that those it has would show.
-fn verdict(
-    metric: Metric,
+fn no_difference(
     finding: &Finding,
     needed: Option<usize>,
     shown: Option<f64>,
     question: &Question,
 ) -> String {
-    let Finding { ratio, interval: (low, high), p_value, differs, decided_at } = *finding;
-    let after = decided_at.map_or(String::new(), |pairs| format!(", decided after {pairs} pairs"));
-    let figures = format!("{ratio:.3}x ({low:.3} .. {high:.3}), p {p_value:.2e}{after}");
-    if differs {
-        // Both directions by how much more work or time one takes than the other.
-        let by = if ratio > 1.0 { ratio - 1.0 } else { 1.0 / ratio - 1.0 };
-        let word = if metric.is_faster(ratio) { "faster" } else { "slower" };
-        return format!("{word} by {} %: {figures}", percent(by));
-    }
+    let figures = figures(finding);
     let difference = percent(question.difference);
     match (needed, shown) {
         (None, _) => format!("no difference of {difference} % shown: {figures}"),
@@ -320,5 +338,19 @@ mod tests {
         assert!(!Metric::of_load(true, true).contains(&Metric::Throughput));
         assert!(!Metric::of_load(false, false).contains(&Metric::PerServerCpu));
         assert_eq!(Metric::of_load(false, true).len(), 4);
+    }
+
+    #[test]
+    fn a_direction_is_that_of_the_look_that_found_it_and_what_denies_it_is_told() {
+        // Found after ten pairs; other metrics asked for those that follow.
+        let mut ratios: Vec<_> = (0..10).map(|at| 1.5 + f64::from(at) / 100.0).collect();
+        let said_at_once = said(Metric::Throughput, &ratios);
+        assert!(said_at_once.contains("faster by 5"), "{said_at_once}");
+        ratios.extend((0..30).map(|at| 0.5 + f64::from(at) / 100.0));
+        let later = said(Metric::Throughput, &ratios);
+        assert!(later.contains("faster after 10 pairs, which all 40 together deny: 0."), "{later}");
+        assert!(!later.contains("slower"), "{later}");
+        let time = said(Metric::P50, &ratios);
+        assert!(time.contains("slower after 10 pairs, which all 40 together deny: 0."), "{time}");
     }
 }
