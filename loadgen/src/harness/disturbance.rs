@@ -164,13 +164,25 @@ fn times_in(stat: &str, cores: &BTreeSet<usize>) -> Option<Times> {
     (seen == cores.len()).then_some(sum)
 }
 
-/// Time that the quotas of this process's control group, version 2, stopped it (Linux,
+/// Where control groups, version 2, are.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
+/// Time that the quotas of this process's control group, version 2, and of those above it stopped them (Linux,
 /// Documentation/admin-guide/cgroup-v2.rst, `throttled_usec` in `cpu.stat`).
 fn throttled() -> Option<Nanos> {
     let groups = Process::myself().ok()?.cgroups().ok()?;
     let group = groups.into_iter().find(|group| group.hierarchy == 0)?;
-    let folder = Path::new("/sys/fs/cgroup").join(group.pathname.trim_start_matches('/'));
-    throttled_in(&std::fs::read_to_string(folder.join("cpu.stat")).ok()?)
+    let folder = Path::new(CONTROL_GROUPS).join(group.pathname.trim_start_matches('/'));
+    let chain = folder.ancestors().take_while(|folder| folder.starts_with(CONTROL_GROUPS));
+    let stats = chain.filter_map(|folder| std::fs::read_to_string(folder.join("cpu.stat")).ok());
+    throttled_in_all(stats)
+}
+
+/// Of a group and those above it, by their `cpu.stat`: a group that a quota stops does not count it for those below. `None`
+/// if none has counted; a group without a quota's controller, as the root, does not.
+fn throttled_in_all(stats: impl IntoIterator<Item: AsRef<str>>) -> Option<Nanos> {
+    let counted = stats.into_iter().filter_map(|stat| throttled_in(stat.as_ref()));
+    counted.reduce(|sum, time| sum + time)
 }
 
 fn throttled_in(stat: &str) -> Option<Nanos> {
@@ -237,5 +249,15 @@ mod tests {
         let stat = "usage_usec 9\nnr_throttled 2\nthrottled_usec 1500\n";
         assert_eq!(throttled_in(stat), Some(Nanos(1_500_000)));
         assert_eq!(throttled_in("usage_usec 9\n"), None);
+    }
+
+    #[test]
+    fn a_quota_of_a_group_above_counts_too() {
+        let (own, pod) = ("nr_throttled 0\nthrottled_usec 0\n", "throttled_usec 1500\n");
+        let (slice, root) = ("usage_usec 7\nthrottled_usec 30\n", "usage_usec 9\n");
+        assert_eq!(throttled_in_all([own, pod, slice, root]), Some(Nanos(1_530_000)));
+        assert_eq!(throttled_in_all([own]), Some(Nanos(0)));
+        assert_eq!(throttled_in_all([root]), None);
+        assert_eq!(throttled_in_all([""; 0]), None);
     }
 }

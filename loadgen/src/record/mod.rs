@@ -368,7 +368,7 @@ pub struct ThreadUsage {
 pub struct Disturbance {
     /// Time that the host took from the cores that loadgen may use, as a share of their time.
     pub steal_share: f64,
-    /// Time that the quota of loadgen's control group stopped it; null where there is none.
+    /// Time that the quotas of loadgen's control group and of those above it stopped them; null where there is none.
     pub throttled_ns: Option<Nanos>,
     /// TCP segments that this machine sent again, loopback or not; null where it is not known.
     pub tcp_retransmits: Option<u64>,
