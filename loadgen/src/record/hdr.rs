@@ -23,7 +23,7 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 const VALUE_NS_MAX: u64 = 3_600 * 1_000_000_000;
 
 /// A percentile is believed only with so many samples beyond it.
-const SAMPLES_BEYOND_MIN: f64 = 10.0;
+pub const SAMPLES_BEYOND_MIN: f64 = 10.0;
 
 /// A distribution is in finer steps than 64-bit counts can tell apart long before this.
 const HALVINGS_MAX: u32 = 60;

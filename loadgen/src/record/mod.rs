@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 pub use self::gates::{
     Gate, GateName, SoFar, Verdict, add_machine_gates, gates, load_gates_so_far,
 };
-pub use self::hdr::{Damaged, Hdr, Step, WrittenHdr, is_supported, samples_min};
+pub use self::hdr::{
+    Damaged, Hdr, SAMPLES_BEYOND_MIN, Step, WrittenHdr, is_supported, samples_min,
+};
 pub use self::hlog::{Hlog, HlogError, Interval};
 pub use self::store::{check_writable, read, replace_bytes, write, write_bytes};
 pub use self::timing::Timing;

@@ -22,7 +22,9 @@ pub fn svg(records: &[(String, RunRecord)]) -> String {
         .reduce(Panel::above)
         .unwrap_or(Panel { body: PreEscaped(String::new()), width: WIDTH, height: HEIGHT });
     let names: Vec<_> = records.iter().map(|(name, _)| name.as_str()).collect();
-    file(panel, &format!("Percentile spectrum and throughput over time of {}", names.join(", ")))
+    let names = names.join(", ");
+    let about = "Percentile spectrum (dashed: fewer than 10 values of that run lie beyond) and throughput over time";
+    file(panel, &format!("{about} of {names}"))
 }
 
 /// A file of one panel; `about` says what it shows.

@@ -180,12 +180,38 @@ impl Plot {
 
     /// A line through points of both axes' units.
     fn line(&self, look: Look, points: impl IntoIterator<Item = (f64, f64)>) -> Markup {
+        let points: Vec<_> = points.into_iter().collect();
+        self.path("line", look, [&points[..]])
+    }
+
+    /// A line in parts, with nothing drawn between one and the next.
+    fn broken_line<'a>(
+        &self,
+        look: Look,
+        parts: impl IntoIterator<Item = &'a [(f64, f64)]>,
+    ) -> Markup {
+        self.path("line", look, parts)
+    }
+
+    /// A line that stands for less than others do.
+    fn line_beyond(&self, look: Look, points: &[(f64, f64)]) -> Markup {
+        self.path("line beyond", look, [points])
+    }
+
+    fn path<'a>(
+        &self,
+        class: &str,
+        look: Look,
+        parts: impl IntoIterator<Item = &'a [(f64, f64)]>,
+    ) -> Markup {
         let mut path = String::new();
-        for (x, y) in points {
-            path.push(if path.is_empty() { 'M' } else { 'L' });
-            path.push_str(&format!("{} {}", px(self.at_x(x)), px(self.at_y(y))));
+        for part in parts {
+            for (place, (x, y)) in part.iter().enumerate() {
+                path.push(if place == 0 { 'M' } else { 'L' });
+                path.push_str(&format!("{} {}", px(self.at_x(*x)), px(self.at_y(*y))));
+            }
         }
-        html! { @if !path.is_empty() { path class=(format!("line {}", look.class())) d=(path) {} } }
+        html! { @if !path.is_empty() { path class=(format!("{class} {}", look.class())) d=(path) {} } }
     }
 
     /// A point with what it says when it is pointed at.
@@ -224,18 +250,6 @@ impl Plot {
         let at = px(self.at_y(y));
         let (left, right) = (px(Self::LEFT), px(self.width - Self::RIGHT));
         html! { line class="level" x1=(left) x2=(right) y1=(at) y2=(at) { title { (says) } } }
-    }
-
-    /// A shade from a value of the x axis to the right edge.
-    fn shade_from(&self, x: f64, says: &str) -> Markup {
-        let at = self.at_x(x);
-        let width = self.width - Self::RIGHT - at;
-        html! {
-            @if width > 0.5 {
-                rect class="shade" x=(px(at)) y=(px(Self::TOP)) width=(px(width))
-                    height=(px(self.inner_height())) { title { (says) } }
-            }
-        }
     }
 
     /// Axes below, what is drawn on them above, and the names of the series.

@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 
 use super::{Axis, Look, Panel, Plot, Scale};
-use crate::record::{Hdr, is_supported};
+use crate::record::{Hdr, SAMPLES_BEYOND_MIN, is_supported};
 use crate::units::Nanos;
 
 /// Steps of a curve for each half of the way to 100 %: finer than any screen shows.
@@ -24,6 +24,9 @@ pub(in crate::report) struct Curve<'a> {
     pub(in crate::report) missing: u64,
 }
 
+/// Of a curve: quantile and time in ns.
+type Points = Vec<(f64, f64)>;
+
 /// All curves on one pair of axes: percentile to the right, time upwards, both logarithmic.
 pub(in crate::report) fn spectrum(curves: &[Curve<'_>], width: f64, height: f64) -> Panel {
     let curves: Vec<_> = curves.iter().filter(|curve| curve.hdr.count() > 0).collect();
@@ -33,12 +36,7 @@ pub(in crate::report) fn spectrum(curves: &[Curve<'_>], width: f64, height: f64)
     let x = Axis { title: "percentile (%)", scale: Scale::nines(count), label: percent };
     let y = Axis { title: "time", scale: Scale::log_around(ends), label: time };
     let plot = Plot::new(x, y, width, height);
-    // The rule by which a percentile is shown elsewhere, as a place on this axis.
-    let supported_to = 1.0 - 10.0 / count.max(1) as f64;
     let layers = html! {
-        @if count > 0 {
-            (plot.shade_from(supported_to.max(0.0), "fewer than 10 values lie beyond"))
-        }
         @for (index, curve) in curves.iter().enumerate() { (drawn(&plot, curve, Look(index))) }
     };
     let names: Vec<_> =
@@ -54,6 +52,7 @@ fn drawn(plot: &Plot, curve: &Curve<'_>, look: Look) -> Markup {
     let last = here.min(1.0 - 1.0 / count.max(1) as f64);
     let steps = hdr.steps(STEPS_PER_HALF).into_iter();
     let points = steps.map(|step| ((here * step.quantile).min(last), step.value.0 as f64));
+    let (solid, beyond) = parted(points.collect(), curve);
     let supported = MARKED.iter().filter(|percent| is_supported(count, **percent));
     let marked = supported.filter_map(|percent| {
         let (value, is_beyond) = hdr.percentile_among(*percent, missing);
@@ -64,7 +63,8 @@ fn drawn(plot: &Plot, curve: &Curve<'_>, look: Look) -> Markup {
         missing => format!(", and {missing} have no echo"),
     };
     html! {
-        (plot.line(look, points))
+        (plot.line(look, solid))
+        (plot.line_beyond(look, &beyond))
         @for (percent, value) in marked {
             @let says = format!("{}, {percent} %: {value}", curve.name);
             (plot.mark(look, (percent / 100.0, value.0 as f64), &says))
@@ -72,6 +72,23 @@ fn drawn(plot: &Plot, curve: &Curve<'_>, look: Look) -> Markup {
         @let says = format!("{}, largest of {}: {}{without}", curve.name, hdr.count(), hdr.max());
         (plot.mark(look, (last, hdr.max().0 as f64), &says))
     }
+}
+
+/// The points up to the last percentile that is shown elsewhere, because enough values lie beyond it, and those from there
+/// on, where few values say where the curve goes.
+fn parted(mut points: Points, curve: &Curve<'_>) -> (Points, Points) {
+    let count = curve.hdr.count() + curve.missing;
+    let end = 1.0 - SAMPLES_BEYOND_MIN / count.max(1) as f64;
+    let at = points.partition_point(|(quantile, _)| *quantile <= end);
+    if at == 0 || at == points.len() {
+        let beyond = points.split_off(at);
+        return (points, beyond);
+    }
+    let (value, _) = curve.hdr.percentile_among(100.0 * end, curve.missing);
+    let mut beyond = vec![(end, value.0 as f64)];
+    beyond.extend(points.split_off(at));
+    points.push(beyond[0]);
+    (points, beyond)
 }
 
 /// A quantile as a percentage with as many nines as it has.
@@ -124,6 +141,31 @@ mod tests {
         assert!(text.contains("R &lt;1&gt;, 50 %: 51.0 µs"), "of all 100,000: {text}");
         assert!(!text.contains("R &lt;1&gt;, 90 %"), "{text}");
         assert!(text.contains("largest of 80000: 81.0 µs, and 20000 have no echo"), "{text}");
+    }
+
+    #[test]
+    fn each_curve_is_dashed_from_where_its_own_values_do_not_hold_it_up() {
+        let text = drawing(&[100_000, 200], 0);
+        let path = |class: &str| {
+            let begin = format!("<path class=\"{class}\" d=\"");
+            let (_, path) = text.split_once(&begin).unwrap_or_else(|| panic!("no {class}: {text}"));
+            path.split_once('"').unwrap().0.to_owned()
+        };
+        let x = |point: &str| point.split_once(' ').unwrap().0.parse::<f64>().unwrap();
+        for (series, nines) in [("s0", 4.0), ("s1", 20_f64.log10())] {
+            let (solid, dashed) =
+                (path(&format!("line {series} d0")), path(&format!("line beyond {series} d0")));
+            let end = x(solid.rsplit_once('L').unwrap().1);
+            let begin = x(dashed.trim_start_matches('M').split_once('L').unwrap().0);
+            assert_eq!(end, begin, "{series}");
+            // Of five nines over the plot's width.
+            let expected = 72.0 + nines / 5.0 * (600.0 - 72.0 - 26.0);
+            assert!((end - expected).abs() < 0.11, "{series}: {end} instead of {expected}");
+        }
+        assert!(!text.contains("class=\"shade\""), "{text}");
+        let few = drawing(&[5], 0);
+        assert!(!few.contains("<path class=\"line s0"), "{few}");
+        assert!(few.contains("<path class=\"line beyond s0"), "{few}");
     }
 
     #[test]

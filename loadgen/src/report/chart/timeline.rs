@@ -120,8 +120,8 @@ fn points(seconds: &[Second], pick: impl Fn(&Second) -> Option<f64>) -> Vec<(f64
     seconds.iter().filter_map(point).collect()
 }
 
-/// A line through the seconds of the window, and a mark at each; those of the drain have a mark alone, because
-/// what is missing between them and the others was not offered.
+/// A line through the seconds of the window, broken where some between have no value, and a mark at each; those of the
+/// drain have a mark alone, because what is missing between them and the others was not offered.
 fn series(
     plot: &Plot,
     name: &str,
@@ -134,10 +134,16 @@ fn series(
     let says = |point: &(f64, f64)| {
         format!("{name}, second {}: {}", in_seconds(point.0.floor()), told(point.1))
     };
+    let inside = &points[..points.partition_point(|point| point.0 < window_s)];
+    let parts: Vec<_> = inside.chunk_by(|a, b| b.0 - a.0 < 1.5).collect();
+    // Of a part of one point no line tells.
+    let lone = || parts.iter().filter_map(|part| <&[_; 1]>::try_from(*part).ok());
     html! {
-        (plot.line(look, points.iter().copied().filter(|point| point.0 < window_s)))
+        (plot.broken_line(look, parts.iter().copied()))
         @if points.len() <= MARKS_MAX {
             @for point in points { (plot.mark(look, *point, &says(point))) }
+        } @else {
+            @for [point] in lone() { (plot.mark(look, *point, &says(point))) }
         }
     }
 }
@@ -235,5 +241,21 @@ mod tests {
         assert!(
             !text(&record).contains("p99, second 0") && text(&record).contains("p50, second 0")
         );
+    }
+
+    #[test]
+    fn no_line_crosses_seconds_that_have_no_value() {
+        let mut record = example::closed_loop();
+        let parts = |record: &RunRecord| {
+            let text = percentiles(&record.measured, 600.0, 300.0).body.into_string();
+            let (_, largest) = text.split_once("class=\"line s2 d0\" d=\"").unwrap();
+            largest.split_once('"').unwrap().0.matches('M').count()
+        };
+        assert_eq!(parts(&record), 1);
+        let nothing = crate::record::WrittenHdr::from(&crate::record::Hdr::default());
+        record.measured.seconds[2].latency = nothing.clone();
+        assert_eq!(parts(&record), 2);
+        record.measured.seconds[4].latency = nothing;
+        assert_eq!(parts(&record), 2);
     }
 }

@@ -214,7 +214,7 @@ fn compared(model: LoadModel, runs: &[(String, &RunRecord)]) -> Markup {
             h2 { "Side by side, " (model.name()) }
             figure {
                 (spectrum(&curves, WIDTH * 1.5, HEIGHT * 1.3).image("Percentile spectrum of all runs"))
-                figcaption { "Percentile spectrum. Shaded: fewer than 10 values lie beyond." }
+                figcaption { "Percentile spectrum. Dashed: fewer than 10 values of that run lie beyond." }
             }
             figure {
                 (throughput(runs, WIDTH * 1.5, HEIGHT).image("Messages per second over time, all runs"))
@@ -274,7 +274,7 @@ fn words() -> Markup {
                 "message was planned to leave. " b { "Send lag L" } " = queued - intended: the generator's own "
                 "fault. " b { "Flow wait W" } " = pulled - queued: in-flight room and flow control. "
                 b { "Service time S" } " = received - pulled. R = L + W + S for each message, not for "
-                "percentiles. A closed loop has S alone. Times are nanoseconds of one monotonic clock, kept to "
+                "percentiles. A closed loop has W and S. Times are nanoseconds of one monotonic clock, kept to "
                 "three digits; percentiles with fewer than 10 values beyond are dashes." }
         }
     }

@@ -161,7 +161,7 @@ fn spectrum_and_table(measured: &Measured) -> Markup {
         div.pair {
             figure {
                 (spectrum(&curves, WIDTH, HEIGHT).image("Percentile spectrum: time by percentile"))
-                figcaption { "The time that so many of the messages do not exceed. Shaded: fewer than 10 lie beyond." }
+                figcaption { "The time that so many of the messages do not exceed. Dashed: fewer than 10 of that curve lie beyond." }
             }
             div.scroll tabindex="0" role="region" aria-label="Percentiles" {
                 table {

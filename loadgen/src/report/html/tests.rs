@@ -137,3 +137,9 @@ fn a_percentile_among_messages_without_an_echo_lies_beyond_all_that_are_known() 
     let p99 = record.measured.response_time.as_ref().unwrap().percentile(99.0);
     assert_eq!(value, p99.0.to_string());
 }
+
+#[test]
+fn the_words_tell_which_times_a_closed_loop_has() {
+    let page = page(&[("run", example::closed_loop())]);
+    assert!(page.contains("A closed loop has W and S."), "{page}");
+}
