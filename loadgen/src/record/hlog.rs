@@ -17,11 +17,14 @@ use hdrhistogram::serialization::interval_log::{
     IntervalLogIterator, IntervalLogWriterBuilder, LogEntry, Tag,
 };
 
-use super::{Damaged, Hdr, RunRecord, Timing};
+use super::{Damaged, Hdr, Missing, RunRecord, Timing};
 use crate::units::Nanos;
 
 /// How a log's comment begins that says how many messages waited longer than any that is in it.
 const MISSING: &str = "[messages without an echo, in no histogram: ";
+
+/// The same of those of the probe.
+const MISSING_OF_PROBE: &str = "[messages of the probe without an echo, in no histogram: ";
 
 /// How a log's comment begins that names the gates which a run failed.
 const INVALID: &str = "[INVALID, the figures may be loadgen's or its machine's; failed gates: ";
@@ -48,8 +51,8 @@ const ENVELOPE_BYTES: usize = 8;
 pub struct Hlog {
     /// What [`Interval::start`] counts from, since the Unix epoch; whole milliseconds, as the format has it.
     pub base: Nanos,
-    /// Messages that were shed or lost: later than all, and in no histogram.
-    pub missing: u64,
+    /// Messages that were shed or lost.
+    pub missing: Missing,
     /// Gates that a run of them failed, as records spell them: whether the values are the server's is not sure.
     pub failed_gates: BTreeSet<String>,
     /// By their starts.
@@ -118,13 +121,13 @@ impl Hlog {
         let intervals = whole.chain(seconds).collect::<Result<_, Damaged>>()?;
         let base = whole_millis(record.window_began());
         let failed_gates = record.failed_gate_names();
-        Ok(Hlog { base, missing: measured.missing(), failed_gates, intervals })
+        Ok(Hlog { base, missing: Missing::of(measured), failed_gates, intervals })
     }
 
     /// Reads what [`Hlog::text`] or another writer of the format wrote, line by line.
     pub fn parse(text: &[u8]) -> Result<Hlog, HlogError> {
         let mut times = Times::default();
-        let mut missing = 0;
+        let mut missing = Missing::default();
         let mut failed_gates = BTreeSet::new();
         let mut intervals = Vec::new();
         for (index, line) in text.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -137,7 +140,10 @@ impl Hlog {
             }
             match IntervalLogIterator::new(line).next() {
                 None => {
-                    missing += said(line, MISSING).and_then(|it| it.parse().ok()).unwrap_or(0);
+                    let count = |begin| said(line, begin).and_then(|it| it.parse().ok());
+                    let [load, probe] = [MISSING, MISSING_OF_PROBE].map(count);
+                    missing =
+                        missing.and(Missing { load: load.unwrap_or(0), probe: probe.unwrap_or(0) });
                     let failed = said(line, INVALID).into_iter().flat_map(|it| it.split(", "));
                     failed_gates.extend(failed.map(str::to_owned));
                 }
@@ -173,8 +179,11 @@ impl Hlog {
         head.add_comment(&format!("[{}]", what.replace(['\r', '\n'], " ")))
             .add_comment(VERSION)
             .add_comment(UNITS);
-        if self.missing > 0 {
-            head.add_comment(&format!("{MISSING}{}]", self.missing));
+        let Missing { load, probe } = self.missing;
+        for (begin, count) in [(MISSING, load), (MISSING_OF_PROBE, probe)] {
+            if count > 0 {
+                head.add_comment(&format!("{begin}{count}]"));
+            }
         }
         if !self.failed_gates.is_empty() {
             head.add_comment(&format!("{INVALID}{}]", in_words(&self.failed_gates)));
@@ -223,7 +232,7 @@ impl Hlog {
                 sum.length = sum.length.max(end.since(slot));
             }
         }
-        let missing = logs.iter().map(|log| log.missing).sum();
+        let missing = logs.iter().map(|log| log.missing).fold(Missing::default(), Missing::and);
         let failed_gates = logs.iter().flat_map(|log| log.failed_gates.clone()).collect();
         Hlog { base, missing, failed_gates, intervals: merged.into_values().collect() }
     }
@@ -274,7 +283,9 @@ impl Times {
     fn since_epoch(&self, start: Duration) -> Duration {
         match (self.base, self.start) {
             (Some(base), _) => base.saturating_add(start),
-            (None, Some(began)) if start + Self::YEAR < began => began.saturating_add(start),
+            (None, Some(began)) if start.saturating_add(Self::YEAR) < began => {
+                began.saturating_add(start)
+            }
             (None, _) => start,
         }
     }

@@ -26,7 +26,7 @@ pub use self::hdr::{
 };
 pub use self::hlog::{Hlog, HlogError, Interval};
 pub use self::store::{check_writable, read, replace_bytes, write, write_bytes};
-pub use self::timing::Timing;
+pub use self::timing::{Missing, Timing};
 use crate::scenario::Scenario;
 use crate::units::Nanos;
 

@@ -4,6 +4,32 @@ use clap::ValueEnum;
 
 use super::{Hdr, Measured};
 
+/// Messages without an echo, lost or shed: later than all that have one, and in no histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Of the load.
+    pub load: u64,
+    /// Of the probe stream beside it.
+    pub probe: u64,
+}
+
+impl Missing {
+    /// Those of a run.
+    pub fn of(measured: &Measured) -> Self {
+        let of_probe = measured.probe.as_ref().map_or(0, |probe| probe.messages_lost);
+        Missing { load: measured.missing(), probe: of_probe }
+    }
+
+    /// Both runs'.
+    #[must_use]
+    pub fn and(self, other: Missing) -> Missing {
+        Missing {
+            load: self.load.saturating_add(other.load),
+            probe: self.probe.saturating_add(other.probe),
+        }
+    }
+}
+
 /// A time that [`Measured`] holds a histogram of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -98,18 +124,14 @@ impl Timing {
     /// Messages that have no echo, and so waited longer than those that have one. What happens before a message
     /// leaves does not know of them.
     pub fn missing(self, measured: &Measured) -> u64 {
-        match self {
-            Timing::ProbeResponseTime | Timing::ProbeServiceTime => {
-                measured.probe.as_ref().map_or(0, |probe| probe.messages_lost)
-            }
-            _ => self.of_missing(measured.missing()),
-        }
+        self.of_missing(Missing::of(measured))
     }
 
-    /// The same of so many messages of the load without an echo, wherever they are told.
-    pub fn of_missing(self, missing: u64) -> u64 {
+    /// The same of those that are told elsewhere than in a record.
+    pub fn of_missing(self, missing: Missing) -> u64 {
         match self {
-            Timing::ResponseTime | Timing::ServiceTime => missing,
+            Timing::ResponseTime | Timing::ServiceTime => missing.load,
+            Timing::ProbeResponseTime | Timing::ProbeServiceTime => missing.probe,
             _ => 0,
         }
     }

@@ -12,13 +12,14 @@ use crate::units::Nanos;
 /// The columns, in order.
 ///
 /// - `run`: name of the record; empty for a log.
-/// - `timing`: key of the time in the record, tag in a log; of seconds `response_time_by_second` in open loop,
+/// - `timing`: key of the time in the record, tag in a log (names and tags that a spreadsheet would take for a formula, with
+///   `=`, `+`, `-`, `@` or a tabulator in front, have a `'` before that); of seconds `response_time_by_second` in open loop,
 ///   `service_time_by_second` in closed loop.
 /// - `second`: of the measurement, from 0; empty for a whole run.
 /// - `messages_received`: echoes that arrived in the second, or in the run.
-/// - `count`: values in the histogram; `min_ns` and `mean_ns` are of them, in nanoseconds.
+/// - `count`: values in the histogram; `min_ns` and `mean_ns` are of them, in nanoseconds, and empty if there are none.
 /// - percentiles and `max_ns`: of them and, in a whole run, of the messages without an echo, which are later
-///   than all of them; of a second, of what was shed in it. Empty if it falls among those.
+///   than all of them; of a second, of what was shed in it. Empty if it falls among those, or there are none.
 /// - `messages_due`, `messages_shed`: that became due in the second of an open loop, or in the run, and those of them that were left
 ///   out; `messages_lost`: of the run, that have no echo and were not left out; `throughput_messages_per_s`: echoes in the run's
 ///   window by its length. All four are empty for a log.
@@ -50,7 +51,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
     let mut table = Table::new();
     for (run, record) in records {
         let measured = &record.measured;
-        let failed_gates = &in_a_cell(&record.failed_gate_names());
+        let failed_gates = &listed(&record.failed_gate_names());
         for timing in Timing::ALL {
             if let Some(hdr) = timing.of(measured) {
                 let is_of_messages = Timing::OF_MESSAGES.contains(&timing);
@@ -83,7 +84,7 @@ pub fn csv(records: &[(String, RunRecord)]) -> String {
 /// All rows of a log, in its order; `run` and the counts of messages are empty.
 pub fn csv_of_log(log: &Hlog) -> String {
     let mut table = Table::new();
-    let failed_gates = &in_a_cell(&log.failed_gates);
+    let failed_gates = &listed(&log.failed_gates);
     for interval in &log.intervals {
         let tag = interval.tag.as_deref();
         let timing = Timing::ALL.iter().find(|timing| Some(timing.key()) == tag);
@@ -101,8 +102,15 @@ pub fn csv_of_log(log: &Hlog) -> String {
     table.text()
 }
 
-fn in_a_cell(gates: &BTreeSet<String>) -> String {
+fn listed(gates: &BTreeSet<String>) -> String {
     gates.iter().map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+/// A text from elsewhere. Spreadsheets take what begins like a formula for one, whether it is quoted or not (OWASP, "CSV
+/// Injection").
+fn no_formula(text: &str) -> String {
+    let quote = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
+    format!("{quote}{text}")
 }
 
 struct Table(csv::Writer<Vec<u8>>);
@@ -163,11 +171,12 @@ impl Table {
         let cell = |number: Option<u64>| number.map_or(String::new(), |it| it.to_string());
         let Counts { received, due, shed, lost, per_s } = counts;
         let per_s = per_s.map_or(String::new(), |it| it.to_string());
-        let cells = [(*run).to_owned(), (*timing).to_owned(), cell(*second), cell(*received)]
+        let mean = values.mean_ns.map_or(String::new(), |it| it.to_string());
+        let cells = [no_formula(run), no_formula(timing), cell(*second), cell(*received)]
             .into_iter()
-            .chain([values.count.to_string(), values.min.0.to_string(), values.mean_ns.to_string()])
+            .chain([values.count.to_string(), cell(values.min.map(|min| min.0)), mean])
             .chain(values.ends.map(|end| cell(end.map(|end| end.0))))
-            .chain([cell(*due), cell(*shed), cell(*lost), per_s, (*failed_gates).to_owned()]);
+            .chain([cell(*due), cell(*shed), cell(*lost), per_s, no_formula(failed_gates)]);
         self.0.write_record(cells).expect(WRITES);
     }
 
@@ -177,16 +186,24 @@ impl Table {
     }
 }
 
-/// What a row says of its histogram.
+/// What a row says of its histogram; nothing but that it is empty if it is.
 struct Values {
     count: u64,
-    min: Nanos,
-    mean_ns: f64,
+    min: Option<Nanos>,
+    mean_ns: Option<f64>,
     /// The percentiles and the largest; none where it is not known.
     ends: [Option<Nanos>; 6],
 }
 
 impl Values {
+    /// What a row says if it has any values.
+    fn if_any(self) -> Self {
+        match self.count {
+            0 => Values { count: 0, min: None, mean_ns: None, ends: [None; 6] },
+            _ => self,
+        }
+    }
+
     /// With so many messages that are later than all that are in the histogram.
     fn of(hdr: &Hdr, missing: u64) -> Self {
         let end = |percent| match hdr.percentile_among(percent, missing) {
@@ -196,7 +213,8 @@ impl Values {
         let max = (missing == 0).then(|| hdr.max());
         let [p50, p90, p99, p99_9, p99_99] = [50.0, 90.0, 99.0, 99.9, 99.99].map(end);
         let ends = [p50, p90, p99, p99_9, p99_99, max];
-        Values { count: hdr.count(), min: hdr.min(), mean_ns: hdr.mean_ns(), ends }
+        let (min, mean_ns) = (Some(hdr.min()), Some(hdr.mean_ns()));
+        Values { count: hdr.count(), min, mean_ns, ends }.if_any()
     }
 }
 
@@ -208,7 +226,8 @@ impl From<&Second> for Values {
         let known = |(value, is_beyond): (Nanos, bool)| (!is_beyond).then_some(value);
         let [p50, p90, p99, p99_9, p99_99] = percentiles.map(known);
         let ends = [p50, p90, p99, p99_9, p99_99, known(max)];
-        Values { count: hdr.count, min: hdr.min_ns, mean_ns: hdr.mean_ns, ends }
+        let (min, mean_ns) = (Some(hdr.min_ns), Some(hdr.mean_ns));
+        Values { count: hdr.count, min, mean_ns, ends }.if_any()
     }
 }
 
@@ -325,5 +344,55 @@ mod tests {
         assert_eq!(rows[0][1], *"service_time");
         assert_eq!(rows[0][4], record.measured.service_time.count().to_string());
         assert_eq!(rows.last().unwrap()[1], *"service_time_by_second");
+    }
+
+    #[test]
+    fn where_nothing_was_measured_no_time_is_told() {
+        let mut record = example::open_loop(2_000.0, 1);
+        let nothing = crate::record::WrittenHdr::from(&Hdr::default());
+        record.measured.seconds.last_mut().unwrap().latency = nothing;
+        record.measured.half_close = Hdr::default();
+        let rows = read(&csv(&[("run".to_owned(), record)]));
+        let half_close = rows.iter().find(|row| &row[1] == "half_close").unwrap();
+        for row in [half_close, rows.last().unwrap()] {
+            assert_eq!(&row[4], "0");
+            assert!((5..=12).all(|column| row[column].is_empty()), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_probe_lost_is_later_than_what_came_of_it_in_a_log_too() {
+        let mut record = example::open_loop(2_000.0, 1);
+        let times = record.measured.service_time.clone();
+        let lost = times.count() / 3;
+        record.measured.probe = Some(crate::record::Probe {
+            messages_lost: lost,
+            response_time: times.clone(),
+            service_time: times,
+        });
+        let read_back = Hlog::parse(Hlog::of(&record).unwrap().text("").as_bytes()).unwrap();
+        let logs = [csv(&[(String::new(), record)]), csv_of_log(&read_back)];
+        for rows in logs.map(|text| read(&text)) {
+            let of = |timing: &str| rows.iter().find(|row| &row[1] == timing).unwrap().clone();
+            for timing in ["probe_response_time", "probe_service_time"] {
+                assert_eq!([&of(timing)[9], &of(timing)[12]], ["", ""], "{timing}");
+            }
+            assert_ne!(&of("response_time")[12], "", "the load lost nothing");
+        }
+    }
+
+    #[test]
+    fn no_name_becomes_a_spreadsheets_formula() {
+        let told =
+            |name: &str| read(&csv(&[(name.to_owned(), example::closed_loop())]))[0][0].to_owned();
+        for name in ["=1+1", "+1", "-1", "@sum", "\t=1"] {
+            assert_eq!(told(name), format!("'{name}"));
+        }
+        for name in ["a=1", "run-1", "'quoted"] {
+            assert_eq!(told(name), name);
+        }
+        let mut log = Hlog::of(&example::closed_loop()).unwrap();
+        log.intervals[0].tag = Some("=cmd".to_owned());
+        assert_eq!(&read(&csv_of_log(&log))[0][1], "'=cmd");
     }
 }

@@ -20,8 +20,8 @@ pub struct Live {
     failed: u64,
     /// Due and neither echoed nor shed since the window began.
     backlog: i128,
-    /// Of the last seconds.
-    p99: VecDeque<Nanos>,
+    /// Of the last seconds; `None` where nothing came that has a time.
+    p99: VecDeque<Option<Nanos>>,
 }
 
 /// One line.
@@ -29,9 +29,9 @@ pub struct Live {
 pub struct LiveLine {
     progress: String,
     received: u64,
-    /// With whether it lies among what was shed.
-    p50: (Nanos, bool),
-    p99: (Nanos, bool),
+    /// With whether it lies among what was shed; `None` where nothing came that has a time.
+    p50: Option<(Nanos, bool)>,
+    p99: Option<(Nanos, bool)>,
     failed: u64,
     /// Of an open loop.
     backlog: Option<i128>,
@@ -52,8 +52,9 @@ impl Live {
         self.received += second.messages_received;
         self.failed += failed;
         self.backlog += second.backlog_growth();
-        let [p50, p99] = second.percentiles([50.0, 99.0]);
-        self.p99.push_back(p99.0);
+        let has_times = second.latency.count > 0;
+        let [p50, p99] = second.percentiles([50.0, 99.0]).map(|it| has_times.then_some(it));
+        self.p99.push_back(p99.map(|(value, _)| value));
         if self.p99.len() > SPARKS {
             self.p99.pop_front();
         }
@@ -98,11 +99,11 @@ impl LiveLine {
 }
 
 /// A bar for each value: the lowest is the least of them, the highest the largest, in between by their
-/// logarithm.
-fn sparkline(values: impl Iterator<Item = Nanos> + Clone) -> String {
+/// logarithm. A gap where there is none.
+fn sparkline(values: impl Iterator<Item = Option<Nanos>> + Clone) -> String {
     let log = |value: Nanos| (value.0.max(1) as f64).ln();
-    let low = values.clone().map(log).fold(f64::INFINITY, f64::min);
-    let high = values.clone().map(log).fold(f64::NEG_INFINITY, f64::max);
+    let low = values.clone().flatten().map(log).fold(f64::INFINITY, f64::min);
+    let high = values.clone().flatten().map(log).fold(f64::NEG_INFINITY, f64::max);
     let bar = |value: Nanos| {
         let share = if high > low { (log(value) - low) / (high - low) } else { 0.0 };
         #[allow(
@@ -113,15 +114,17 @@ fn sparkline(values: impl Iterator<Item = Nanos> + Clone) -> String {
         let bar = (share * (BARS.len() - 1) as f64).round() as usize;
         BARS[bar.min(BARS.len() - 1)]
     };
-    values.map(bar).collect()
+    values.map(|value| value.map_or(' ', bar)).collect()
 }
 
 impl fmt::Display for LiveLine {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LiveLine { progress, received, p50, p99, failed, .. } = self;
         let rate = Count(*received as f64);
-        let time = |(value, is_beyond): &(Nanos, bool)| {
-            if *is_beyond { format!(">{value}") } else { value.to_string() }
+        let time = |told: &Option<(Nanos, bool)>| match told {
+            None => "-".to_owned(),
+            Some((value, true)) => format!(">{value}"),
+            Some((value, false)) => value.to_string(),
         };
         let (p50, p99) = (time(p50), time(p99));
         write!(
@@ -188,10 +191,34 @@ mod tests {
 
     #[test]
     fn a_sparkline_goes_from_the_least_to_the_largest() {
-        let line = |values: &[u64]| sparkline(values.iter().map(|value| Nanos(*value)));
+        let line = |values: &[u64]| sparkline(values.iter().map(|value| Some(Nanos(*value))));
         assert_eq!(line(&[1_000, 1_000_000, 31_623]), "▁█▅");
         assert_eq!(line(&[7, 7]), "▁▁");
         assert_eq!(line(&[0]), "▁");
         assert_eq!(line(&[]), "");
+    }
+
+    #[test]
+    fn a_second_in_which_nothing_came_has_no_time() {
+        let record = example::open_loop(1_000.0, 1);
+        let second = |count: usize| {
+            let mut hdr = crate::record::Hdr::default();
+            (0..count).for_each(|us| hdr.record(Nanos(1_000 * (us as u64 + 1))));
+            let latency = crate::record::WrittenHdr::from(&hdr);
+            Second {
+                messages_received: count as u64,
+                latency,
+                ..record.measured.seconds[0].clone()
+            }
+        };
+        let mut live = Live::default();
+        let mut line = |second: &Second| live.line(&record.scenario, second, 0, &[]);
+        line(&second(1_000));
+        // Nor is it that of what was shed.
+        let empty = Second { messages_shed: 9, ..second(0) };
+        let said = line(&empty).to_string();
+        assert!(said.contains("p50        -  p99        -  "), "{said}");
+        let shown = line(&second(10)).within(300);
+        assert!(shown.ends_with("  p99 █ ▁"), "{shown}");
     }
 }

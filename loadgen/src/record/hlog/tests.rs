@@ -17,7 +17,7 @@ fn interval(tag: Option<&str>, start: Nanos, hdr: Hdr) -> Interval {
 }
 
 fn log(base: Nanos, intervals: Vec<Interval>) -> Hlog {
-    Hlog { base, missing: 0, failed_gates: BTreeSet::new(), intervals }
+    Hlog { base, missing: Missing::default(), failed_gates: BTreeSet::new(), intervals }
 }
 
 /// A log of two tags and an untagged interval, begun in 2026.
@@ -41,11 +41,11 @@ fn a_log_reads_back_as_what_was_written() {
 
 #[test]
 fn messages_without_an_echo_are_told_and_added() {
-    let log = |missing| Hlog { missing, ..example() };
+    let log = |load| Hlog { missing: Missing { load, probe: 0 }, ..example() };
     let text = log(590).text("a test");
     assert!(text.contains("#[messages without an echo, in no histogram: 590]\n"), "{text}");
     assert_eq!(Hlog::parse(text.as_bytes()).unwrap(), log(590));
-    assert_eq!(Hlog::merge(&[log(590), log(0), log(10)]).missing, 600);
+    assert_eq!(Hlog::merge(&[log(590), log(0), log(10)]).missing.load, 600);
     assert!(!log(0).text("a test").contains("without an echo"));
 }
 
@@ -172,4 +172,46 @@ fn seconds_are_aligned_by_their_begin_and_a_whole_run_covers_all() {
     );
     assert_eq!(Hlog::merge(std::slice::from_ref(&merged)), merged, "merging one changes nothing");
     assert_eq!(merged.sum(Some("service_time_by_second")), merged.sum(Some("service_time")));
+}
+
+#[test]
+fn a_start_beyond_all_time_is_read_without_a_panic() {
+    let good = log(Nanos(0), vec![interval(None, Nanos(0), of([7]))]).text("");
+    let (_, histogram) = good.trim_end().rsplit_once(',').unwrap();
+    let text = format!(
+        "#[StartTime: 5.0 (seconds since epoch)]\n18446744073709551615.0,1.0,1.0,{histogram}\n"
+    );
+    // Whatever it is taken for: a time, or no line of a log.
+    if let Ok(read) = Hlog::parse(text.as_bytes()) {
+        assert!(!Hlog::merge(&[read.clone(), read]).text("").is_empty());
+    }
+}
+
+#[test]
+fn what_the_probe_lost_is_told_apart_from_what_the_load_lost() {
+    let mut record = crate::report::example::open_loop(1_000.0, 1);
+    let times = of(1..100);
+    let probe =
+        super::super::Probe { messages_lost: 7, response_time: times.clone(), service_time: times };
+    record.measured.probe = Some(probe);
+    let text = Hlog::of(&record).unwrap().text("");
+    assert!(
+        text.contains("#[messages of the probe without an echo, in no histogram: 7]\n"),
+        "{text}"
+    );
+    assert!(!text.contains("#[messages without"), "{text}");
+    let read = Hlog::parse(text.as_bytes()).unwrap();
+    let twice = Hlog::merge(&[read.clone(), read]).text("");
+    assert!(
+        twice.contains("#[messages of the probe without an echo, in no histogram: 14]\n"),
+        "{twice}"
+    );
+}
+
+#[test]
+fn counts_beyond_all_numbers_are_added_without_a_panic() {
+    let most = format!("#[messages without an echo, in no histogram: {}]\n", u64::MAX);
+    let text = [&most, &most, &example().text("")[..]].concat();
+    let read = Hlog::parse(text.as_bytes()).unwrap();
+    Hlog::merge(&[read.clone(), read]);
 }
