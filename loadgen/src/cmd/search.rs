@@ -21,6 +21,7 @@ use super::interrupt::{interrupted, prepared};
 use super::records::Records;
 use super::servers::{ServerName, WhereArgs, check_preheat, cores};
 use crate::harness::provenance;
+use crate::report::in_a_cell;
 use crate::scenario::{LoadArgs, UsageError, check_duration};
 use crate::slo::Slo;
 use crate::units::MessagesPerSecond;
@@ -134,8 +135,8 @@ pub(in crate::cmd) fn table(searched: &Searched) -> String {
         let kind = if *longer { " (confirmation)" } else { "" };
         let judged = match judged {
             Judged::Kept => "kept".to_owned(),
-            Judged::Missed(why) => format!("missed: {why}"),
-            Judged::Invalid(why) => format!("invalid: {why}"),
+            Judged::Missed(why) => format!("missed: {}", in_a_cell(why)),
+            Judged::Invalid(why) => format!("invalid: {}", in_a_cell(why)),
         };
         let rate = MessagesPerSecond(*rate);
         let [p50, p99] = [p50, p99].map(|(time, is_beyond)| {

@@ -32,7 +32,7 @@ use crate::harness::awake::Awake;
 use crate::harness::peers::{Peer, PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record::{self, Host};
-use crate::report::{Compared, Comparison, Contender, Figures, Mark, Outcome};
+use crate::report::{Compared, Comparison, Contender, Figures, Mark, Outcome, in_a_cell};
 use crate::scenario::{Arrivals, Blocked, ContractName, Header, UsageError, name_of};
 use crate::units::{Count, MessagesPerSecond, Nanos};
 
@@ -460,8 +460,9 @@ impl Suite {
         let mut appendix = "## Servers\n\n".to_owned();
         for (place, server) in self.plan.servers.iter().enumerate() {
             let product = products[place].as_deref().unwrap_or("says nothing of itself");
+            let product = in_a_cell(product);
             let SuiteServer { name, preheat, warmup, duration_min, .. } = server;
-            let about = &about[place];
+            let about = in_a_cell(&about[place]);
             appendix.push_str(&format!("- {name}: {about}; {product}; warm-up {warmup}"));
             if *preheat > Nanos(0) {
                 appendix.push_str(&format!(", after {preheat} of a closed loop"));
@@ -486,6 +487,7 @@ impl Suite {
                     true => "",
                     false => "; not confirmed",
                 };
+                let name = in_a_cell(name);
                 appendix.push_str(&format!(
                     "- {name}: {lower} (misses it at: {upper}{unjudged}{unconfirmed})\n"
                 ));
@@ -541,9 +543,20 @@ impl Suite {
                     scenario.name
                 ));
             }
-            if let Some(duration) = scenario.duration {
-                text.push_str(&format!("Runs of {} measure for {duration}.\n", scenario.name));
-            }
+            let SuiteScenario { name, duration, warmup, drain_limit, seed, .. } = scenario;
+            let own = [
+                duration.map(|time| format!("Runs of {name} measure for {time}.\n")),
+                warmup.map(|time| {
+                    format!("Before runs of {name} the warm-up is {time}, whatever the server.\n")
+                }),
+                drain_limit.map(|time| {
+                    format!("After runs of {name} missing echoes are waited for for {time}.\n")
+                }),
+                seed.map(|seed| {
+                    format!("The first repetition's seed in runs of {name} is {seed}.\n")
+                }),
+            ];
+            text.extend(own.into_iter().flatten());
         }
         text
     }
@@ -769,5 +782,62 @@ mod tests {
         check(&[("OK", 9)], true);
         check(&[], true);
         check(&[("OK", 9), ("UNAVAILABLE", 1)], false);
+    }
+
+    #[test]
+    fn a_preface_names_what_runs_of_a_scenario_have_of_their_own() {
+        let text = r#"
+[suite]
+repetitions = 1
+warmup = "500ms"
+duration = "2s"
+server_cpus = [0]
+loadgen_cpus = [1]
+baseline = "ours"
+
+[[scenario]]
+name = "usual"
+connections = 1
+streams = 4
+in_flight = 1
+payload = "8B"
+figure = "messages"
+
+[[scenario]]
+name = "own"
+connections = 1
+streams = 4
+in_flight = 1
+payload = "8B"
+figure = "messages"
+warmup = "4s"
+duration = "6s"
+drain_limit = "9s"
+seed = 7
+
+[[server]]
+name = "ours"
+transport = "inline"
+"#;
+        let suite = Suite {
+            name: "a".to_owned(),
+            text: text.to_owned(),
+            plan: Plan::parse(text, Path::new(""), &[0, 1]).unwrap(),
+            peers: None,
+            out: PathBuf::new(),
+            resume: false,
+            is_foreign: false,
+            host: String::new(),
+        };
+        let preface = suite.preface(true);
+        for line in [
+            "Runs of own measure for 6 s.",
+            "Before runs of own the warm-up is 4 s, whatever the server.",
+            "After runs of own missing echoes are waited for for 9 s.",
+            "The first repetition's seed in runs of own is 7.",
+        ] {
+            assert!(preface.lines().any(|it| it == line), "{line:?} is not in\n{preface}");
+        }
+        assert!(!preface.contains("usual"), "{preface}");
     }
 }

@@ -10,6 +10,7 @@ use std::fmt::{self, Display, Write};
 use serde::Deserialize;
 
 use super::mark::{Mark, Marks};
+use super::markdown::in_a_cell;
 use crate::record::{Resident, RunRecord, WarningKind, is_supported};
 use crate::units::{Count, Nanos};
 
@@ -353,7 +354,7 @@ impl Comparison {
         writeln!(out, "| scenario | load | {} |", names.join(" | "))?;
         writeln!(out, "|---|---|{}", "---|".repeat(names.len()))?;
         for scenario in &self.scenarios {
-            write!(out, "| {} | {} |", scenario.name, scenario.load)?;
+            write!(out, "| {} | {} |", scenario.name, in_a_cell(&scenario.load))?;
             for other in scenario.others(without) {
                 let marks = marks([Some(other), scenario.server(without)]);
                 let cell = |ratio: Spread| format!("{}{marks}", ratio.show(times));
@@ -379,18 +380,21 @@ impl Comparison {
                         Outcome::Invalid(reason) => ("is invalid", reason),
                     };
                     let name = format!("{}.{}.{repetition}", scenario.name, server.name);
+                    let reason = in_a_cell(reason);
                     lines.push(format!("- {name} {how} and is not counted: {reason}"));
                 }
                 lines.extend(Mark::ALL.iter().filter_map(|mark| {
                     let (count, why) = server.marked(*mark)?;
+                    let why = in_a_cell(why);
                     let (scenario, server, all) = (&scenario.name, &server.name, server.runs.len());
                     Some(format!("- {scenario}.{server} {mark} in {count} of {all} runs: {why}"))
                 }));
                 lines.extend(warnings(scenario, server));
             }
         }
-        let skipped =
-            skipped.into_iter().map(|(server, reason)| format!("- {server} skipped: {reason}"));
+        let skipped = skipped
+            .into_iter()
+            .map(|(server, reason)| format!("- {server} skipped: {}", in_a_cell(reason)));
         let lines: Vec<_> = skipped.chain(lines).collect();
         if lines.is_empty() {
             return Ok(());
@@ -417,7 +421,7 @@ fn write_scenario(out: &mut fmt::Formatter<'_>, scenario: &Compared, name: &str)
     };
     let unit = scenario.figure.unit();
     let time_name = if scenario.open_loop { "R" } else { "S" };
-    writeln!(out, "\n## {}: {}\n", scenario.name, scenario.load)?;
+    writeln!(out, "\n## {}: {}\n", scenario.name, in_a_cell(&scenario.load))?;
     writeln!(
         out,
         "| server | runs | {what} per server CPU-s | ratio | messages/s | ratio | {time_name} p50 | ratio \

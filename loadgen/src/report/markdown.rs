@@ -14,6 +14,22 @@ pub fn markdown(records: &[(String, RunRecord)]) -> String {
     out
 }
 
+/// What comes from a file, a flag or a server, as it stands in a cell or a line of Markdown: it neither ends that, nor
+/// becomes markup of any kind.
+pub fn in_a_cell(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '|' | '\\' | '`' | '*' | '[' => escaped.extend(['\\', letter]),
+            letter if letter.is_control() => escaped.push(' '),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
 fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::Result {
     writeln!(
         out,
@@ -23,6 +39,7 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
     writeln!(out, "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")?;
     for (name, record) in records {
         let RunRecord { scenario, measured, warnings, .. } = record;
+        let name = in_a_cell(name);
         let is_suspect = !warnings.is_empty() || record.is_valid() == Some(false);
         let mark = if is_suspect { " [!]" } else { "" };
         let cell = |timing: Timing, percent| {
@@ -60,11 +77,12 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
     }
     writeln!(out)?;
     for (name, record) in records {
+        let name = in_a_cell(name);
         for gate in record.failed_gates() {
-            writeln!(out, "[!] {name}: INVALID: {}", gate.message)?;
+            writeln!(out, "[!] {name}: INVALID: {}", in_a_cell(&gate.message))?;
         }
         for warning in &record.warnings {
-            writeln!(out, "[!] {name}: {}", warning.message)?;
+            writeln!(out, "[!] {name}: {}", in_a_cell(&warning.message))?;
         }
     }
     let lacking = records.iter().filter(|(_, record)| record.lacks_headroom());
@@ -74,7 +92,7 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
     }
     let mut origins: Vec<_> = records.iter().map(|(_, record)| origin(record)).collect();
     origins.dedup();
-    origins.into_iter().try_for_each(|origin| writeln!(out, "\n{origin}"))
+    origins.into_iter().try_for_each(|origin| writeln!(out, "\n{}", in_a_cell(&origin)))
 }
 
 const DASH: &str = "-";
@@ -149,5 +167,16 @@ mod tests {
         record.gates.push(example::gate(GateName::Steal, Verdict::Failed, Some(1.0), "share"));
         assert!(text(&record).contains("| run [!] |"));
         assert!(text(&record).contains("[!] run: INVALID: Steal: Some(1.0)"));
+    }
+
+    #[test]
+    fn whatever_a_run_says_stays_in_its_cell() {
+        let mut record = example::closed_loop();
+        record.provenance.server.product = Some("<b>|".to_owned());
+        record.warnings[0].message = "stream 3: <img src=x>".to_owned();
+        record.gates.push(example::gate(GateName::Steal, Verdict::Failed, Some(1.0), "a|b"));
+        let text = markdown(&[("a|b <img>\n".to_owned(), record)]);
+        assert!(text.contains("\n| a\\|b &lt;img>  [!] | 4 on 1 |"), "{text}");
+        assert!(!text.contains("<img") && !text.contains("<b>"), "{text}");
     }
 }

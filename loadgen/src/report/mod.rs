@@ -28,7 +28,7 @@ pub use self::html::html;
 pub use self::live::{Live, LiveLine};
 pub use self::looks::Looks;
 pub use self::mark::Mark;
-pub use self::markdown::markdown;
+pub use self::markdown::{in_a_cell, markdown};
 pub use self::pairs::{Finding, Look, Pairs, Question};
 pub use self::svg::svg;
 pub use self::table::{spread, table};

@@ -9,6 +9,7 @@ use maud::PreEscaped;
 
 use super::chart::{Bar, Look, Panel, bars};
 use super::comparison::{Compared, Comparison, Contender, DASH, OVERLOADED, marks, time, times};
+use super::markdown::in_a_cell;
 use super::svg::file;
 use crate::units::Count;
 
@@ -51,8 +52,8 @@ impl Comparison {
         scenarios: &[&Compared],
         cell: impl Fn(&Compared, &Contender) -> String,
     ) {
-        let loads: Vec<_> =
-            scenarios.iter().map(|scenario| scenario.load.replace(" streams", "")).collect();
+        let short = |scenario: &&Compared| in_a_cell(&scenario.load.replace(" streams", ""));
+        let loads: Vec<_> = scenarios.iter().map(short).collect();
         let columns = "---|".repeat(loads.len());
         writeln!(text, "| {head} | {} |\n|---|{columns}", loads.join(" | "))
             .expect("a String takes whatever is written");

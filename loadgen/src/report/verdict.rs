@@ -58,7 +58,7 @@ impl Metric {
         matches!(self, Metric::PerServerCpu | Metric::Throughput)
     }
 
-    /// Whether B is, by its value divided by that of A.
+    /// Whether B is, by whether its value is more than that of A.
     fn is_faster(self, is_more: bool) -> bool {
         is_more == self.more_is_faster()
     }

@@ -84,3 +84,12 @@ fn a_trial_that_failed_ends_a_search_but_takes_nothing_that_is_known() {
     assert_eq!(why.to_string(), "7 lost");
     assert_eq!(searched(Ended::OutOfTrials).without_failure().unwrap(), FOUND);
 }
+
+#[test]
+fn what_a_server_says_stays_in_its_cell() {
+    let missed = Judged::Missed("1 lost; UNAVAILABLE: a|b <img>".to_owned());
+    let trials = vec![row(1_000.0, false, missed)];
+    let table = table(&Searched { found: FOUND, trials, ended: Ended::Known });
+    let last = table.lines().last().unwrap();
+    assert!(last.ends_with("| missed: 1 lost; UNAVAILABLE: a\\|b &lt;img> |"), "{last}");
+}

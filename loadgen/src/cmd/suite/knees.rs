@@ -14,6 +14,7 @@ use crate::cmd::search::table;
 use crate::cmd::servers::Supply;
 use crate::harness::awake::Awake;
 use crate::harness::peers::ServerCommand;
+use crate::report::in_a_cell;
 use crate::scenario::{Arrivals, name_of};
 use crate::units::{MessagesPerSecond, Nanos};
 
@@ -108,7 +109,7 @@ impl Suite {
             }
             Err(error) => return Err(error).with_context(|| format!("cannot read {TRIALS}")),
         };
-        self.write(TRIALS, &format!("{before}\n## {knee}\n\n{trials}"))
+        self.write(TRIALS, &format!("{before}\n## {}\n\n{trials}", in_a_cell(knee)))
     }
 
     /// Those that this folder knows. What an older build remembered of searches that failed is left out.

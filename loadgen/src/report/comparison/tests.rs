@@ -215,3 +215,18 @@ fn a_report_counts_what_went_well_and_names_what_did_not() {
     assert!(report.contains("| ours ¶ | 1 of 2 | 2 M | 20x |"), "{report}");
     assert!(report.contains(Mark::Survivors.legend()), "{report}");
 }
+
+#[test]
+fn whatever_a_load_or_a_failure_says_stays_in_its_cell() {
+    let failed = Outcome::Failed("stream 1: <img src=x>|\nnext".to_owned());
+    let servers = vec![("stock", vec![counted(1e5)]), ("ours", vec![counted(2e6), failed])];
+    let mut comparison = suite(servers);
+    comparison.scenarios[0].load = "1 connection, metadata a=b|c<img>".to_owned();
+    let report = comparison.to_string();
+    let (load, cell) = ("1 connection, metadata a=b\\|c&lt;img>", "| 20x ¶ |");
+    assert!(report.contains(&format!("\n| row-1 | {load} {cell}\n")), "{report}");
+    assert!(report.contains(&format!("\n## row-1: {load}\n")), "{report}");
+    assert!(report.contains("not counted: stream 1: &lt;img src=x>\\| next\n"), "{report}");
+    let summary = comparison.summary();
+    assert!(summary.contains(&format!("multiples of stock's | {load} |\n")), "{summary}");
+}
