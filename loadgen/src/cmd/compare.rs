@@ -17,7 +17,7 @@ use super::Exit;
 use super::interrupt::{interrupted, prepared};
 use super::records::Records;
 use super::servers::{ServerName, Supply, WhereArgs, check_preheat, cores};
-use super::trial::{Places, Preheat, Trial, TrialError, Tried};
+use super::trial::{Places, Preheat, Trial, TrialError, Tried, check_open_loop};
 use crate::harness::provenance;
 use crate::record::{RunRecord, Warning, WarningKind};
 use crate::report::{Added, Looks, Metric, NoValue, Question, Verdicts};
@@ -136,6 +136,9 @@ fn question(args: &CompareArgs, metrics: usize) -> Result<Question, UsageError> 
 async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
     args.load.check()?;
     check_duration("--duration", args.duration())?;
+    if args.load.rate.is_some() {
+        check_open_loop("--duration", args.duration())?;
+    }
     check_preheat(args.preheat, &[&args.a, &args.b])?;
     let metrics = args.metrics()?;
     let question = question(args, metrics.len())?;

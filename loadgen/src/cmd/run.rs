@@ -24,7 +24,7 @@ use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
     self, Gate, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server,
-    Verdict, Warning, WarningKind,
+    Warning, WarningKind,
 };
 use crate::report;
 use crate::scenario::{
@@ -89,16 +89,13 @@ fn exit(record: &RunRecord, args: &RunArgs) -> Exit {
     if misses.is_empty() { Exit::Done } else { Exit::GoalMissed }
 }
 
-/// Whether no gate failed, that of loadgen's own headroom among them, and none about the load is unknown. (Of the machine
-/// not all is to be known everywhere.)
+/// Whether no gate failed, that of loadgen's own headroom among them, and all about the load could be told.
 fn is_proven(record: &RunRecord) -> bool {
-    let is_unknown = |gate: &&Gate| gate.name.is_about_load() && gate.verdict == Verdict::Unknown;
-    let unknown: Vec<_> = record.gates.iter().filter(is_unknown).collect();
-    for gate in &unknown {
+    for gate in record.untold_gates() {
         tell!("loadgen: not shown to be valid: {}", gate.message);
     }
     let has_headroom = record.scenario.null_throughput_messages_per_s.is_some();
-    record.is_valid() == Some(true) && has_headroom && unknown.is_empty()
+    record.is_valid() == Some(true) && has_headroom && record.untold_gates().next().is_none()
 }
 
 fn is_bad_usage(error: &anyhow::Error) -> bool {
@@ -709,7 +706,7 @@ mod tests {
 
     use super::*;
     use crate::cmd::Cli;
-    use crate::record::{GateName, Wrong};
+    use crate::record::{GateName, Verdict, Wrong};
     use crate::report::example;
 
     #[test]

@@ -20,6 +20,7 @@ use super::Exit;
 use super::interrupt::{interrupted, prepared};
 use super::records::Records;
 use super::servers::{ServerName, WhereArgs, check_preheat, cores};
+use super::trial::check_open_loop;
 use crate::harness::provenance;
 use crate::report::in_a_cell;
 use crate::scenario::{LoadArgs, UsageError, check_duration};
@@ -91,6 +92,8 @@ fn check(args: &SearchArgs) -> Result<(), UsageError> {
     args.load.check_size()?;
     check_duration("--duration", args.how.duration)?;
     check_duration("--confirmation-duration", args.how.confirmation_duration)?;
+    check_open_loop("--duration", args.how.duration)?;
+    check_open_loop("--confirmation-duration", args.how.confirmation_duration)?;
     if !(args.how.width >= 0.1 && args.how.width <= 100.0) {
         return Err(wrong("--width", args.how.width.to_string(), "need 0.1 to 100 percent"));
     }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use crate::harness::child::Child;
 use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
-use crate::record::{self, Gate, GateName, RunRecord, Verdict};
-use crate::scenario::{ContractName, LoadArgs, PROBE_RATE};
+use crate::record::{self, Gate, GateName, OPEN_LOOP_NS_MIN, RunRecord, Verdict};
+use crate::scenario::{ContractName, LoadArgs, PROBE_RATE, UsageError};
 use crate::units::{MessagesPerSecond, Nanos};
 
 /// What a run may take beyond warm-up and measurement: connecting, draining (5 s), writing.
@@ -68,10 +68,21 @@ impl Preheat {
     }
 }
 
+/// Err: an open loop so short that none of its runs could be shown to be valid.
+pub(super) fn check_open_loop(flag: &'static str, duration: Nanos) -> Result<(), UsageError> {
+    if duration >= OPEN_LOOP_NS_MIN {
+        return Ok(());
+    }
+    let cure = format!(
+        "is too short for an open loop: whether its backlog grows can be told from {OPEN_LOOP_NS_MIN} on; give it that, or more"
+    );
+    Err(UsageError { flag, value: duration.to_string(), cure })
+}
+
 /// What became of a run.
 #[derive(Debug)]
 pub(super) enum Tried {
-    /// It went well, and no gate failed.
+    /// It went well, no gate failed, and all about the load could be told.
     Valid(Box<RunRecord>),
     /// It went well, but the figures may be loadgen's: why.
     Invalid(Box<RunRecord>, String),
@@ -208,12 +219,15 @@ impl Tried {
             let why = what_failed(&record);
             return Tried::Failed(Some(record), why);
         }
-        let failed: Vec<_> = record.failed_gates().map(|gate| gate.message.as_str()).collect();
-        if failed.is_empty() {
-            return Tried::Valid(record);
+        let words = |gate: &Gate| gate.message.clone();
+        let failed: Vec<_> = record.failed_gates().map(words).collect();
+        // Where some failed, those that could not be told add nothing.
+        let why =
+            if failed.is_empty() { record.untold_gates().map(words).collect() } else { failed };
+        match why.is_empty() {
+            true => Tried::Valid(record),
+            false => Tried::Invalid(record, why.join("; ")),
         }
-        let why = failed.join("; ");
-        Tried::Invalid(record, why)
     }
 }
 
@@ -247,7 +261,7 @@ fn what_failed(record: &RunRecord) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::Measured;
+    use crate::record::{Measured, Wrong};
     use crate::report::example;
 
     const GATES: [GateName; 12] = [
@@ -281,8 +295,11 @@ mod tests {
 
     #[test]
     fn a_run_is_valid_unless_a_gate_failed() {
-        for verdict in [Verdict::Passed, Verdict::Unknown] {
-            let record = well(&GATES.map(|name| (name, verdict)));
+        for untold in [Verdict::Passed, Verdict::Unknown] {
+            // Of the machine not all is to be known everywhere.
+            let verdict =
+                |name: GateName| if name.is_about_machine() { untold } else { Verdict::Passed };
+            let record = well(&GATES.map(|name| (name, verdict(name))));
             let tried = Tried::of(record.clone());
             assert!(matches!(&tried, Tried::Valid(kept) if **kept == record), "{tried:?}");
             assert_eq!(tried.why(), "");
@@ -319,5 +336,49 @@ mod tests {
         check(|it| it.first_failure = Some("a reset".to_owned()), "; a reset");
         check(|it| _ = it.statuses.insert("UNAVAILABLE".to_owned(), 1), "0 lost");
         check(|it| it.messages_due = 0, "0 lost");
+    }
+
+    /// Nothing lost or wrong, and only these gates.
+    fn tried(gates: Vec<Gate>) -> Tried {
+        let mut record = example::open_loop(1_000.0, 1);
+        let measured = &mut record.measured;
+        (measured.messages_wrong, measured.wrong) = (0, Wrong::default());
+        measured.first_failure = None;
+        measured.statuses.retain(|status, _| status == "OK");
+        record.gates = gates;
+        Tried::of(record)
+    }
+
+    #[test]
+    fn a_run_does_not_count_if_a_gate_about_its_load_could_not_be_told() {
+        let gate = |name, verdict| example::gate(name, verdict, None, "share");
+        let (passed, unknown) = (Verdict::Passed, Verdict::Unknown);
+        let steal = || gate(GateName::Steal, passed);
+        for name in [GateName::Backlog, GateName::SendLag, GateName::Probe] {
+            assert!(matches!(tried(vec![steal(), gate(name, passed)]), Tried::Valid(_)), "{name}");
+            let untold = tried(vec![steal(), gate(name, unknown)]);
+            assert!(
+                matches!(&untold, Tried::Invalid(_, why) if *why == format!("{name:?}: None")),
+                "{name}: {untold:?}"
+            );
+        }
+        // Of the machine not all is to be known everywhere.
+        assert!(matches!(tried(vec![gate(GateName::Throttling, unknown)]), Tried::Valid(_)));
+        // What failed is told alone.
+        let failed = gate(GateName::Steal, Verdict::Failed);
+        let why = tried(vec![gate(GateName::Backlog, unknown), failed]).why();
+        assert_eq!(why, "Steal: None");
+    }
+
+    #[test]
+    fn an_open_loop_is_as_long_as_its_backlog_asks_for() {
+        let check =
+            |ns| check_open_loop("--duration", Nanos(ns)).map_err(|error| error.to_string());
+        assert_eq!(check(5_000_000_000), Ok(()));
+        let refused = check(4_999_999_999).unwrap_err();
+        assert!(
+            refused.starts_with("--duration 5.00 s: is too short for an open loop"),
+            "{refused}"
+        );
     }
 }

@@ -55,7 +55,10 @@ const SURPLUS_SHARE_MAX: f64 = 0.01;
 const IN_FLIGHT_WOBBLE: f64 = 0.1;
 
 /// A trend needs so many whole seconds.
-const BACKLOG_SECONDS_MIN: usize = 5;
+const BACKLOG_SECONDS_MIN: u64 = 5;
+
+/// Below this a backlog has no trend, and an open loop that has to be valid cannot be shown to be.
+pub const OPEN_LOOP_NS_MIN: Nanos = Nanos(BACKLOG_SECONDS_MIN * Nanos::SECOND.0);
 
 /// The load may be further from the probe than [`LAG_HARMLESS`] by this share of the probe's median.
 const PROBE_DIFFERENCE_MAX: f64 = 1.0;
@@ -163,6 +166,14 @@ impl RunRecord {
     /// Their names as records spell them.
     pub fn failed_gate_names(&self) -> BTreeSet<String> {
         self.failed_gates().map(|gate| gate.name.to_string()).collect()
+    }
+
+    /// Gates about the load that could not be told: nothing shows then that the run is valid. (Of the machine not all is to be
+    /// known everywhere.)
+    pub fn untold_gates(&self) -> impl Iterator<Item = &Gate> {
+        let is_untold =
+            |gate: &&Gate| gate.name.is_about_load() && gate.verdict == Verdict::Unknown;
+        self.gates.iter().filter(is_untold)
     }
 
     /// Whether all that failed says that loadgen, or the round trip itself, was the limit of a closed loop: then
@@ -547,7 +558,7 @@ fn backlog_trend(seconds: &[Second], window: Nanos) -> Option<(f64, f64)> {
             backlog
         })
         .collect();
-    if ends.len() < BACKLOG_SECONDS_MIN {
+    if (ends.len() as u64) < BACKLOG_SECONDS_MIN {
         return None;
     }
     let count = ends.len() as f64;

@@ -7,6 +7,9 @@ use crate::support::{SEARCHED, is_kept_from_judging, loadgen, quiet, two_cpus};
 
 const QUICK: [&str; 4] = ["--warmup", "100ms", "--duration", "200ms"];
 
+/// An open loop has to last until its backlog has a trend.
+const LONG: [&str; 4] = ["--warmup", "100ms", "--duration", "5s"];
+
 /// A closed loop that keeps a server of ours busy all the time: of one that does not, no run counts.
 const FULL: [&str; 6] = ["--connections", "4", "--streams", "400", "--in-flight", "4"];
 
@@ -53,25 +56,25 @@ fn a_comparison_of_one_metric_ends_when_that_is_decided() {
     }
     let _quiet = quiet();
     // Eleven times as much would be found in any noise with the fewest pairs that can find anything.
-    let flags = ["--rate", "20k", "--metric", "p50", "--difference", "999"];
+    let flags = ["--rate", "20k", "--metric", "p50", "--difference", "999", "--error", "40"];
     let flags = [&SEARCHED[..], &flags].concat();
-    let output = loadgen(&[&["compare", "inline", "inline"][..], &QUICK, &flags].concat());
+    let output = loadgen(&[&["compare", "inline", "inline"][..], &LONG, &flags].concat());
     if is_kept_from_judging(&output) {
         return;
     }
     let said = String::from_utf8(output.stdout).unwrap();
     let progress = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{progress}");
-    assert!(said.starts_with("inline compared with inline, 6 interleaved pairs"), "{said}");
+    assert!(said.starts_with("inline compared with inline, 3 interleaved pairs"), "{said}");
     let lines: Vec<_> = said.lines().collect();
     assert_eq!(lines.len(), 5, "{said}");
     for (line, name) in [(lines[3], "A, inline: "), (lines[4], "B, inline: ")] {
-        assert!(line.starts_with(name) && line.ends_with(" messages of 6 runs)"), "{said}");
+        assert!(line.starts_with(name) && line.ends_with(" messages of 3 runs)"), "{said}");
         assert!(line.contains(" per server CPU-second, R p50 "), "{said}");
     }
-    assert!(said.lines().nth(1).unwrap().ends_with(", decided after 6 pairs"), "{said}");
+    assert!(said.lines().nth(1).unwrap().ends_with(", decided after 3 pairs"), "{said}");
     assert!(
-        progress.contains("(asks for 6 pairs)") && progress.contains("x (decided)"),
+        progress.contains("(asks for 3 pairs)") && progress.contains("x (decided)"),
         "{progress}"
     );
 }
@@ -132,8 +135,14 @@ fn what_cannot_be_compared_or_searched_is_refused_with_its_cure() {
     check(&["search", "inline", "--slo", "p99<1s", "--width", "0"], "need 0.1 to 100 percent");
     let few = ["search", "inline", "--slo", "p99.9<1s", "--min-rate", "1.9k"];
     check(&few, "--min-rate 1900: a trial of 5 s has too few messages for p99.9<1 s; pass 2000");
-    let few = ["search", "inline", "--slo", "p50<1s", "--duration", "1s", "--max-rate", "10"];
-    check(&few, "--max-rate 10: a trial of 1 s has too few");
+    let few = ["search", "inline", "--slo", "p50<1s", "--duration", "6s", "--max-rate", "3"];
+    check(&few, "--max-rate 3: a trial of 6 s has too few");
+    let short = ["search", "inline", "--slo", "p50<1s", "--duration", "4s"];
+    check(&short, "--duration 4 s: is too short for an open loop");
+    let short = ["search", "inline", "--slo", "p50<1s", "--confirmation-duration", "4s"];
+    check(&short, "--confirmation-duration 4 s: is too short for an open loop");
+    let short = ["compare", "inline", "tonic", "--rate", "5k", "--duration", "4s"];
+    check(&short, "--duration 4 s: is too short for an open loop");
     let heat = ["compare", "inline", "http://127.0.0.1:1", "--preheat", "1s"];
     check(
         &heat,
@@ -160,9 +169,9 @@ fn a_search_ends_at_the_highest_rate_that_it_may_try() {
     }
     let _quiet = quiet();
     let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<10s"];
-    let confirm = ["--confirmations", "1", "--confirmation-duration", "200ms"];
+    let confirm = ["--confirmations", "1", "--confirmation-duration", "5s"];
     let server = ["search", "inline"];
-    let output = loadgen(&[&server[..], &SEARCHED, &rates, &confirm, &QUICK].concat());
+    let output = loadgen(&[&server[..], &SEARCHED, &rates, &confirm, &LONG].concat());
     if is_kept_from_judging(&output) {
         return;
     }
@@ -179,8 +188,9 @@ fn a_goal_that_no_rate_keeps_is_missed() {
         return;
     }
     let _quiet = quiet();
-    let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<1ns"];
-    let output = loadgen(&[&["search", "inline"][..], &SEARCHED, &rates, &QUICK].concat());
+    // As low as a trial of this length can be: nothing below is tried.
+    let rates = ["--min-rate", "20", "--max-rate", "40", "--slo", "p50<1ns"];
+    let output = loadgen(&[&["search", "inline"][..], &SEARCHED, &rates, &LONG].concat());
     if is_kept_from_judging(&output) {
         return;
     }
@@ -263,7 +273,7 @@ fn a_trial_that_fails_ends_a_search_with_what_is_known_by_then() {
     let folder = tempfile::tempdir().unwrap();
     let server = failing(folder.path(), "3");
     let flags = ["--slo", "p50<10s", "--min-rate", "1k", "--cool-down", "0s"];
-    let output = loadgen(&[&["search", &server][..], &SEARCHED, &flags, &QUICK].concat());
+    let output = loadgen(&[&["search", &server][..], &SEARCHED, &flags, &LONG].concat());
     if is_kept_from_judging(&output) {
         return;
     }

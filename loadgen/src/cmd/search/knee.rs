@@ -323,6 +323,10 @@ fn judged(record: &RunRecord, slo: &Slo) -> Judged {
     if let Some(gate) = record.failed_gates().find(|gate| !record.is_loss(gate)) {
         return Judged::Invalid(gate.message.clone());
     }
+    // A loss is one, whatever else could not be told.
+    if let (None, Some(gate)) = (record.failed_gates().next(), record.untold_gates().next()) {
+        return Judged::Invalid(gate.message.clone());
+    }
     if let Some(why) = record.measured.too_few(slo) {
         return Judged::Invalid(why);
     }
@@ -363,6 +367,25 @@ mod tests {
         check(1_000, 0, "p99<500us", "Missed");
         // Whatever would still come: the percentile is among what did not.
         check(500, 100, "p99<5ms", "Missed");
+    }
+
+    #[test]
+    fn a_trial_of_which_a_gate_about_the_load_could_not_be_told_says_nothing() {
+        let mut record = example::open_loop(1_000.0, 1);
+        let check = |record: &RunRecord, slo: &str, expected: &str| {
+            let judged = format!("{:?}", judged(record, &slo.parse().unwrap()));
+            assert!(judged.starts_with(expected), "{slo}: {judged}");
+        };
+        let gate = |name, verdict| example::gate(name, verdict, None, "share");
+        record.gates = vec![gate(GateName::Steal, Verdict::Unknown)];
+        check(&record, "p50<1h", "Kept");
+        record.gates.push(gate(GateName::Probe, Verdict::Unknown));
+        check(&record, "p50<1h", "Invalid");
+        check(&record, "p50<1ns", "Invalid");
+        record.measured.unstable =
+            Some(crate::record::Unstable { backlog: 9, at_ns: Nanos(2), since_ns: Nanos(1) });
+        record.gates.push(gate(GateName::Backlog, Verdict::Failed));
+        check(&record, "p50<1h", "Missed");
     }
 
     #[test]

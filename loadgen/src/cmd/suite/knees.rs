@@ -190,7 +190,7 @@ mod tests {
 [suite]
 repetitions = 1
 warmup = "1s"
-duration = "1s"
+duration = "5s"
 server_cpus = [0]
 loadgen_cpus = [1]
 baseline = "ours"

@@ -12,6 +12,8 @@ use clap::ValueEnum;
 use serde::Deserialize;
 
 use super::vary::expanded;
+use crate::cmd::trial::check_open_loop;
+use crate::record::OPEN_LOOP_NS_MIN;
 use crate::report::Figure;
 use crate::scenario::{Arrivals, Blocked, ClientName, ContractName, Header, LoadArgs, UsageError};
 use crate::slo::Slo;
@@ -223,6 +225,7 @@ impl Plan {
         }
         for scenario in &file.scenario {
             check_knee(scenario, &file)?;
+            check_length(scenario, duration)?;
         }
         let servers: Result<Vec<_>, _> =
             file.server.into_iter().map(|server| resolve(server, warmup)).collect();
@@ -508,6 +511,28 @@ fn check_knee(scenario: &SuiteScenario, file: &File) -> Result<(), UsageError> {
     match of {
         Some(name) if !file.server.iter().any(|server| server.name == *name) => {
             Err(wrong("rate", value, format!("no [[server]] is named {name}; write one's name")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An open loop has to last until its backlog has a trend: none of its runs would count otherwise.
+fn check_length(scenario: &SuiteScenario, usual: Nanos) -> Result<(), UsageError> {
+    let Some(rate) = &scenario.rate else { return Ok(()) };
+    let named = |error: UsageError| {
+        let value = format!("{} (scenario {})", error.value, scenario.name);
+        wrong(error.flag, value, error.cure)
+    };
+    check_open_loop("duration", scenario.duration.unwrap_or(usual)).map_err(named)?;
+    match (scenario.messages, rate) {
+        (Some(messages), Rate::Fixed(rate))
+            if messages.get() as f64 / rate.0 < OPEN_LOOP_NS_MIN.as_secs_f64() =>
+        {
+            let cure = format!(
+                "at {rate} they are over before {OPEN_LOOP_NS_MIN}, from which on it can be told whether a backlog grows; \
+                 write more, or leave it out"
+            );
+            Err(named(wrong("messages", messages, cure)))
         }
         _ => Ok(()),
     }

@@ -154,12 +154,12 @@ fn what_cannot_be_run_is_named_with_its_cure() {
 #[test]
 fn a_scenario_may_have_every_input_of_a_load() {
     let open = "payload = \"8B\"\nrate = \"5k\"\narrivals = \"poisson\"\nblocked = \"shed\"\nmax_backlog = 9\n\
-                contract = \"chat\"\nclient = \"tonic\"\nmessages = 8\ndrain_limit = \"3s\"\nheaders = { x-id = \"7\", a = \"b=c\" }";
+                contract = \"chat\"\nclient = \"tonic\"\nduration = \"6s\"\nmessages = 25000\ndrain_limit = \"3s\"\nheaders = { x-id = \"7\", a = \"b=c\" }";
     let plan = parse(&SUITE.replacen("payload = \"8B\"", open, 1)).unwrap();
     let scenario = &plan.scenarios[0];
     assert_eq!(scenario.blocked, Some(Blocked::Shed));
     assert_eq!(scenario.max_backlog, NonZeroU64::new(9));
-    assert_eq!(scenario.messages, NonZeroU64::new(8));
+    assert_eq!(scenario.messages, NonZeroU64::new(25_000));
     assert_eq!(scenario.drain_limit, Some(Nanos(3_000_000_000)));
     assert_eq!((scenario.contract, scenario.client), (ContractName::Chat, Some(ClientName::Tonic)));
     let header = |key: &str, value: &str| Header { key: key.into(), value: value.into() };
@@ -178,7 +178,10 @@ fn a_server_of_ours_may_be_placed() {
 
 #[test]
 fn a_scenario_may_vary_an_input_and_have_a_rate() {
-    let varied = SUITE.replace("in_flight = 1", "rate = [\"1k\", \"20k\"]\narrivals = \"poisson\"");
+    let varied = SUITE.replace(
+        "in_flight = 1",
+        "duration = \"5s\"\nrate = [\"1k\", \"20k\"]\narrivals = \"poisson\"",
+    );
     let plan = parse(&varied).unwrap();
     let read: Vec<_> =
         plan.scenarios.iter().map(|it| (it.name.as_str(), it.rate.clone())).collect();
@@ -197,7 +200,8 @@ fn a_scenario_may_vary_an_input_and_have_a_rate() {
 #[test]
 fn a_rate_may_be_a_share_of_a_knee() {
     let knee = |rate: &str| {
-        let text = SUITE.replace("in_flight = 1", &format!("rate = \"{rate}\""));
+        let open = format!("duration = \"5s\"\nrate = \"{rate}\"");
+        let text = SUITE.replace("in_flight = 1", &open);
         let text = text.replacen("baseline", "slo = \"p99<10ms\"\nbaseline", 1);
         parse(&text).map(|plan| plan.scenarios[0].rate.clone()).map_err(|error| error.to_string())
     };
@@ -216,6 +220,30 @@ fn a_rate_may_be_a_share_of_a_knee() {
     assert!(refused.contains("searched without idle streams and connections"), "{refused}");
     let without = SUITE.replace("in_flight = 1", "rate = \"50 %\"");
     assert!(parse(&without).unwrap_err().to_string().contains("a knee keeps goals; write slo"));
+}
+
+#[test]
+fn an_open_loop_that_is_too_short_to_be_shown_to_be_valid_is_refused() {
+    let open = |duration: &str, rate: &str, more: &str| {
+        let open = format!("duration = \"{duration}\"\nrate = \"{rate}\"\n{more}");
+        let text = SUITE.replace("in_flight = 1", &open);
+        let text = text.replacen("baseline", "slo = \"p99<10ms\"\nbaseline", 1);
+        parse(&text).map(drop).map_err(|error| error.to_string())
+    };
+    for rate in ["1k", "50 %"] {
+        assert_eq!(open("5s", rate, ""), Ok(()));
+        let refused = open("4900ms", rate, "").unwrap_err();
+        let expected = "duration 4.90 s (scenario one): is too short for an open loop";
+        assert!(refused.starts_with(expected), "{refused}");
+    }
+    // The suite's own.
+    let usual = SUITE.replace("in_flight = 1", "rate = \"1k\"");
+    let refused = parse(&usual).unwrap_err().to_string();
+    assert!(refused.starts_with("duration 3 s (scenario one)"), "{refused}");
+    assert_eq!(open("9s", "1k", "messages = 5000"), Ok(()));
+    let refused = open("9s", "1k", "messages = 4999").unwrap_err();
+    let expected = "messages 4999 (scenario one): at 1000 messages/s they are over before 5 s";
+    assert!(refused.starts_with(expected), "{refused}");
 }
 
 #[test]
@@ -246,7 +274,8 @@ fn filters_keep_what_they_name_and_refuse_what_is_not_there() {
 
 #[test]
 fn a_server_whose_knee_others_are_offered_a_share_of_is_not_left_out() {
-    let text = SUITE.replace("in_flight = 1", "rate = \"50 % of tonic\"");
+    let open = "duration = \"5s\"\nrate = \"50 % of tonic\"";
+    let text = SUITE.replace("in_flight = 1", open);
     let text = text.replacen("baseline", "slo = \"p99<10ms\"\nbaseline", 1);
     let only = |scenarios: &[&str], servers: &[&str]| {
         let [scenarios, servers] = [scenarios, servers]
