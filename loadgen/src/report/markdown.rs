@@ -86,7 +86,7 @@ fn write_table(out: &mut String, records: &[(String, RunRecord)]) -> std::fmt::R
         }
     }
     let lacking = records.iter().filter(|(_, record)| record.lacks_headroom());
-    let lacking: Vec<_> = lacking.map(|(name, _)| name.as_str()).collect();
+    let lacking: Vec<_> = lacking.map(|(name, _)| in_a_cell(name)).collect();
     if !lacking.is_empty() {
         writeln!(out, "\nHeadroom {HEADROOM_NOT_MEASURED}: {}.", lacking.join(", "))?;
     }
