@@ -454,8 +454,9 @@ impl Exchange for Choosy {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_wants_no_more_is_reset_whatever_it_still_had_to_send() {
-    // Behind a shut window, half-closed, and with nothing to send.
-    for sends in [Sending::More, Sending::End, Sending::Wait] {
+    // Before and behind a shut window, half-closed, and with nothing to send.
+    let chunk = Sending::Chunk(Bytes::from_static(&[0; 100_000]));
+    for sends in [Sending::More, chunk, Sending::End, Sending::Wait] {
         let (mut peer, client, connection) =
             Peer::silent(client_limits(65_535, 65_535), 1 << 20).await;
         peer.say(kind::SETTINGS, 0, 0, &[]).await;
