@@ -295,6 +295,11 @@ impl<X: Exchange> Role for Calling<X> {
         0
     }
 
+    #[cfg(test)]
+    fn unread_bytes(_: &Self::App) -> usize {
+        0
+    }
+
     fn poll(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire) -> Turn {
         app.shared.unmark();
         if core.remote_closed {

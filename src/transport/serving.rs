@@ -289,6 +289,12 @@ where
         app.buffered
     }
 
+    #[cfg(test)]
+    fn unread_bytes(app: &Self::App) -> usize {
+        let here = app.inbox.as_ref().map_or(0, |inbox| inbox.lying_bytes());
+        here + app.shared.remote().unread_bytes()
+    }
+
     fn poll(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire) -> Turn {
         app.shared.unmark();
         let taken = app.settle_remote();

@@ -131,6 +131,13 @@ impl Inbox {
         self.bytes
     }
 
+    /// The same, counted chunk by chunk.
+    #[cfg(test)]
+    pub(crate) fn lying_bytes(&self) -> usize {
+        let chunks: usize = self.chunks.iter().map(Bytes::len).sum();
+        self.in_place.len() + chunks + self.gathered.len()
+    }
+
     /// Takes a payload in, unless nobody will take it from here. `read`: what it is a part of, if that may be
     /// held until [`keep`](Inbox::keep).
     pub(crate) fn push(&mut self, payload: &[u8], read: Option<&Bytes>) -> Kept {
@@ -299,6 +306,12 @@ pub(crate) struct Remote {
 impl Remote {
     pub(crate) fn inbox(&mut self) -> &mut Inbox {
         self.inbox.get_or_insert_default()
+    }
+
+    /// What lies here, and what was taken from here and is not granted again.
+    #[cfg(test)]
+    pub(crate) fn unread_bytes(&self) -> usize {
+        self.inbox.as_ref().map_or(0, |inbox| inbox.lying_bytes()) + self.taken
     }
 }
 

@@ -37,16 +37,17 @@ use tower_service::Service;
 use self::calls::{Caller, Calls, Plan};
 use self::chance::Chance;
 use self::host::{Host, Left};
-use self::model::{Client, Drained};
+use self::model::{Call, Client, Drained};
 use self::pipe::{End, Manners, pipe};
 use self::services::{Ended, Stage, Theatre};
 use super::client::{self, client_limits};
 use super::connection::audit::Books;
-use super::connection::{Connection, Role, Signals};
+use super::connection::{Connection, Memory, READ_BYTES, Role, Signals};
 use super::counters::Counters;
 use super::frame::ErrorCode;
 use super::limits::Limits;
-use super::placement::{OnTasks, Placement, Tasks};
+use super::memory::{Held, Share, Total};
+use super::placement::{OnTasks, POLLS_MAX, Placement, Tasks};
 use super::serving::Serving;
 use super::stream::{BodyError, RecvBody};
 use crate::drain::Drain;
@@ -56,6 +57,18 @@ const PATIENCE: Duration = Duration::from_secs(10_000);
 
 /// A server that was cut off is gone within this, on a clock that moves only while nothing else does.
 const LINGER_MAX: Duration = Duration::from_secs(1);
+
+/// Far longer than any honest pause: whoever ends something for a stall is wrong.
+const STALL: Duration = Duration::from_secs(50);
+
+/// Of a connection's turns, so many percent may be idle ones that it had asked for, besides [`IDLE_TURNS`]; most were 30.
+const IDLE_PERCENT_MAX: u64 = 40;
+
+/// See [`IDLE_PERCENT_MAX`]: short lives.
+const IDLE_TURNS: u64 = 20;
+
+/// So many of them may come in a row; most were 8, on four threads.
+const IDLE_IN_A_ROW_MAX: u64 = 25;
 
 /// Runs `one` for these seeds, or for those that the environment names.
 fn for_seeds(by_default: Range<u64>, one: impl Fn(u64)) {
@@ -114,11 +127,11 @@ fn limits(chance: &mut Chance) -> Limits {
         output_bytes_max: chance.pick(&[1, 1_000, 20_000, 256 << 10]),
         pending_bytes_max: chance.pick(&[1, 1_000, 20_000, 8 << 20]),
         control_bytes_max: chance.pick(&[1, 100, 64 << 10]),
+        stall_timeout: chance.pick(&[None, Some(STALL)]),
         // A byte at a time, a call may take an hour.
         handshake_timeout: PATIENCE,
         header_block_timeout: PATIENCE,
         connection_idle_timeout: None,
-        stall_timeout: None,
         ..Limits::default()
     }
 }
@@ -137,8 +150,35 @@ fn call_bytes_max(manners: &Manners, limits: &Limits) -> usize {
 #[derive(Debug, Default)]
 struct Watched {
     books: Mutex<Books>,
-    /// Turns, and those that found nothing to do.
-    turns: Mutex<(u64, u64)>,
+    turns: Mutex<Turns>,
+}
+
+/// A connection's turns.
+#[derive(Debug, Default)]
+struct Turns {
+    all: u64,
+    /// Those that the connection had asked for, and in which nothing happened: no byte moved, nobody's code was called.
+    idle: u64,
+    idle_in_a_row: u64,
+    /// The last one asked for another.
+    has_asked: bool,
+}
+
+impl Turns {
+    /// One more, which asks for another one or not.
+    fn note(&mut self, nothing_happened: bool, asks: bool) {
+        let is_idle = nothing_happened && self.has_asked;
+        self.all += 1;
+        self.idle += u64::from(is_idle);
+        self.idle_in_a_row = if is_idle { self.idle_in_a_row + 1 } else { 0 };
+        self.has_asked = asks;
+        assert!(self.idle_in_a_row <= IDLE_IN_A_ROW_MAX, "spins: {self:?}");
+    }
+
+    /// At the end of a life.
+    fn check(&self) {
+        assert!(self.idle <= IDLE_TURNS + self.all * IDLE_PERCENT_MAX / 100, "spins: {self:?}");
+    }
 }
 
 /// A waker that notes whether it woke.
@@ -165,11 +205,12 @@ async fn watch<IO: AsyncRead + AsyncWrite + Unpin, R: Role>(
         let noting = Arc::new(Noting { woken: AtomicBool::new(false), task: cx.waker().clone() });
         let waker = Waker::from(noting.clone());
         let polled = Pin::new(&mut connection).poll(&mut Context::from_waker(&waker));
-        *watched.books.lock().unwrap() = connection.audit(noting.woken.load(SeqCst));
+        let is_woken = polled.is_ready() || noting.woken.load(SeqCst);
+        *watched.books.lock().unwrap() = connection.audit(is_woken);
         let after = events();
         let mut turns = watched.turns.lock().unwrap();
-        turns.0 += 1;
-        turns.1 += u64::from(after == before);
+        let is_idle = after == before;
+        turns.note(is_idle, is_woken || connection.goes_on());
         before = after;
         polled
     });
@@ -201,25 +242,39 @@ struct Server {
     task: JoinHandle<Instant>,
     /// When it was cut off.
     cut_off_at: Arc<Mutex<Option<Instant>>>,
+    /// Its tasks, if handlers run on them.
+    tasks: Option<Arc<Tasks>>,
+    /// The other connections' part of its memory, if that is scarce.
+    neighbours: Option<JoinHandle<()>>,
 }
 
 impl Server {
     /// Serves `io` with limits, placement and a drain that `chance` decides.
-    fn new(io: End, limits: Limits, chance: &mut Chance, rig: Rig) -> Self {
-        let theatre = Theatre::new(chance, rig.unit);
+    fn new(io: End, limits: Limits, chance: &mut Chance, bytes_max: usize, rig: Rig) -> Self {
+        let theatre = Theatre::new(chance, rig);
         let (drain, counters) = (Drain::default(), Arc::<Counters>::default());
         let watched = Arc::<Watched>::default();
         let service = Stage::new(&theatre);
-        let limits = (limits, chance.one_in(2));
-        let most = limits.0.max_concurrent_streams;
-        let task = match chance.pick(&[Placement::Inline, Placement::Task]) {
+        let is_scarce = chance.one_in(3);
+        let bytes_max = if is_scarce { scarce_bytes(bytes_max) } else { usize::MAX };
+        let total = Total::new(bytes_max, counters.clone());
+        let crowd = chance.pick(&[10, 100, 1_000]);
+        let neighbours = is_scarce.then(|| {
+            let shares = (0..crowd).map(|_| Share::new(total.clone())).collect();
+            tokio::spawn(come_and_go(shares, bytes_max / 2, chance.fork(), rig.unit))
+        });
+        let memory = Memory { share: Share::new(total), held: Held::new(limits.held_bytes_max) };
+        let most = limits.max_concurrent_streams;
+        let limits = (limits, memory, chance.one_in(2));
+        let (task, tasks) = match chance.pick(&[Placement::Inline, Placement::Task]) {
             Placement::Inline => {
-                serve(io, (service, None), limits, &drain, &counters, &watched, &theatre)
+                (serve(io, (service, None), limits, &drain, &counters, &watched, &theatre), None)
             }
             Placement::Task => {
                 let service = OnTasks::new(service, counters.clone(), most);
                 let tasks = Some(service.tasks());
-                serve(io, (service, tasks), limits, &drain, &counters, &watched, &theatre)
+                let service = (service, tasks.clone());
+                (serve(io, service, limits, &drain, &counters, &watched, &theatre), tasks)
             }
         };
         let drained = Drained::random(chance);
@@ -243,7 +298,7 @@ impl Server {
                 }
             }
         });
-        Server { drain, drained, theatre, counters, watched, task, cut_off_at }
+        Server { drain, drained, theatre, counters, watched, task, cut_off_at, tasks, neighbours }
     }
 
     /// Waits for the end, and looks whether anything is left.
@@ -257,17 +312,41 @@ impl Server {
         timeout(PATIENCE, self.drain.cut_off.unwatched())
             .await
             .expect("nobody waits for the drain");
+        let places = || self.tasks.as_ref().map_or(POLLS_MAX, |tasks| tasks.free_places());
+        until(|| places() == POLLS_MAX, || format!("all places are free, but {}", places())).await;
+        if let Some(neighbours) = self.neighbours {
+            neighbours.abort();
+            let _ = neighbours.await;
+        }
         let counted = self.counters.snapshot();
         assert_eq!(counted.streams_opened, counted.streams_closed);
-        let (turns, idle) = *self.watched.turns.lock().unwrap();
-        assert!(idle <= 50 + turns / 2, "{idle} of {turns} turns found nothing to do");
+        assert_eq!(counted.buffered_bytes, 0, "nothing is kept");
+        let violations = self.theatre.violations.lock().unwrap();
+        assert!(violations.is_empty(), "{violations:#?}");
+        self.watched.turns.lock().unwrap().check();
+    }
+}
+
+/// So much memory for a server that its connection, whose calls have at most `bytes_max` each way, never has to end for it,
+/// if all others keep half.
+fn scarce_bytes(bytes_max: usize) -> usize {
+    let calls = 30 * 2 * (bytes_max + (1 << 10));
+    2 * (calls + READ_BYTES + (64 << 10))
+}
+
+/// The neighbours of a connection: now they keep so many bytes, now nothing.
+async fn come_and_go(mut shares: Vec<Share>, bytes: usize, mut chance: Chance, unit: Duration) {
+    loop {
+        let _ = shares[0].is(if chance.one_in(2) { bytes } else { 0 });
+        let most = chance.pick(&[10, 1_000]);
+        sleep(unit * u32::try_from(chance.between(1, most)).expect("small")).await;
     }
 }
 
 fn serve<S, B>(
     io: End,
     (service, tasks): (S, Option<Arc<Tasks>>),
-    (limits, is_hurried): (Limits, bool),
+    (limits, memory, is_hurried): (Limits, Memory, bool),
     drain: &Drain,
     counters: &Arc<Counters>,
     watched: &Arc<Watched>,
@@ -286,11 +365,12 @@ where
         stop: drain.stop_reading.watch(),
         cut_off: drain.cut_off.watch(),
     };
-    let (operations, theatre) = (io.operations.clone(), theatre.clone());
-    let mut connection =
+    let (events, theatre) = (io.events.clone(), theatre.clone());
+    let connection =
         Connection::new(io, serving, Arc::new(limits), Some(signals), counters.clone());
+    let mut connection = connection.with_memory(memory);
     connection.is_hurried = is_hurried;
-    let events = move || operations.load(SeqCst) + theatre.polls.load(SeqCst);
+    let events = move || events.load(SeqCst) + theatre.polls.load(SeqCst);
     tokio::spawn(watch(connection, watched.clone(), events))
 }
 
@@ -301,9 +381,10 @@ async fn torture_server(seed: u64, rig: Rig) {
     let (server_end, client_end) = pipe(manners, &mut chance);
     let limits = limits(&mut chance);
     let call_bytes_max = call_bytes_max(&manners, &limits);
-    let mut server = Server::new(server_end, limits, &mut chance, rig);
-    let drained = server.drained;
-    let mut client = Client::new(client_end, &mut chance, call_bytes_max, rig.unit, drained);
+    let mut server = Server::new(server_end, limits, &mut chance, call_bytes_max, rig);
+    let (drained, is_scarce) = (server.drained, server.neighbours.is_some());
+    let goes = (drained, is_scarce);
+    let mut client = Client::new(client_end, &mut chance, call_bytes_max, rig.unit, goes);
 
     let running = timeout(PATIENCE, async {
         tokio::select! {
@@ -334,17 +415,20 @@ async fn torture_server(seed: u64, rig: Rig) {
             .await;
         }
         check_calls(&client, &server.theatre, drained);
-        let goes = client.farewell;
-        timeout(PATIENCE, client.leave()).await.unwrap_or_else(|_| panic!("{goes:?}: stays"));
-    } else {
-        drop(client);
     }
+    let theatre = server.theatre.clone();
+    let calls = if stays {
+        let goes = client.farewell;
+        timeout(PATIENCE, client.leave()).await.unwrap_or_else(|_| panic!("{goes:?}: stays"))
+    } else {
+        client.vanish()
+    };
     server.over(rig).await;
+    check_requests(&calls, &theatre, drained, !stays);
 }
 
 /// What came back must be what the plan and the drain say.
 fn check_calls(client: &Client, theatre: &Theatre, drained: Drained) {
-    check_requests(client, theatre, drained);
     if drained == Drained::CutOff {
         // Whatever came was right; how much of it had time to come is nobody's to say.
         return;
@@ -357,18 +441,23 @@ fn check_calls(client: &Client, theatre: &Theatre, drained: Drained) {
     }
 }
 
-/// What the handlers saw must be what the client did.
-fn check_requests(client: &Client, theatre: &Theatre, drained: Drained) {
+/// What the handlers saw, now that none is left, must be what the client did. `is_lost`: it vanished.
+fn check_requests(calls: &[Call], theatre: &Theatre, drained: Drained, is_lost: bool) {
     let seen = theatre.seen.lock().unwrap();
-    for call in &client.calls {
+    for call in calls {
         let Some(seen) = seen.get(&call.number) else { continue };
         assert!(seen.bytes <= call.sent, "{seen:?} of {call:?}");
         if seen.ended == Some(Ended::Clean) {
-            assert!(call.client_ended, "a clean end that was none: {seen:?} of {call:?}");
+            assert!(call.has_ended(), "a clean end that was none: {seen:?} of {call:?}");
             let all = call.plan.request_bytes;
             assert_eq!(seen.bytes, all, "a clean end before all of it: {seen:?} of {call:?}");
         }
-        let is_whole = drained < Drained::Stopped && !call.reset_sent && !call.refused;
+        if let Some(Ended::Broken(error)) = &seen.ended {
+            let is_explained = call.explains(error, drained, is_lost);
+            assert!(is_explained, "told of what did not happen: {seen:?} of {call:?}");
+        }
+        assert!(!seen.is_read_on || seen.ended.is_some(), "not told how {call:?} ended");
+        let is_whole = drained < Drained::Stopped && !is_lost && !call.reset_sent && !call.refused;
         if call.plan.kind.is_echo() && is_whole {
             assert_eq!(seen.ended, Some(Ended::Clean), "{call:?}");
         }
@@ -400,11 +489,9 @@ impl Callers {
     fn new(io: End, limits: Limits, chance: &mut Chance, bytes_max: usize, rig: Rig) -> Self {
         let mut chance = chance.fork();
         let watched = Arc::<Watched>::default();
-        let operations = io.operations.clone();
+        let events = io.events.clone();
         let (client, mut connection) = client::Client::connect(io, limits);
         connection.is_hurried = chance.one_in(2);
-        let events = move || operations.load(SeqCst);
-        let task = tokio::spawn(watch(connection, watched.clone(), events));
         let count = chance.pick(&[1, 3, 10, 30]);
         let (mut calls, mut to_open) = (Calls::new(), Vec::new());
         for number in 0..count {
@@ -413,6 +500,10 @@ impl Callers {
             calls.push(heard);
             to_open.push((request, caller));
         }
+        let heard = calls.clone();
+        let called = move || heard.iter().map(|call| call.lock().unwrap().calls).sum::<u64>();
+        let events = move || events.load(SeqCst) + called();
+        let task = tokio::spawn(watch(connection, watched.clone(), events));
         let keeps_handle = chance.one_in(2);
         let opener = tokio::spawn(async move {
             for (request, caller) in to_open {
@@ -446,8 +537,7 @@ impl Callers {
             let call = call.lock().unwrap();
             assert!(call.ended.is_some(), "was not told of its end: {call:?}");
         }
-        let (turns, idle) = *watched.turns.lock().unwrap();
-        assert!(idle <= 50 + turns / 2, "{idle} of {turns} turns found nothing to do");
+        watched.turns.lock().unwrap().check();
     }
 }
 
@@ -461,6 +551,7 @@ fn limits_of_client(chance: &mut Chance) -> Limits {
         control_bytes_max,
         handshake_timeout,
         header_block_timeout,
+        stall_timeout,
         ..
     } = limits(chance);
     Limits {
@@ -469,6 +560,7 @@ fn limits_of_client(chance: &mut Chance) -> Limits {
         control_bytes_max,
         handshake_timeout,
         header_block_timeout,
+        stall_timeout,
         ..client_limits(stream_flow_window_bytes, connection_flow_window_bytes)
     }
 }
@@ -525,11 +617,17 @@ async fn check_streams(client: &Callers, host: &Host) {
                 ended,
                 Err(BodyError::GoAway(_) | BodyError::Refused | BodyError::ConnectionLost)
             );
+            // One that was cancelled may have been on its way.
+            let is_told = is_told || call.was_cancelled();
             assert!(host.last_id.is_some() && is_told, "never came: {call:?}");
             continue;
         };
         let story = || format!("{call:?}; {stream:?}");
         assert!(stream.received <= call.sent, "{}", story());
+        if call.was_cancelled() {
+            assert!(stream.client_reset && call.received <= stream.sent, "{}", story());
+            continue;
+        }
         if stream.client_ended {
             assert_eq!(stream.received, call.plan.request_bytes, "{}", story());
         }
@@ -561,7 +659,7 @@ async fn torture_both(seed: u64, rig: Rig) {
     let may_stall = of_server.control_bytes_max.max(of_client.control_bytes_max) <= 100;
     let streams_max = of_server.max_concurrent_streams as usize;
     let bytes_max = call_bytes_max(&manners, &of_server).min(call_bytes_max(&manners, &of_client));
-    let server = Server::new(server_end, of_server, &mut chance, rig);
+    let server = Server::new(server_end, of_server, &mut chance, bytes_max, rig);
     let client = Callers::new(client_end, of_client, &mut chance, bytes_max, rig);
     let drained = server.drained;
 
@@ -606,10 +704,10 @@ async fn torture_both(seed: u64, rig: Rig) {
         };
         match &call.ended {
             // Whatever came was right; how much of it had time to come is nobody's to say.
-            _ if drained == Drained::CutOff || is_stalled => {}
+            _ if drained == Drained::CutOff || is_stalled || call.was_cancelled() => {}
             // Opened before the client knew the limit, or after it was told to go.
             Some(Err(BodyError::Reset(ErrorCode::REFUSED_STREAM)))
-                if client.calls.len() > streams_max =>
+                if client.calls.len() > streams_max || server.neighbours.is_some() =>
             {
                 assert_eq!(call.status, None, "answered, and then refused: {call:?}");
             }

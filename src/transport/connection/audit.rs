@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Connection, Handshake, Role, Slot};
+use super::{Connection, Handshake, Phase, Role, Slot};
 use crate::transport::flow::WINDOW_BYTES_DEFAULT;
+use crate::transport::placement::POLLS_MAX;
 use crate::transport::stream::Key;
 use crate::transport::wire::{Core, OwnTurn};
 
@@ -25,13 +26,25 @@ impl<IO, R: Role> Connection<IO, R> {
         self.goes_on
     }
 
-    /// The books, checked after a turn that woke itself, or did not.
+    /// The books, checked after a turn that woke itself, or did not. A turn that was the last is as good as one that did.
     pub(crate) fn audit(&self, is_woken: bool) -> Books {
         let wire = &self.wire;
         let live = || self.streams.iter().filter(|(_, slot)| !slot.core.is_dead);
         assert_eq!(self.index.len(), live().count(), "every live stream has an id");
         let buffered: usize = live().map(|(_, slot)| R::buffered(&slot.app)).sum();
         assert_eq!(wire.buffered, buffered, "bytes buffered are those of the inboxes");
+        if !is_woken && !self.goes_on && !matches!(self.phase, Phase::Closing | Phase::Lingering) {
+            let open = wire.recv.open() as usize;
+            let size = wire.limits.connection_flow_window_bytes as usize;
+            let owed = size.saturating_sub(open + buffered);
+            assert!(
+                owed == 0 || owed < open || wire.is_scarce,
+                "nobody grants the connection's window: {open} of {size} are open, {owed} are owed"
+            );
+        }
+        if self.role.is_on_tasks() && self.streams.is_empty() && self.lost.is_none() {
+            assert_eq!(self.role.free_places(), POLLS_MAX, "a body is asked that is gone");
+        }
         let lost = || self.lost.iter().flat_map(|lost| &lost.streams).map(|(_, slot)| slot);
         let kept = || live().map(|(_, slot)| slot).chain(lost().filter(|slot| !slot.core.is_dead));
         let pieces: usize = kept().map(|slot| slot.core.piece_bytes).sum();
@@ -79,6 +92,9 @@ impl<IO, R: Role> Connection<IO, R> {
                 "nobody wakes the connection for stream {id}: {}",
                 told(core)
             );
+            // What broke was given up as a whole, and a body may still have taken of it.
+            let unread = if self.stopped { 0 } else { R::unread_bytes(app) };
+            assert_eq!(R::buffered(app), unread, "unread bytes of stream {id}: {}", told(core));
             if !self.stopped {
                 let (open, owed) = (core.recv.balance(), i64::from(core.recv.owed()));
                 let buffered = i64::try_from(R::buffered(app)).expect("small");

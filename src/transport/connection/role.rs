@@ -88,6 +88,11 @@ pub(crate) trait Role {
     /// Bytes in the app's inbox.
     fn buffered(app: &Self::App) -> usize;
 
+    /// The same, counted where they lie: bytes that nobody took, and those that were taken and of which the
+    /// connection does not know yet.
+    #[cfg(test)]
+    fn unread_bytes(app: &Self::App) -> usize;
+
     /// Lets the stream go on. Out: what it waits for.
     fn poll(&mut self, core: &mut Core, app: &mut Self::App, wire: &mut Wire) -> Turn;
 

@@ -6,14 +6,14 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Request, StatusCode};
 use tokio::time::{Sleep, sleep};
 
 use super::chance::Chance;
-use super::services::{Kind, Outcome, pattern, patterned};
+use super::services::{DEADLINE_UNITS, Kind, Outcome, pattern, patterned};
 use crate::transport::{BodyError, Exchange, Sending};
 
 /// One call to make.
@@ -26,13 +26,14 @@ pub(crate) struct Plan {
     /// What the handler is told, as its kind takes it.
     pub(crate) size: usize,
     piece_bytes_max: usize,
+    /// So many units after it was first asked for something to send, the call is wanted no more.
+    cancel_after: Option<usize>,
 }
 
 impl Plan {
     pub(crate) fn random(chance: &mut Chance, bytes_max: usize) -> Self {
-        // A client cannot reset what never answers.
-        let kinds = Kind::ALL.map(|kind| if kind == Kind::Never { Kind::Echo } else { kind });
-        let kind = chance.pick(&kinds);
+        let kind = chance.pick(&Kind::ALL);
+        let cancels = kind == Kind::Never || chance.one_in(6);
         let bytes = |chance: &mut Chance| {
             let most = chance.pick(&[0, 1, 100, 3_000, 3_000, 70_000]).min(bytes_max);
             chance.between(most / 2, most)
@@ -45,7 +46,16 @@ impl Plan {
             request_bytes,
             size,
             piece_bytes_max: chance.pick(&[100, 1_000, 16_000, 40_000]).max(request_bytes / 20),
+            cancel_after: cancels.then(|| {
+                let most = chance.pick(&[1, 30, 300]);
+                chance.below(most)
+            }),
         }
+    }
+
+    /// The same, wanted until it ends by itself.
+    pub(crate) fn never_cancelled(self) -> Self {
+        Plan { cancel_after: None, ..self }
     }
 
     fn request(&self, number: usize, unit: Duration) -> Request<()> {
@@ -58,8 +68,12 @@ impl Plan {
         if self.announces_length {
             request = request.header("content-length", self.request_bytes);
         }
+        if self.cancel_after.is_some() {
+            request = request.header("cancels", "yes");
+        }
         if self.kind == Kind::Deadline {
-            request = request.header("grpc-timeout", format!("{}u", unit.as_micros() * 50));
+            request =
+                request.header("grpc-timeout", format!("{}u", (unit * DEADLINE_UNITS).as_micros()));
         }
         request.body(()).unwrap()
     }
@@ -76,9 +90,29 @@ pub(crate) struct Heard {
     pub(crate) received: usize,
     /// Trailers, or the head of what had nothing else; or why not.
     pub(crate) ended: Option<Result<HashMap<String, String>, BodyError>>,
+    /// It is wanted no more ...
+    is_cancelled: bool,
+    /// ... and the connection was told so.
+    is_known: bool,
+    /// Times that the connection called the exchange.
+    pub(crate) calls: u64,
 }
 
+/// What a call is told that was cancelled.
+const CANCELLED: BodyError = BodyError::Ended("it was cancelled");
+
 impl Heard {
+    /// Whether it ended because it was cancelled.
+    pub(crate) fn was_cancelled(&self) -> bool {
+        self.ended == Some(Err(CANCELLED))
+    }
+
+    /// The connection calls; it must not any more once it was told that the call is cancelled.
+    fn called(&mut self) {
+        self.calls += 1;
+        assert!(!self.is_known, "called although it is cancelled: {self:?}");
+    }
+
     /// Whether the handler did what it does.
     pub(crate) fn check(&self, echoed: usize) {
         let trailers = self.ended.as_ref().and_then(|ended| ended.as_ref().ok());
@@ -109,6 +143,8 @@ pub(crate) struct Caller {
     chance: Chance,
     unit: Duration,
     pause: Option<Pin<Box<Sleep>>>,
+    /// For something to send.
+    was_asked: bool,
 }
 
 impl Caller {
@@ -128,9 +164,13 @@ impl Caller {
             status: None,
             received: 0,
             ended: None,
+            is_cancelled: false,
+            is_known: false,
+            calls: 0,
         };
         let heard = Arc::new(Mutex::new(heard));
-        let caller = Caller { heard: heard.clone(), chance: chance.fork(), unit, pause: None };
+        let chance = chance.fork();
+        let caller = Caller { heard: heard.clone(), chance, unit, pause: None, was_asked: false };
         (request, caller, heard)
     }
 }
@@ -143,6 +183,7 @@ fn texts(headers: &HeaderMap) -> HashMap<String, String> {
 impl Exchange for Caller {
     fn head(&mut self, status: StatusCode, _: &HeaderMap, _: Instant) {
         let mut heard = self.heard.lock().unwrap();
+        heard.called();
         assert!(heard.status.is_none() && heard.ended.is_none(), "a second head: {heard:?}");
         assert!(!status.is_informational());
         heard.status = Some(status.as_u16());
@@ -150,6 +191,7 @@ impl Exchange for Caller {
 
     fn data(&mut self, payload: &[u8], _: Instant) {
         let mut heard = self.heard.lock().unwrap();
+        heard.called();
         assert!(heard.status.is_some() && heard.ended.is_none(), "data out of order: {heard:?}");
         let (from, number) = (heard.received, heard.number);
         let wrong = (0..payload.len()).find(|&at| payload[at] != pattern(number, from + at));
@@ -159,7 +201,9 @@ impl Exchange for Caller {
 
     fn end(&mut self, end: Result<&HeaderMap, &BodyError>, _: Instant) {
         let mut heard = self.heard.lock().unwrap();
+        heard.calls += 1;
         assert!(heard.ended.is_none(), "a second end: {heard:?}, {end:?}");
+        assert_eq!(heard.is_known, end == Err(&CANCELLED), "{heard:?}, {end:?}");
         assert!(end.is_err() || heard.status.is_some(), "a good end without a head: {heard:?}");
         heard.ended = Some(end.map(texts).map_err(Clone::clone));
     }
@@ -172,7 +216,13 @@ impl Exchange for Caller {
         _: Instant,
     ) -> Sending {
         let mut heard = self.heard.lock().unwrap();
+        heard.called();
         assert!(room > 0 && heard.ended.is_none() && !heard.has_sent_end, "asked: {heard:?}");
+        if let Some(units) = heard.plan.cancel_after.filter(|_| !self.was_asked) {
+            let pause = self.unit * u32::try_from(units).expect("small");
+            tokio::spawn(cancel(self.heard.clone(), pause, cx.waker().clone()));
+        }
+        self.was_asked = true;
         if let Some(pause) = &mut self.pause {
             if pause.as_mut().poll(cx).is_pending() {
                 return Sending::Wait;
@@ -210,4 +260,17 @@ impl Exchange for Caller {
             _ => Sending::More,
         }
     }
+
+    fn is_cancelled(&self) -> bool {
+        let mut heard = self.heard.lock().unwrap();
+        heard.is_known |= heard.is_cancelled;
+        heard.is_known
+    }
+}
+
+/// After a while the call is wanted no more, whatever it waits for.
+async fn cancel(call: Arc<Mutex<Heard>>, pause: Duration, waker: Waker) {
+    sleep(pause).await;
+    call.lock().unwrap().is_cancelled = true;
+    waker.wake();
 }

@@ -35,6 +35,8 @@ enum Manner {
     TrailersOnly,
     /// RST_STREAM at once.
     Refuse,
+    /// Nothing at all, and no window behind the first bytes: the client must cancel.
+    Never,
 }
 
 /// How it ends its half.
@@ -59,10 +61,12 @@ pub(crate) struct Stream {
     size: usize,
     acts: usize,
     content_length: Option<usize>,
+    /// The client means to cancel it.
+    cancels: bool,
     has_head: bool,
     pub(crate) received: usize,
     pub(crate) client_ended: bool,
-    client_reset: bool,
+    pub(crate) client_reset: bool,
     pub(crate) sent: usize,
     pub(crate) ended: bool,
     pub(crate) trailers: bool,
@@ -86,6 +90,11 @@ impl Stream {
     /// For the client's limit of open streams: it knows no later than we what it ended itself.
     fn counts(&self) -> bool {
         !self.given_up && !self.client_reset && self.reset.is_none() && !self.is_over()
+    }
+
+    /// Whether the server would ever let it send more.
+    fn may_be_granted(&self) -> bool {
+        !self.is_over() && (self.manner != Manner::Never || self.received == 0)
     }
 
     /// Bytes that can be sent, as far as is known now, and whether those are all.
@@ -457,6 +466,9 @@ impl Host {
         let id = self.chance.pick(&open);
         let stream = self.streams.get_mut(&id).expect("open");
         stream.acts += 1;
+        if stream.manner == Manner::Never {
+            return;
+        }
         if stream.ended {
             // The client would cancel what it still has to say; sometimes it is told before.
             if self.chance.one_in(3) {
@@ -585,7 +597,7 @@ impl Host {
         if self.recv_window < 1 << 20 && self.chance.one_in(2) {
             self.grant_connection();
         }
-        let needs = |stream: &&Stream| !stream.is_over() && stream.recv_window < 1 << 18;
+        let needs = |stream: &&Stream| stream.may_be_granted() && stream.recv_window < 1 << 18;
         let open: Vec<u32> = self.streams.values().filter(needs).map(|stream| stream.id).collect();
         if !open.is_empty() {
             let id = self.chance.pick(&open);
@@ -606,8 +618,9 @@ impl Host {
         if self.recv_window <= 0 && (self.grants_at_once || self.chance.one_in(5)) {
             self.grant_connection();
         }
-        let is_shut =
-            |stream: &&Stream| stream.recv_window <= 0 && !stream.is_over() && !stream.client_ended;
+        let is_shut = |stream: &&Stream| {
+            stream.recv_window <= 0 && stream.may_be_granted() && !stream.client_ended
+        };
         let shut: Vec<u32> =
             self.streams.values().filter(is_shut).map(|stream| stream.id).collect();
         for id in shut {
@@ -745,10 +758,13 @@ impl Host {
         assert!(open < limit, "stream {id} beside {open} others, limit {limit}");
         let manners = [Manner::Echo, Manner::Echo, Manner::Source, Manner::TrailersOnly];
         let most = self.chance.pick(&[0, 1, 100, 3_000, 70_000]).min(self.bytes_max);
+        let cancels = fields.contains_key("cancels");
         let stream = Stream {
             id,
             number: fields["number"].parse().unwrap(),
-            manner: if self.chance.one_in(15) {
+            manner: if cancels && self.chance.one_in(2) {
+                Manner::Never
+            } else if self.chance.one_in(15) {
                 Manner::Refuse
             } else {
                 self.chance.pick(&manners)
@@ -762,6 +778,7 @@ impl Host {
             size: self.chance.between(most / 2, most),
             acts: 0,
             content_length: fields.get("content-length").map(|length| length.parse().unwrap()),
+            cancels,
             has_head: false,
             received: 0,
             client_ended: head.has(flag::END_STREAM),
@@ -782,8 +799,9 @@ impl Host {
     fn rst_stream(&mut self, head: Head, payload: &[u8]) {
         let code = ErrorCode(u32::from_be_bytes(payload.try_into().unwrap()));
         let Some(stream) = self.stream(head) else { return };
-        // Only of what nobody listens to any more.
-        assert!(stream.ended && !stream.client_ended, "{code}: {stream:?}");
+        // Only of what nobody wants, or listens to, any more.
+        let is_unheard = stream.ended && !stream.client_ended;
+        assert!(stream.cancels || is_unheard, "{code}: {stream:?}");
         assert_eq!(code, ErrorCode::CANCEL);
         stream.client_reset = true;
     }

@@ -10,11 +10,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::chance::Chance;
 use super::pipe::End;
-use super::services::{Kind, Outcome, pattern, patterned};
+use super::services::{DEADLINE_UNITS, Kind, Outcome, pattern, patterned};
+use crate::transport::BodyError;
 use crate::transport::flow::WINDOW_BYTES_DEFAULT;
 use crate::transport::frame::{
     self, ErrorCode, FRAME_BYTES_MAX, HEAD_BYTES, Head, PREFACE, Settings, flag, kind, setting,
@@ -85,6 +86,11 @@ pub(crate) struct Call {
     pub(crate) sent: usize,
     pub(crate) client_ended: bool,
     pub(crate) reset_sent: bool,
+    /// With this code ...
+    reset_code: Option<ErrorCode>,
+    /// ... although all of the request had left.
+    had_ended: bool,
+    opened_at: Instant,
     /// Everything that the server sent before it read our reset was seen.
     sealed: bool,
     acts: usize,
@@ -106,6 +112,23 @@ impl Call {
             || self.sealed
             || self.reset_received.is_some()
             || (self.server_ended && self.client_ended)
+    }
+
+    /// Whether all of the request left, and its end.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.client_ended && (!self.reset_sent || self.had_ended)
+    }
+
+    /// Whether its handler may have been told that the request broke off for this reason. `is_lost`: the client vanished.
+    pub(crate) fn explains(&self, error: &BodyError, drained: Drained, is_lost: bool) -> bool {
+        match error {
+            BodyError::Reset(code) => self.reset_code == Some(*code),
+            BodyError::Ended("the stream is over") => {
+                drained == Drained::CutOff || !self.plan.kind.is_echo()
+            }
+            BodyError::ConnectionLost => drained == Drained::CutOff || is_lost,
+            error => *error == BodyError::SHUTDOWN && drained >= Drained::Stopped,
+        }
     }
 
     /// What the server must have done by the end, unless we reset the call. `echoed`: bytes that an
@@ -159,6 +182,8 @@ impl Drained {
 pub(crate) struct Client {
     io: End,
     drained: Drained,
+    /// The server may refuse calls although there is room for them, because its memory is scarce.
+    is_refused: bool,
     chance: Chance,
     unit: Duration,
     pub(crate) farewell: Farewell,
@@ -220,7 +245,7 @@ impl Client {
         chance: &mut Chance,
         bytes_max: usize,
         unit: Duration,
-        drained: Drained,
+        (drained, is_refused): (Drained, bool),
     ) -> Self {
         let mut chance = chance.fork();
         let count = chance.pick(&[1, 3, 10, 30]);
@@ -231,6 +256,9 @@ impl Client {
             sent: 0,
             client_ended: false,
             reset_sent: false,
+            reset_code: None,
+            had_ended: false,
+            opened_at: Instant::now(),
             sealed: false,
             acts: 0,
             send_window: 0,
@@ -247,6 +275,7 @@ impl Client {
         let mut client = Client {
             io,
             drained,
+            is_refused,
             unit,
             farewell: match chance.below(8) {
                 0 => Farewell::Vanish(chance.between(1, 60)),
@@ -296,10 +325,10 @@ impl Client {
         poll_fn(|cx| self.turn(cx)).await
     }
 
-    /// Leaves as planned; the server must close too.
-    pub(crate) async fn leave(mut self) {
+    /// Leaves as planned; the server must close too. Out: all of its calls.
+    pub(crate) async fn leave(mut self) -> Vec<Call> {
         if self.farewell == Farewell::Close && self.chance.one_in(2) {
-            return;
+            return self.calls;
         }
         let says_goaway = self.farewell == Farewell::GoAway;
         if says_goaway {
@@ -323,6 +352,12 @@ impl Client {
             }
         })
         .await;
+        self.calls
+    }
+
+    /// Leaves without a word. Out: all of its calls.
+    pub(crate) fn vanish(self) -> Vec<Call> {
+        self.calls
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
@@ -507,6 +542,7 @@ impl Client {
         self.by_id.insert(id, self.opened);
         self.opened += 1;
         call.id = id;
+        call.opened_at = Instant::now();
         call.is_blind = !self.knows_settings;
         call.send_window = self.peer_initial;
         call.recv_window = self.acked_initial;
@@ -528,7 +564,7 @@ impl Client {
             fields.push(("content-length", plan.request_bytes.to_string()));
         }
         if plan.kind == Kind::Deadline {
-            fields.push(("grpc-timeout", format!("{}u", self.unit.as_micros() * 50)));
+            fields.push(("grpc-timeout", format!("{}u", (self.unit * DEADLINE_UNITS).as_micros())));
         }
         for (name, value) in fields {
             self.encoder.field(name.as_bytes(), value.as_bytes(), false, &mut block);
@@ -562,9 +598,10 @@ impl Client {
         let call = &mut self.calls[number];
         call.acts += 1;
         if !call.reset_sent && call.plan.reset_after.is_some_and(|after| call.acts > after) {
-            call.reset_sent = true;
-            call.client_ended = true;
             let code = self.chance.pick(&[ErrorCode::CANCEL, ErrorCode::NO_ERROR, ErrorCode(99)]);
+            call.had_ended = call.client_ended;
+            (call.reset_sent, call.reset_code) = (true, Some(code));
+            call.client_ended = true;
             frame::rst_stream(&mut self.out, call.id, code);
             let seal = self.ping();
             self.seals.insert(seal, number);
@@ -750,6 +787,7 @@ impl Client {
             assert_eq!(before, None, "repeated field");
         });
         assert!(decoded.is_ok(), "header block: {:?}", decoded.err().map(|error| error.reason()));
+        let unit = self.unit;
         let call = self.call(first);
         let ends = first.has(flag::END_STREAM);
         if call.status.is_none() {
@@ -762,6 +800,16 @@ impl Client {
             call.trailers = Some(fields);
         }
         call.server_ended |= ends;
+        if call.plan.kind == Kind::Deadline
+            && call
+                .trailers
+                .as_ref()
+                .and_then(|fields| fields.get("grpc-status"))
+                .is_some_and(|status| status == "4")
+        {
+            let after = call.opened_at.elapsed();
+            assert!(after >= unit * DEADLINE_UNITS, "ended {after:?} after its begin: {call:?}");
+        }
         // An answer without a body has no trailers of its own.
         if call.trailers.as_ref().is_some_and(|fields| {
             fields.contains_key(":status") && !fields.contains_key("grpc-status")
@@ -772,8 +820,9 @@ impl Client {
 
     fn rst_stream(&mut self, head: Head, payload: &[u8]) {
         let code = ErrorCode(u32::from_be_bytes(payload.try_into().unwrap()));
-        let is_over_limit =
-            self.drained >= Drained::Stopped || self.calls.iter().any(|call| call.is_blind);
+        let is_over_limit = self.is_refused
+            || self.drained >= Drained::Stopped
+            || self.calls.iter().any(|call| call.is_blind);
         let call = self.call(head);
         if code == ErrorCode::REFUSED_STREAM {
             assert!(is_over_limit, "refused although there was room: {call:?}");

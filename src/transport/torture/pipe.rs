@@ -58,8 +58,8 @@ struct Lane {
 }
 
 impl Lane {
-    /// Moves what is held as far as there is room. Out: whether nothing is held any more.
-    fn advance(&mut self, room_bytes: usize) -> bool {
+    /// Moves what is held as far as there is room. Out: how much that was.
+    fn advance(&mut self, room_bytes: usize) -> usize {
         let room = room_bytes.saturating_sub(self.on_the_way.len());
         let moved = room.min(self.held.len());
         if moved > 0 {
@@ -68,7 +68,7 @@ impl Lane {
                 waker.wake();
             }
         }
-        self.held.is_empty()
+        moved
     }
 }
 
@@ -80,8 +80,9 @@ pub(crate) struct End {
     manners: Manners,
     chance: Chance,
     pause: Option<Pin<Box<Sleep>>>,
-    /// Operations until now, with those that were Pending for no reason.
-    pub(crate) operations: Arc<AtomicU64>,
+    /// What happened here until now: bytes that moved, ends, Pendings for no reason. Whoever asks in vain makes nothing
+    /// happen.
+    pub(crate) events: Arc<AtomicU64>,
 }
 
 /// A pair of ends, both with these manners.
@@ -93,23 +94,28 @@ pub(crate) fn pipe(manners: Manners, chance: &mut Chance) -> (End, End) {
         manners,
         chance,
         pause: None,
-        operations: Arc::default(),
+        events: Arc::default(),
     };
     (end(0, chance.fork()), end(1, chance.fork()))
 }
 
 impl End {
+    fn happened(&self, events: usize) {
+        self.events.fetch_add(events as u64, Relaxed);
+    }
+
     /// Says Pending for no reason, now and then.
     fn dawdle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));
             self.pause = None;
+            self.happened(1);
         }
-        self.operations.fetch_add(1, Relaxed);
         let Manners { pending_one_in, pause_one_in, unit, .. } = self.manners;
         if pending_one_in == 0 || !self.chance.one_in(pending_one_in) {
             return Poll::Ready(());
         }
+        self.happened(1);
         if !self.chance.one_in(pause_one_in) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -139,6 +145,7 @@ impl AsyncRead for End {
         let most = lane.on_the_way.len().min(buf.remaining());
         if most == 0 {
             if lane.closed && lane.held.is_empty() {
+                self.happened(1);
                 return Poll::Ready(Ok(()));
             }
             lane.reader = Some(cx.waker().clone());
@@ -147,6 +154,7 @@ impl AsyncRead for End {
         let count = self.share(most);
         let bytes: Vec<u8> = lane.on_the_way.drain(..count).collect();
         buf.put_slice(&bytes);
+        self.happened(count);
         if let Some(waker) = lane.writer.take() {
             waker.wake();
         }
@@ -172,12 +180,13 @@ impl AsyncWrite for End {
         let outbound = self.outbound.clone();
         let mut lane = outbound.lock().unwrap();
         if lane.reader_gone {
+            self.happened(1);
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         assert!(!lane.closed, "written after shutdown");
         let Manners { room_bytes, holds, .. } = self.manners;
         if lane.held.len() >= room_bytes {
-            lane.advance(room_bytes);
+            self.happened(lane.advance(room_bytes));
         }
         let room = room_bytes.saturating_sub(lane.held.len());
         if room == 0 {
@@ -189,6 +198,7 @@ impl AsyncWrite for End {
             return Poll::Ready(Ok(0));
         }
         let count = self.share(bytes.min(room));
+        self.happened(count);
         lane.held.extend(slices.iter().flat_map(|slice| slice.iter()).take(count));
         if !holds {
             lane.advance(room_bytes);
@@ -206,7 +216,8 @@ impl AsyncWrite for End {
         if lane.reader_gone {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        if lane.advance(self.manners.room_bytes) {
+        self.happened(lane.advance(self.manners.room_bytes));
+        if lane.held.is_empty() {
             return Poll::Ready(Ok(()));
         }
         lane.writer = Some(cx.waker().clone());
@@ -217,6 +228,7 @@ impl AsyncWrite for End {
         ready!(self.as_mut().poll_flush(cx))?;
         let mut lane = self.outbound.lock().unwrap();
         lane.closed = true;
+        self.happened(1);
         if let Some(waker) = lane.reader.take() {
             waker.wake();
         }

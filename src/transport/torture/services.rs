@@ -16,11 +16,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use tokio::sync::mpsc;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tower_service::Service;
 
+use super::Rig;
 use super::chance::Chance;
 use crate::transport::{BodyError, ErrorCode, RecvBody};
+
+/// Units after which calls of [`Kind::Deadline`] must be over.
+pub(crate) const DEADLINE_UNITS: u32 = 50;
 
 /// What a handler does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +162,8 @@ pub(crate) enum Ended {
 pub(crate) struct Seen {
     pub(crate) bytes: usize,
     pub(crate) ended: Option<Ended>,
+    /// Its reader goes on to the end, whatever becomes of the answer.
+    pub(crate) is_read_on: bool,
 }
 
 /// What all handlers share.
@@ -168,21 +174,34 @@ pub(crate) struct Theatre {
     pub(crate) alive: AtomicI64,
     /// Times that a handler was polled.
     pub(crate) polls: AtomicU64,
+    /// What handlers saw that must not be. A panic of theirs would be the connection's to catch, and nobody would hear of it.
+    pub(crate) violations: Mutex<Vec<String>>,
     unready: Mutex<Chance>,
     unready_one_in: usize,
     unit: Duration,
+    /// See [`Rig::is_paused`].
+    is_paused: bool,
 }
 
 impl Theatre {
-    pub(crate) fn new(chance: &mut Chance, unit: Duration) -> Arc<Self> {
+    pub(crate) fn new(chance: &mut Chance, rig: Rig) -> Arc<Self> {
         Arc::new(Theatre {
             seen: Mutex::default(),
             alive: AtomicI64::new(0),
             polls: AtomicU64::new(0),
             unready_one_in: chance.pick(&[0, 0, 2, 5]),
             unready: Mutex::new(chance.fork()),
-            unit,
+            violations: Mutex::default(),
+            unit: rig.unit,
+            is_paused: rig.is_paused,
         })
+    }
+
+    /// Notes `what` unless `holds`.
+    fn check(&self, holds: bool, what: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.lock().unwrap().push(what());
+        }
     }
 
     fn note(&self, number: usize, what: &Option<Result<Frame<Bytes>, BodyError>>) {
@@ -190,10 +209,14 @@ impl Theatre {
         let seen = seen.entry(number).or_default();
         match what {
             Some(Ok(frame)) => {
-                assert!(seen.ended.is_none(), "stream {number}: something came after its end");
+                let is_open = seen.ended.is_none();
+                self.check(is_open, || format!("stream {number}: something came after its end"));
                 if let Some(data) = frame.data_ref() {
                     let expected = patterned(number, seen.bytes, data.len());
-                    assert!(*data == expected, "stream {number}: wrong bytes at {}", seen.bytes);
+                    let at = seen.bytes;
+                    self.check(*data == expected, || {
+                        format!("stream {number}: wrong bytes at {at}")
+                    });
                     seen.bytes += data.len();
                 }
             }
@@ -337,7 +360,8 @@ impl Service<Request<RecvBody>> for Stage {
     }
 
     fn call(&mut self, request: Request<RecvBody>) -> Answer {
-        assert!(matches!(self.unready, Unready::Ready), "called before it was ready");
+        let is_ready = matches!(self.unready, Unready::Ready);
+        self.theatre.check(is_ready, || "called before it was ready".to_owned());
         let (head, body) = request.into_parts();
         let kind = Kind::ALL.into_iter().find(|kind| head.uri.path()[1..] == *format!("{kind:?}"));
         let (kind, number) = (kind.unwrap(), header(&head.headers, "number"));
@@ -351,15 +375,25 @@ impl Service<Request<RecvBody>> for Stage {
         let unit = self.theatre.unit;
         Box::pin(async move {
             let bomb = bomb;
-            let mut play =
-                Play { kind, number, size, given: 0, end: false, role: None, alive, bomb };
+            let mut play = Play {
+                kind,
+                number,
+                size,
+                given: 0,
+                end: false,
+                role: None,
+                due: None,
+                alive,
+                bomb,
+            };
             match kind {
                 Kind::Echo | Kind::PanicInDrop | Kind::PanicInExtensions => {
                     play.role = Some(Cast::Echo(body))
                 }
                 Kind::Timer => play.role = Some(Cast::Timer(body, unit, None)),
                 Kind::Spawned => {
-                    play.role = Some(Cast::Channel(spawn_reader(body, 1 + number % 3)))
+                    let reader = spawn_reader(body, 1 + number % 3, number % 2 == 0);
+                    play.role = Some(Cast::Channel(reader))
                 }
                 Kind::Source => {
                     drop(body);
@@ -384,7 +418,7 @@ impl Service<Request<RecvBody>> for Stage {
                     sleep(unit * 20).await;
                 }
                 Kind::EarlyAnswer => {
-                    let reader = spawn_reader(body, 1 << 20);
+                    let reader = spawn_reader(body, 1 << 20, number % 2 == 0);
                     play.role = Some(Cast::Pattern(Some(reader)));
                 }
                 Kind::PanicInCall => unreachable!("panicked already"),
@@ -398,6 +432,7 @@ impl Service<Request<RecvBody>> for Stage {
                 Kind::PanicInBody => play.role = Some(Cast::Pattern(None)),
                 Kind::Never => std::future::pending().await,
                 Kind::Deadline => {
+                    play.due = Some(Due::new(&play.alive.0));
                     if number % 2 == 0 {
                         std::future::pending::<()>().await;
                     }
@@ -415,20 +450,45 @@ impl Service<Request<RecvBody>> for Stage {
     }
 }
 
-/// Reads a request's body on a task of its own.
-fn spawn_reader(mut body: Noted, room: usize) -> mpsc::Receiver<Bytes> {
+/// Reads a request's body on a task of its own, as long as somebody takes what it gives, or to its end.
+fn spawn_reader(mut body: Noted, room: usize, is_read_on: bool) -> mpsc::Receiver<Bytes> {
     let (out, channel) = mpsc::channel(room);
     tokio::spawn(async move {
+        body.alive.0.seen.lock().unwrap().entry(body.number).or_default().is_read_on = is_read_on;
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { break };
             if let Ok(data) = frame.into_data()
                 && out.send(data).await.is_err()
+                && !is_read_on
             {
                 break;
             }
         }
     });
     channel
+}
+
+/// Whatever ends a handler with a deadline, that ends it in time.
+struct Due {
+    theatre: Arc<Theatre>,
+    latest: Instant,
+}
+
+impl Due {
+    fn new(theatre: &Arc<Theatre>) -> Self {
+        // The deadline counts from the request's head, which was there before. tokio's timers know milliseconds.
+        let latest = Instant::now() + theatre.unit * DEADLINE_UNITS + Duration::from_millis(1);
+        Due { theatre: theatre.clone(), latest }
+    }
+}
+
+impl Drop for Due {
+    fn drop(&mut self) {
+        let late = Instant::now().saturating_duration_since(self.latest);
+        let is_late = self.theatre.is_paused && !late.is_zero();
+        self.theatre
+            .check(!is_late, || format!("a handler lived {late:?} longer than its deadline"));
+    }
 }
 
 /// A response's body.
@@ -440,6 +500,7 @@ pub(crate) struct Play {
     end: bool,
     /// `None`: nothing but trailers.
     role: Option<Cast>,
+    due: Option<Due>,
     alive: Alive,
     #[expect(dead_code, reason = "goes off when it is dropped")]
     bomb: Option<Bomb>,
