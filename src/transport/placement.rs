@@ -199,7 +199,7 @@ where
         let task = Task(task);
         let tasks = self.tasks.clone();
         let body = TaskBody { told, ask, has_asked: false, tasks, task, is_over: false };
-        TaskAnswer { answer, body: Some(body) }
+        TaskAnswer { answer: Some(answer), body: Some(body) }
     }
 }
 
@@ -306,8 +306,8 @@ impl Task {
 
 /// The answer of a call on a task.
 pub(crate) struct TaskAnswer<B: Body, E> {
-    /// The head, and whether there is no body.
-    answer: oneshot::Receiver<Result<Response<bool>, E>>,
+    /// The head, and whether there is no body; `None` once it is known that none comes.
+    answer: Option<oneshot::Receiver<Result<Response<bool>, E>>>,
     body: Option<TaskBody<B>>,
 }
 
@@ -318,24 +318,26 @@ impl<B: Body, E> Future for TaskAnswer<B, E> {
     type Output = Result<Response<TaskBody<B>>, E>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match ready!(Pin::new(&mut self.answer).poll(cx)) {
-            Ok(Ok(head)) => {
-                let mut body = self.body.take().expect("polled once to its end");
-                Poll::Ready(Ok(head.map(|is_over| {
-                    body.is_over = is_over;
-                    body
-                })))
-            }
-            Ok(Err(error)) => Poll::Ready(Err(error)),
-            // The task ended without an answer: it panicked, which this passes on, or its runtime is
-            // shutting down, and then nobody will poll again.
-            Err(_) => {
-                if let Some(body) = &mut self.body {
-                    ready!(body.task.poll_over(cx));
+        if let Some(answer) = &mut self.answer {
+            match ready!(Pin::new(answer).poll(cx)) {
+                Ok(Ok(head)) => {
+                    let mut body = self.body.take().expect("polled once to its end");
+                    return Poll::Ready(Ok(head.map(|is_over| {
+                        body.is_over = is_over;
+                        body
+                    })));
                 }
-                Poll::Pending
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_) => self.answer = None,
             }
         }
+        // The task ends without an answer, and may take a moment: it panicked, which this passes on, or its runtime is
+        // shutting down.
+        if let Some(body) = &mut self.body {
+            ready!(body.task.poll_over(cx));
+            self.body = None;
+        }
+        Poll::Pending
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longer than any test's program runs, on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The load of every search: what a null echo carries of one takes seconds to find, and is remembered. What only an
 /// open loop has is a search's too.

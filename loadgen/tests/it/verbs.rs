@@ -56,9 +56,9 @@ fn a_comparison_of_one_metric_ends_when_that_is_decided() {
     }
     let _quiet = quiet();
     // Eleven times as much would be found in any noise with the fewest pairs that can find anything.
-    let flags = ["--rate", "20k", "--metric", "p50", "--difference", "999", "--error", "40"];
-    let flags = [&SEARCHED[..], &flags].concat();
-    let output = loadgen(&[&["compare", "inline", "inline"][..], &LONG, &flags].concat());
+    let flags = ["--metric", "p50", "--difference", "999", "--error", "40"];
+    let flags = [&FULL[..], &flags].concat();
+    let output = loadgen(&[&["compare", "inline", "inline"][..], &QUICK, &flags].concat());
     if is_kept_from_judging(&output) {
         return;
     }
@@ -70,7 +70,7 @@ fn a_comparison_of_one_metric_ends_when_that_is_decided() {
     assert_eq!(lines.len(), 5, "{said}");
     for (line, name) in [(lines[3], "A, inline: "), (lines[4], "B, inline: ")] {
         assert!(line.starts_with(name) && line.ends_with(" messages of 3 runs)"), "{said}");
-        assert!(line.contains(" per server CPU-second, R p50 "), "{said}");
+        assert!(line.contains(" per server CPU-second, S p50 "), "{said}");
     }
     assert!(said.lines().nth(1).unwrap().ends_with(", decided after 3 pairs"), "{said}");
     assert!(

@@ -360,6 +360,27 @@ async fn a_call_that_nobody_waits_for_any_more_is_dropped() {
     dropped.notified().await;
 }
 
+/// What ends the task drops its half of the answer first.
+#[tokio::test]
+async fn an_answer_whose_task_takes_a_moment_to_end_may_be_polled_meanwhile() {
+    let mut answer = on_tasks(answers(1)).call(request());
+    let (none, gone) = oneshot::channel();
+    drop(none);
+    answer.answer = Some(gone);
+    let ends = Arc::new(Notify::new());
+    let told = ends.clone();
+    answer.body.as_mut().unwrap().task = Task(tokio::spawn(async move {
+        told.notified().await;
+        let (): () = resume_unwind(Box::new("as it was told"));
+    }));
+    for _ in 0..3 {
+        assert!((&mut answer).now_or_never().is_none());
+    }
+    ends.notify_one();
+    let panicked = std::panic::AssertUnwindSafe(answer).catch_unwind().await.err().unwrap();
+    assert_eq!(panicked.downcast_ref(), Some(&"as it was told"));
+}
+
 #[tokio::test]
 async fn a_panic_reaches_whoever_guards_the_stream() {
     let answers = Answers { panics: true, ..answers(1) };
