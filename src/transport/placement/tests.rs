@@ -363,16 +363,16 @@ async fn a_call_that_nobody_waits_for_any_more_is_dropped() {
 /// What ends the task drops its half of the answer first.
 #[tokio::test]
 async fn an_answer_whose_task_takes_a_moment_to_end_may_be_polled_meanwhile() {
+    async fn goes_off(when: Arc<Notify>) {
+        when.notified().await;
+        resume_unwind(Box::new("as it was told"))
+    }
     let mut answer = on_tasks(answers(1)).call(request());
     let (none, gone) = oneshot::channel();
     drop(none);
     answer.answer = Some(gone);
     let ends = Arc::new(Notify::new());
-    let told = ends.clone();
-    answer.body.as_mut().unwrap().task = Task(tokio::spawn(async move {
-        told.notified().await;
-        let (): () = resume_unwind(Box::new("as it was told"));
-    }));
+    answer.body.as_mut().unwrap().task = Task(tokio::spawn(goes_off(ends.clone())));
     for _ in 0..3 {
         assert!((&mut answer).now_or_never().is_none());
     }
