@@ -140,6 +140,8 @@ pub(crate) struct Connection<IO, R: Role> {
     lost: Option<Box<Lost<R::App>>>,
     /// How the connection ended; it waits for `lost`.
     ended: Option<io::Result<()>>,
+    /// Nothing can be written any more, and what the peer said before is still read. Clients only.
+    unwritable: Option<Box<Unwritable>>,
     needs_flush: bool,
     /// What is read at once.
     read_bytes: usize,
@@ -190,6 +192,13 @@ pub(crate) struct Connection<IO, R: Role> {
     counters: Arc<Counters>,
     /// Servers only.
     memory: Option<Memory>,
+}
+
+/// Why nothing can be written, and how long the end of what the peer said is waited for.
+#[derive(Debug)]
+struct Unwritable {
+    error: io::Error,
+    until: Instant,
 }
 
 /// What the connection tells of the memory that it keeps, and what it counts for layers above.
@@ -341,6 +350,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             dead: Vec::new(),
             lost: None,
             ended: None,
+            unwritable: None,
             needs_flush: false,
             read_bytes: READ_BYTES_FIRST,
             turn_ends: now,
@@ -511,6 +521,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         match self.write(cx) {
             Ok(wrote) => busy |= wrote,
+            Err(error) if !R::IS_SERVER && self.phase != Phase::Closing => {
+                self.give_up_writing(error);
+                busy = true;
+            }
             Err(error) => {
                 self.lose_streams(&BodyError::ConnectionLost);
                 return Lap::Over(Err(error));
@@ -604,8 +618,23 @@ fn announce<R: Role>(wire: &mut Wire) {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
+    /// The peer may have answered before it closed: what it said is read to its end, if that comes soon, and streams are lost
+    /// only then. Whatever is written meanwhile goes nowhere.
+    fn give_up_writing(&mut self, error: io::Error) {
+        self.role.refuse_openings(BodyError::ConnectionLost);
+        self.peer_left = true;
+        self.needs_flush = false;
+        self.wire.discard();
+        let until = self.wire.now + LINGER;
+        self.unwritable = Some(Box::new(Unwritable { error, until }));
+    }
+
     /// Writes what waits. Out: whether anything left.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.unwritable.is_some() {
+            self.wire.discard();
+            return Ok(false);
+        }
         let mut wrote = false;
         while !self.wire.out.is_empty() {
             match self.wire.out.poll_write(Pin::new(&mut self.io), cx)? {

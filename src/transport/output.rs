@@ -83,6 +83,14 @@ impl Output {
         self.sliced_bytes + self.tail.len() - self.written
     }
 
+    /// Forgets what waits.
+    pub(crate) fn clear(&mut self) {
+        self.slices.clear();
+        self.sliced_bytes = 0;
+        self.tail.clear();
+        self.written = 0;
+    }
+
     /// Appends a payload: copied if small, as it is if large.
     pub(crate) fn payload(&mut self, payload: Bytes) {
         if payload.len() < SLICE_BYTES_MIN {

@@ -374,6 +374,12 @@ impl Wire {
         }
     }
 
+    /// What waits can never leave.
+    pub(crate) fn discard(&mut self) {
+        self.out.clear();
+        self.drained();
+    }
+
     /// `bytes` of pieces have left for good.
     fn settle(&mut self, bytes: usize) {
         let max = self.limits.pending_bytes_max;

@@ -1,9 +1,12 @@
 //! A client's connection against frames written by hand.
 
+use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{
+    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex,
+};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -382,6 +385,90 @@ async fn what_was_more_than_the_output_takes_leaves_although_there_is_nothing_be
     assert_eq!(data.map(|(.., payload)| payload.len()).sum::<usize>(), bytes);
     drop((client, peer));
     assert!(timeout(PATIENCE, connection).await.expect("ends").unwrap().is_err());
+}
+
+/// A server that said this and takes nothing more, as who writes to it learns first: nothing comes before a write has
+/// failed.
+struct Deaf {
+    said: io::Cursor<Vec<u8>>,
+    /// Its end comes behind what it said.
+    closed: bool,
+    was_written_to: bool,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let is_over = self.said.position() == self.said.get_ref().len() as u64;
+        if !self.was_written_to || is_over && !self.closed {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.said).poll_read(cx, bytes)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.was_written_to = true;
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_lies_there_is_heard_although_nothing_can_be_written_any_more() {
+    let frame = |kind, flags, stream, payload: &[u8]| {
+        let head = Head { length: payload.len(), kind, flags, stream };
+        [&head.bytes()[..], payload].concat()
+    };
+    let settings = frame(kind::SETTINGS, 0, 0, &[]);
+    // :status 200 by the static table.
+    let answer = frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x88]);
+    // Both streams are begun; the second one is above the last that the server took.
+    let goaway = frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+    let lost = || Some(Err(BodyError::ConnectionLost));
+    let refused = || Some(Err(BodyError::Refused));
+    for (said, expected) in [
+        (vec![], [lost(), lost()]),
+        (settings.clone(), [lost(), lost()]),
+        ([&settings[..], &answer].concat(), [Some(Ok(())), lost()]),
+        ([&settings[..], &answer, &goaway].concat(), [Some(Ok(())), refused()]),
+        ([&settings[..], &goaway].concat(), [lost(), refused()]),
+    ] {
+        for closed in [true, false] {
+            let said = io::Cursor::new(said.clone());
+            let io = Deaf { said, closed, was_written_to: false };
+            let (client, connection) = Client::new(io, client_limits(65_535, 65_535));
+            let calls = [Silent::default(), Silent::default()];
+            for call in &calls {
+                let request = Request::post("http://a/b").body(()).unwrap();
+                assert!(client.open(request, call.clone()).is_ok());
+            }
+            let begin = tokio::time::Instant::now();
+            let ended = timeout(PATIENCE, connection).await.expect("ends");
+            let told = calls.map(|call| call.0.lock().unwrap().take());
+            assert_eq!(told, expected, "{closed}");
+            assert_eq!(ended.is_err(), told.contains(&lost()), "{closed}, {expected:?}: {ended:?}");
+            assert_eq!(begin.elapsed() > TICK, !closed, "it waits for its end: {expected:?}");
+            let late =
+                client.open(Request::post("http://a/b").body(()).unwrap(), Silent::default());
+            assert!(late.is_err(), "another connection takes it");
+        }
+    }
 }
 
 /// Half-closes at once, and notes how it ended.

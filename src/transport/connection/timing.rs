@@ -148,6 +148,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             idle.map(|idle| clocks.last_busy + idle),
             keepalive,
             self.last_stream_due(),
+            self.unwritable.as_ref().map(|unwritable| unwritable.until),
             limits.stall_timeout.and_then(|stall| clocks.write_stalled.map(|since| since + stall)),
             clocks.reading_paused.map(|since| since + limits.control_stall_timeout),
             clocks.leave_at,
@@ -222,6 +223,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             self.phase = Phase::Lingering;
             self.is_abandoned = true;
             return;
+        }
+        if let Some(unwritable) = self.unwritable.take_if(|it| it.until <= now) {
+            self.ended = Some(Err(unwritable.error));
+            return self.lose_streams(&BodyError::ConnectionLost);
         }
         if !self.is_greeted() && is_due(Some(self.clocks.began), limits.handshake_timeout) {
             return self.fault(Fault::calm("handshake_timeout"));
