@@ -17,14 +17,15 @@ use super::trial::{Places, UNWRITTEN};
 use super::{Exit, output};
 use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::awake::Awake;
+use crate::harness::bystanders::Bystanders;
 use crate::harness::disturbance::Disturbances;
 use crate::harness::probe::{self, Peer, ProbeError};
 use crate::harness::server::EmbeddedServer;
 use crate::harness::usage::Watched;
 use crate::harness::{provenance, server};
 use crate::record::{
-    self, Gate, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION, Server,
-    Warning, WarningKind,
+    self, Bystander, Gate, Hdr, Measured, Origin, Provenance, Resident, RunRecord, SCHEMA_VERSION,
+    Server, Warning, WarningKind,
 };
 use crate::report;
 use crate::scenario::{
@@ -156,6 +157,7 @@ async fn measure(args: &RunArgs) -> anyhow::Result<RunRecord> {
             return Err(error).context(format!("no figures from {}", args_target(args)));
         }
     };
+    measured.bystanders = watched.look_around();
     let mut not_watched = None;
     if scenario.watch_give_back_ns > Nanos(0) {
         let watch = match measured.stopped_early {
@@ -450,6 +452,7 @@ struct Processes {
     used: Option<[Option<record::Usage>; 2]>,
     resident: Option<Resident>,
     disturbances: Disturbances,
+    bystanders: Bystanders,
     /// When the window was opened.
     began: Option<Instant>,
     /// Why its CPU time and memory are not the server's.
@@ -479,6 +482,7 @@ impl Processes {
             used: None,
             resident,
             disturbances,
+            bystanders: Bystanders::begin(),
             began: None,
             not_the_server: None,
         })
@@ -532,6 +536,11 @@ impl Processes {
         let used = |watched: &Option<Watched>| watched.as_ref().and_then(Watched::end);
         self.used = Some([used(&self.loadgen), used(&self.server)]);
         self.resident(|resident| &mut resident.end_bytes);
+    }
+
+    /// Who else took the machine's time; not before the last echo, which a look at all processes would delay.
+    fn look_around(&self) -> Vec<Bystander> {
+        self.bystanders.busiest(self.server.as_ref())
     }
 
     fn fill(&mut self, measured: &mut Measured) {

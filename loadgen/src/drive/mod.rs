@@ -425,6 +425,7 @@ impl Shards {
             loadgen: None,
             shard_threads: Vec::new(),
             disturbance: None,
+            bystanders: Vec::new(),
             server_resident: None,
             messages_per_server_cpu_s: None,
         };

@@ -3,6 +3,7 @@
 //! Starts and stops processes and reads `/proc`; never touches the measured core.
 
 pub mod awake;
+pub mod bystanders;
 pub mod child;
 pub mod disturbance;
 pub mod null;

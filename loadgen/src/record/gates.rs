@@ -309,6 +309,7 @@ pub fn gates(scenario: &Scenario, measured: &Measured) -> Vec<Gate> {
     gates.extend(
         scenario.null_throughput_messages_per_s.map(|null| headroom(scenario, measured, null.0)),
     );
+    name_bystanders(&mut gates, measured);
     gates
 }
 
@@ -423,6 +424,17 @@ pub fn add_machine_gates(
         )
     }));
     excuse_busy_shards(gates);
+}
+
+/// Says who ran meanwhile where a shard was kept from its core, or may have been.
+fn name_bystanders(gates: &mut [Gate], measured: &Measured) {
+    let Some(used) = measured.bystanders_used() else { return };
+    let late = [GateName::SendLag, GateName::DepartureGaps, GateName::ShardRunDelay];
+    for gate in gates {
+        if gate.verdict == Verdict::Failed && late.contains(&gate.name) {
+            gate.message.push_str(&format!("; meanwhile others ran: {used}"));
+        }
+    }
 }
 
 /// What is carried, beside what loadgen carries against a server that does nothing.

@@ -243,6 +243,10 @@ pub struct Measured {
     /// What others did to the machine in the window; null where it is not known.
     #[serde(default)]
     pub disturbance: Option<Disturbance>,
+    /// Who took the most CPU time of this machine besides server and loadgen, most first, from before loadgen connected
+    /// until it had the last echo; three at most, and none that took less than a hundredth of one core.
+    #[serde(default)]
+    pub bystanders: Vec<Bystander>,
     /// Resident memory of the server at the moments of the run; null if its process is not known.
     #[serde(default)]
     pub server_resident: Option<Resident>,
@@ -260,6 +264,13 @@ impl Measured {
             reason = "a cast of a float saturates, and CPU time is not negative"
         )]
         usage.filter(|_| echoes >= 1.0).map(|used| Nanos((used.cpu().0 as f64 / echoes) as u64))
+    }
+
+    /// What the bystanders used: `kdamond.0 2.4 %, rustc 1.1 % of a core`; `None` if there were none.
+    pub fn bystanders_used(&self) -> Option<String> {
+        let used = |it: &Bystander| format!("{} {:.1} %", it.name, 100.0 * it.core_share);
+        let used: Vec<_> = self.bystanders.iter().map(used).collect();
+        (!used.is_empty()).then(|| format!("{} of a core", used.join(", ")))
     }
 }
 
@@ -378,6 +389,15 @@ pub struct Disturbance {
     /// if there are none.
     #[serde(default)]
     pub awake_idle_share: Option<f64>,
+}
+
+/// A process of this machine, or a thread of its kernel, that is neither server nor loadgen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Bystander {
+    /// As the kernel has it: 15 bytes at most (proc_pid_comm(5)).
+    pub name: String,
+    /// CPU time as a share of one core's.
+    pub core_share: f64,
 }
 
 /// Resident memory of a process as the run goes on. Where anything is idle, each moment up to the load

@@ -162,6 +162,7 @@ fn measured(received: u64, factor: u64, seconds: Vec<Second>) -> Measured {
         loadgen: Some(used),
         shard_threads: Vec::new(),
         disturbance: None,
+        bystanders: Vec::new(),
         server_resident: None,
         messages_per_server_cpu_s: Some(1e6),
     }

@@ -81,6 +81,9 @@ pub fn table(record: &RunRecord) -> String {
         }
         None => {}
     }
+    if let Some(used) = measured.bystanders_used() {
+        line("bystanders", &used);
+    }
     if record.lacks_headroom() {
         line("headroom", &HEADROOM_NOT_MEASURED);
     }
@@ -266,7 +269,7 @@ fn plural(count: usize, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::GateName;
+    use crate::record::{Bystander, GateName};
     use crate::report::example;
 
     /// What stands behind this name in a line of the table.
@@ -294,5 +297,15 @@ mod tests {
         assert_eq!(said(&record, "headroom "), None);
         record.gates.clear();
         assert_eq!(said(&record, "headroom "), None, "a record of before had no gates at all");
+    }
+
+    #[test]
+    fn who_else_ran_has_a_line_whether_the_run_is_valid_or_not() {
+        let mut record = example::closed_loop();
+        assert_eq!(said(&record, "bystanders"), None);
+        let bystander = |name: &str, core_share| Bystander { name: name.to_owned(), core_share };
+        record.measured.bystanders = vec![bystander("kdamond.0", 0.0241), bystander("rustc", 0.01)];
+        let text = said(&record, "bystanders").unwrap();
+        assert_eq!(text, "kdamond.0 2.4 %, rustc 1.0 % of a core");
     }
 }

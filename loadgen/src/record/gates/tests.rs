@@ -1,7 +1,7 @@
 //! What passes each gate, what fails it, and what a failed one says of server and generator.
 
 use super::*;
-use crate::record::WrittenHdr;
+use crate::record::{Bystander, WrittenHdr};
 use crate::report::example;
 
 fn seconds(due_and_received: &[(u64, u64)]) -> Vec<Second> {
@@ -232,4 +232,29 @@ fn a_bound_may_be_met_but_not_passed() {
     assert_eq!(verdict(Some(0.02)), Verdict::Passed);
     assert_eq!(verdict(Some(0.0201)), Verdict::Failed);
     assert_eq!(verdict(None), Verdict::Unknown);
+}
+
+#[test]
+fn a_shard_that_waited_for_its_core_says_who_ran_meanwhile() {
+    let mut record = example::open_loop(1_000.0, 1);
+    let bystander = Bystander { name: "kdamond.0".to_owned(), core_share: 0.024 };
+    record.measured.bystanders = vec![bystander];
+    let message = |record: &RunRecord, run_delay_ns: Nanos| {
+        let mut measured = record.measured.clone();
+        measured.shard_threads = vec![ThreadUsage { cpu_ns: Nanos(0), run_delay_ns }];
+        let gates = gates(&record.scenario, &measured);
+        let gate = gates.into_iter().find(|gate| gate.name == GateName::ShardRunDelay).unwrap();
+        (gate.verdict, gate.message)
+    };
+    let window = record.measured.window_ns;
+    let named = "; meanwhile others ran: kdamond.0 2.4 % of a core";
+    let (verdict, said) = message(&record, window);
+    assert_eq!(verdict, Verdict::Failed);
+    assert!(said.ends_with(named), "{said}");
+    let (verdict, said) = message(&record, Nanos(0));
+    assert_eq!(verdict, Verdict::Passed);
+    assert!(!said.contains("kdamond"), "nobody was in its way: {said}");
+    record.measured.bystanders.clear();
+    let (_, said) = message(&record, window);
+    assert!(!said.contains("meanwhile"), "{said}");
 }
