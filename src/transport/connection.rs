@@ -532,7 +532,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         // Behind the write: a body may give back what it got.
         self.settle_reads();
-        if self.wire.out.is_empty() && !self.needs_flush && self.is_finished() {
+        let all_left = self.wire.out.is_empty() && !self.needs_flush;
+        if (all_left || self.unwritable.is_some()) && self.is_finished() {
             // Shutting down may take the peer, too; it does not get longer than it gets to close.
             self.clocks.close_by.get_or_insert(self.wire.now + LINGER);
             return match Pin::new(&mut self.io).poll_shutdown(cx) {
@@ -619,12 +620,11 @@ fn announce<R: Role>(wire: &mut Wire) {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// The peer may have answered before it closed: what it said is read to its end, if that comes soon, and streams are lost
-    /// only then. Whatever is written meanwhile goes nowhere.
+    /// only then. What waits in the output stays there, so that streams find no room for more.
     fn give_up_writing(&mut self, error: io::Error) {
         self.role.refuse_openings(BodyError::ConnectionLost);
         self.peer_left = true;
-        self.needs_flush = false;
-        self.wire.discard();
+        (self.clocks.write_stalled, self.clocks.reading_paused) = (None, None);
         let until = self.wire.now + LINGER;
         self.unwritable = Some(Box::new(Unwritable { error, until }));
     }
@@ -632,8 +632,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// Writes what waits. Out: whether anything left.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         if self.unwritable.is_some() {
-            self.wire.discard();
-            return Ok(false);
+            // Or nothing would be read any more. Streams have room again, and would find out from nobody.
+            let makes_room = self.wire.control_is_full();
+            if makes_room {
+                self.wire.discard();
+                self.clocks.reading_paused = None;
+            }
+            return Ok(makes_room);
         }
         let mut wrote = false;
         while !self.wire.out.is_empty() {

@@ -157,7 +157,8 @@ struct Watched {
 #[derive(Debug, Default)]
 struct Turns {
     all: u64,
-    /// Those that the connection had asked for, and in which nothing happened: no byte moved, nobody's code was called.
+    /// Those that the connection had asked for, and in which nothing happened: no byte moved, nobody's code was called, no
+    /// stream began or was let go.
     idle: u64,
     idle_in_a_row: u64,
     /// The last one asked for another.
@@ -200,14 +201,14 @@ async fn watch<IO: AsyncRead + AsyncWrite + Unpin, R: Role>(
     watched: Arc<Watched>,
     events: impl Fn() -> u64,
 ) -> Instant {
-    let mut before = events();
+    let mut before = (events(), 0);
     let ended = poll_fn(|cx| {
         let noting = Arc::new(Noting { woken: AtomicBool::new(false), task: cx.waker().clone() });
         let waker = Waker::from(noting.clone());
         let polled = Pin::new(&mut connection).poll(&mut Context::from_waker(&waker));
         let is_woken = polled.is_ready() || noting.woken.load(SeqCst);
         *watched.books.lock().unwrap() = connection.audit(is_woken);
-        let after = events();
+        let after = (events(), connection.kept());
         let mut turns = watched.turns.lock().unwrap();
         let is_idle = after == before;
         turns.note(is_idle, is_woken || connection.goes_on());

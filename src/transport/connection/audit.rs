@@ -149,6 +149,11 @@ impl<IO, R: Role> Connection<IO, R> {
             output_bytes: wire.out.len(),
         }
     }
+
+    /// Streams that were not let go yet, dead ones and those that are lost among them.
+    pub(crate) fn kept(&self) -> usize {
+        self.streams.len() + self.lost.as_ref().map_or(0, |lost| lost.streams.len())
+    }
 }
 
 /// A stream's state without its bytes.
