@@ -18,6 +18,9 @@ const NAMED_MAX: usize = 3;
 /// Whoever took less of one core is not: half of what a shard may wait for its core.
 const CORE_SHARE_MIN: f64 = 0.01;
 
+/// Nor whoever took fewer of the kernel's ticks: the first of them may have been nearly over when the count began.
+const TICKS_MIN: u64 = 2;
+
 /// The kernel gives ids again; with the time of their begin they are unique (proc_pid_stat(5)).
 type Id = (i32, u64);
 
@@ -79,12 +82,14 @@ impl Seen {
 /// Those that took a hundredth of a core at least, most first. Who was not there at the begin began since.
 fn ranked(begin: &Seen, end: Seen, ticks_per_s: u64, passed: Duration) -> Vec<(Id, Bystander)> {
     let passed_ticks = passed.as_secs_f64() * ticks_per_s as f64;
-    let shares = end.0.into_iter().map(|(id, used)| {
+    let shares = end.0.into_iter().filter_map(|(id, used)| {
         let before = begin.0.get(&id).map_or(0, |before| before.ticks);
-        let core_share = used.ticks.saturating_sub(before) as f64 / passed_ticks;
-        (id, Bystander { name: used.name, core_share })
+        let ticks = used.ticks.saturating_sub(before);
+        let core_share = ticks as f64 / passed_ticks;
+        let counts = ticks >= TICKS_MIN && core_share >= CORE_SHARE_MIN;
+        counts.then_some((id, Bystander { name: used.name, core_share }))
     });
-    let mut busy: Vec<_> = shares.filter(|(_, it)| it.core_share >= CORE_SHARE_MIN).collect();
+    let mut busy: Vec<_> = shares.collect();
     busy.sort_by(|(_, a), (_, b)| b.core_share.total_cmp(&a.core_share));
     busy
 }
@@ -127,10 +132,14 @@ mod tests {
             ((8, 9), "rustc", 400),
             ((9, 9), "idle", 0),
         ]);
-        let ranked = ranked(&begin, end, 100, Duration::from_secs(10));
-        let named: Vec<_> =
-            ranked.iter().map(|(_, it)| (it.name.as_str(), it.core_share)).collect();
+        let found = ranked(&begin, end, 100, Duration::from_secs(10));
+        let named: Vec<_> = found.iter().map(|(_, it)| (it.name.as_str(), it.core_share)).collect();
         assert_eq!(named, [("rustc", 0.4), ("kdamond.0", 0.024)]);
+        // In a short run a single tick would be a share.
+        let end = seen(&[((1, 0), "init", 901), ((7, 3), "kdamond.0", 52)]);
+        let found = ranked(&begin, end, 100, Duration::from_secs(1));
+        let named: Vec<_> = found.iter().map(|(_, it)| it.name.as_str()).collect();
+        assert_eq!(named, ["kdamond.0"]);
     }
 
     #[test]
