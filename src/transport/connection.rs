@@ -462,7 +462,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let frames = wire.buffered + wire.out.len() + self.tail.len() + left + block;
         let scarcity = memory.share.is(frames + wire.pending + wire.heads + memory.held.bytes());
         let was_scarce = std::mem::replace(&mut wire.is_scarce, scarcity != Scarcity::None);
-        if scarcity == Scarcity::Exhausted && self.phase != Phase::Closing {
+        let is_over = matches!(self.phase, Phase::Closing | Phase::Lingering);
+        if scarcity == Scarcity::Exhausted && !is_over {
             self.fault(Fault::calm("memory_exhausted"));
             return true;
         }

@@ -573,7 +573,7 @@ impl Wire {
         let owed = size.saturating_sub(open + self.buffered);
         let is_due = owed > 0 && owed >= open;
         if !is_due || !self.is_scarce {
-            self.starved_since = None;
+            (self.starved_since, self.withheld_since) = (None, None);
         }
         if is_due {
             if self.is_scarce {

@@ -12,7 +12,7 @@ use super::super::hpack::HpackError;
 use super::super::limits::FloodKind;
 use super::super::stream::Key;
 use super::super::wire::Core;
-use super::{Block, Connection, Handshake, Phase, Role, Slot};
+use super::{Block, Connection, Handshake, Phase, Role, Slot, now};
 
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
@@ -180,6 +180,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         core.head_bytes = head_bytes;
         self.wire.heads += head_bytes;
         let mut app = self.role.accept(&mut core, &self.wakes, request);
+        // The turn may have begun long before this was read, on a core that others had meanwhile: no deadline is early for that.
+        core.deadline = core.deadline.map(|deadline| deadline + (now() - self.wire.now));
         if end {
             // An end without data and trailers is never malformed.
             self.role.end(&mut core, &mut app);

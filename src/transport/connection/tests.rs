@@ -105,6 +105,8 @@ struct Peer {
     got: Vec<u8>,
     is_deaf: bool,
     is_gone: bool,
+    /// Each read takes so long.
+    takes: Duration,
 }
 
 impl AsyncRead for Peer {
@@ -113,6 +115,8 @@ impl AsyncRead for Peer {
         _: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < self.takes {}
         if self.said.is_empty() && self.is_gone {
             return Poll::Ready(Ok(()));
         }
@@ -558,6 +562,20 @@ async fn a_header_bomb_counts_whatever_becomes_of_its_stream() {
 }
 
 #[tokio::test]
+async fn a_deadline_is_not_early_by_the_time_that_the_turn_took_before_it_read_the_request() {
+    let mut probe = Probe::new(Limits::default());
+    probe.settle().await;
+    probe.connection.io.takes = Duration::from_millis(20);
+    probe.open(1, &[("hold", ""), ("content-type", "application/grpc"), ("grpc-timeout", "1H")]);
+    let begin = std::time::Instant::now();
+    let poll = poll_fn(|cx| Poll::Ready(Pin::new(&mut probe.connection).poll(cx))).await;
+    assert!(poll.is_pending());
+    let (deadline, _) = probe.connection.deadlines.first().expect("it holds its stream");
+    let hour = Duration::from_secs(3_600);
+    assert!(*deadline >= begin + probe.connection.io.takes + hour, "{:?}", *deadline - begin);
+}
+
+#[tokio::test]
 async fn a_client_that_reads_nothing_cannot_gather_answers_to_deadlines() {
     let mut probe = Probe::new(Limits { stall_timeout: None, ..Limits::default() });
     probe.acknowledge();
@@ -693,6 +711,42 @@ async fn a_connection_that_slept_while_memory_was_scarce_takes_its_first_stream_
     probe.open(3, &[]);
     probe.settle().await;
     assert!(probe.connection.index.contains_key(&3), "memory is free, but the stream was refused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_lingers_is_not_ended_once_more_for_memory_that_a_layer_above_holds() {
+    let counters = Arc::<Counters>::default();
+    let total = Total::new(1_000, counters.clone());
+    let mut probe = Probe::new(Limits::default());
+    let held = Held::new(10_000);
+    let memory = Memory { share: Share::new(total), held: held.clone() };
+    probe.connection = probe.connection.with_memory(memory);
+    probe.say(kind::DATA, 0, 99, b"of a stream that is idle");
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [0]);
+    assert!(held.hold(2_000));
+    probe.connection.io.said.push_back(0);
+    probe.settle().await;
+    assert_eq!(probe.goaways(), [0], "said behind the shutdown");
+    tokio::time::advance(LINGER).await;
+    probe.settle().await;
+    assert!(probe.is_over);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_granted_is_waited_for_by_no_timer() {
+    let mut probe = Probe::new(Limits::default());
+    probe.settle().await;
+    let wire = &mut probe.connection.wire;
+    let open = wire.recv.open();
+    wire.recv.receive(open).unwrap();
+    wire.is_scarce = true;
+    wire.grant_connection();
+    assert!(wire.withheld_since.is_some());
+    wire.is_scarce = false;
+    wire.grant_connection();
+    assert!(wire.recv.open() > 0);
+    assert_eq!(wire.withheld_since, None);
 }
 
 #[tokio::test]
