@@ -43,7 +43,7 @@ pub struct Bystanders {
 }
 
 impl Bystanders {
-    /// Counts from now. Takes a millisecond for some hundred processes: not while anything is measured.
+    /// Counts from now. Reads a file of each process: not while anything is measured.
     pub fn begin() -> Self {
         Bystanders { began: Instant::now(), begin: Seen::now() }
     }
