@@ -74,26 +74,50 @@ fn what_the_papers_link_to_is_there() {
     }
 }
 
-/// What stands between `<!-- table:begin PATH -->` and its end, with PATH.
-fn tables(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    text.split("<!-- table:begin ").skip(1).map(|rest| {
-        let (path, rest) = rest.split_once(" -->\n").unwrap();
-        (path, rest.split_once("<!-- table:end -->").unwrap().0)
-    })
+/// What stands between `<!-- KIND:begin PATH -->` and its end, with PATH.
+fn generated<'a>(text: &'a str, kind: &str) -> Vec<(&'a str, &'a str)> {
+    let begin = format!("<!-- {kind}:begin ");
+    let end = format!("<!-- {kind}:end -->");
+    text.split(&begin)
+        .skip(1)
+        .map(|rest| {
+            let (path, rest) = rest.split_once(" -->\n").unwrap();
+            (path, rest.split_once(&end).unwrap().0.trim_end())
+        })
+        .collect()
 }
 
 /// `.ci/figures` puts them there.
 #[test]
-fn the_tables_of_the_readme_are_those_of_the_records() {
+fn the_tables_and_pictures_of_the_readme_are_those_of_the_records() {
     let readme = read("README.md");
-    assert!(tables(&readme).next().is_some(), "README.md shows no table");
-    for (path, table) in tables(&readme) {
+    let (tables, pictures) = (generated(&readme, "table"), generated(&readme, "picture"));
+    assert!(!tables.is_empty(), "README.md shows no table");
+    for (path, table) in &tables {
+        assert_eq!(*table, read(path).trim_end(), "run .ci/figures: {path} says otherwise");
+    }
+    assert!(!pictures.is_empty(), "README.md shows no picture");
+    for (path, picture) in &pictures {
+        let title = read(path)
+            .split_once("<title>")
+            .unwrap()
+            .1
+            .split_once("</title>")
+            .unwrap()
+            .0
+            .to_owned();
         assert_eq!(
-            table.trim_end(),
-            read(path).trim_end(),
+            *picture,
+            format!("![{title}]({path})"),
             "run .ci/figures: {path} says otherwise"
         );
     }
+    let folder = |(path, _): &(&str, &str)| Path::new(path).parent().map(Path::to_owned);
+    assert_eq!(
+        tables.first().map(folder),
+        pictures.first().map(folder),
+        "the picture is not of the records that the table is of"
+    );
 }
 
 #[test]

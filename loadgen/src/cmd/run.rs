@@ -10,11 +10,10 @@ use anyhow::Context;
 use bidi_echo::build_info;
 use bidi_echo::config::{Config, LISTEN, Transport};
 use bidi_echo::error::Error;
-use tokio::signal::ctrl_c;
 
 use super::servers::cores;
 use super::trial::{Places, UNWRITTEN};
-use super::{Exit, output};
+use super::{Exit, interrupt, output};
 use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::awake::Awake;
 use crate::harness::bystanders::Bystanders;
@@ -311,16 +310,14 @@ fn file(args: &RunArgs) -> Option<&Path> {
     args.json.as_deref().filter(|path| *path != Path::new("-"))
 }
 
-/// The first Ctrl-C ends the run in order; the second ends the program.
+/// The first Ctrl-C or SIGTERM ends the run in order; the second ends the program.
 async fn interrupted() {
-    if ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    interrupt::interrupted().await;
+    let again = interrupt::interrupted();
     tokio::spawn(async {
-        if ctrl_c().await.is_ok() {
-            tell!("loadgen: second Ctrl-C: ending without figures");
-            process::exit(1);
-        }
+        again.await;
+        tell!("loadgen: asked a second time to end: without figures");
+        process::exit(1);
     });
 }
 

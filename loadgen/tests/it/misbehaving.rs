@@ -322,17 +322,18 @@ fn a_server_that_dies_leaves_the_figures_until_then(
 }
 
 #[rstest]
-fn ctrl_c_ends_in_order_and_marks_the_record(
+fn who_asks_for_the_end_gets_it_in_order_and_the_record_is_marked(
     #[values(INLINE, TASK, TONIC)] server: Transport,
     #[values(ClientName::Inline, ClientName::Tonic)] client: ClientName,
 ) {
     let (server, client) = (ServerProcess::start(server), typed(client));
     let target = ["--target", &server.target, "--client", &client];
-    for load in [&["--in-flight", "2"][..], &["--rate", "2000"]] {
+    let loads = [&["--in-flight", "2"][..], &["--rate", "2000"]];
+    for (load, signal) in loads.into_iter().zip([Signal::INT, Signal::TERM]) {
         let flags = ["--warmup", "0s", "--duration", "60s", "--json", "-"];
         let mut running = Running::start(&[&target, &flags[..], load].concat());
         running.wait_for("  2 %");
-        running.signal(Signal::INT);
+        running.signal(signal);
         let (exit, record) = parsed(&running.finish());
         assert_eq!(exit, 0, "{record:#}");
         assert_eq!(record["measured"]["stopped_early"], true);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rstest::rstest;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -114,22 +115,45 @@ fn a_load_of_so_many_messages_is_whole_when_some_of_them_were_shed() {
     assert_eq!(record["measured"]["stopped_early"], false, "{record:#}");
 }
 
-#[test]
-fn ctrl_c_in_the_drain_gives_what_there_is() {
-    let server = ServerProcess::start(INLINE);
-    let load = ["--target", &server.target, "--streams", "3", "--duration", "500ms"];
+/// Three streams with a message in flight each, a server that answers none of them, and a drain that waits for it.
+fn waits_for(server: &ServerProcess, duration: &str) -> Running {
+    let load = ["--target", &server.target, "--streams", "3", "--duration", duration];
     let how = ["--warmup", "0s", "--drain-limit", "600s", "--json", "-"];
     let mut running = Running::start(&[&load[..], &how].concat());
     running.wait_for("measuring");
     server.signal(Signal::STOP);
+    running
+}
+
+#[rstest]
+fn who_asks_for_the_end_in_the_drain_gets_what_there_is(
+    #[values(Signal::INT, Signal::TERM)] signal: Signal,
+) {
+    let server = ServerProcess::start(INLINE);
+    let mut running = waits_for(&server, "500ms");
     running.wait_for("draining");
-    running.signal(Signal::INT);
+    running.signal(signal);
     let (exit, record) = parsed(&running.finish());
     server.signal(Signal::CONT);
     assert_eq!(exit, 1, "{record:#}");
     assert_eq!(record["measured"]["stopped_early"], true);
     assert_eq!(number(&record, "/measured/messages_lost"), 3);
     assert_eq!(number(&record, "/measured/streams_unfinished"), 3);
+}
+
+#[test]
+fn who_asks_twice_for_the_end_waits_for_nothing() {
+    let server = ServerProcess::start(INLINE);
+    let mut running = waits_for(&server, "600s");
+    running.signal(Signal::TERM);
+    running.wait_for("draining");
+    running.signal(Signal::INT);
+    let output = running.finish();
+    server.signal(Signal::CONT);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("asked a second time to end: without figures"), "{said}");
 }
 
 #[test]
