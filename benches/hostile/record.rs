@@ -288,6 +288,7 @@ impl Record {
             "build": {
                 "version": build_info::VERSION,
                 "revision": build_info::REVISION,
+                "profile": build_info::PROFILE,
                 "opt_level": build_info::OPT_LEVEL,
                 "debug_assertions": build_info::DEBUG_ASSERTIONS,
                 "rustc": build_info::RUSTC,
@@ -341,12 +342,13 @@ impl Record {
         }
         let _ = write!(
             out,
-            "\n## Host and build\n\n{cpu}, {kernel}. bidi-echo {version} ({revision}), opt-level {opt}, \
-             debug assertions {assertions}, {rustc}.\n\nAll figures of all runs: [hostile.json](hostile.json).\n",
+            "\n## Host and build\n\n{cpu}, {kernel}. bidi-echo {version} ({revision}), profile {profile}, \
+             opt-level {opt}, debug assertions {assertions}, {rustc}.\n\nAll figures of all runs: [hostile.json](hostile.json).\n",
             cpu = cpu_model(),
             kernel = kernel(),
             version = build_info::VERSION,
             revision = build_info::REVISION,
+            profile = build_info::PROFILE,
             opt = build_info::OPT_LEVEL,
             assertions = if build_info::DEBUG_ASSERTIONS { "on" } else { "off" },
             rustc = build_info::RUSTC,
