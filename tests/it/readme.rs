@@ -74,17 +74,17 @@ fn what_the_papers_link_to_is_there() {
     }
 }
 
+/// What stands in `text` behind `begin` and before the next `end`.
+fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
+    let (_, rest) = text.split_once(begin).unwrap();
+    rest.split_once(end).unwrap().0
+}
+
 /// What stands between `<!-- KIND:begin PATH -->` and its end, with PATH.
 fn generated<'a>(text: &'a str, kind: &str) -> Vec<(&'a str, &'a str)> {
-    let begin = format!("<!-- {kind}:begin ");
-    let end = format!("<!-- {kind}:end -->");
-    text.split(&begin)
-        .skip(1)
-        .map(|rest| {
-            let (path, rest) = rest.split_once(" -->\n").unwrap();
-            (path, rest.split_once(&end).unwrap().0.trim_end())
-        })
-        .collect()
+    let (begin, end) = (format!("<!-- {kind}:begin "), format!("<!-- {kind}:end -->"));
+    let parts = text.split(&begin).skip(1).map(|rest| rest.split_once(" -->\n").unwrap());
+    parts.map(|(path, rest)| (path, between(rest, "", &end).trim_end())).collect()
 }
 
 /// `.ci/figures` puts them there.
@@ -98,14 +98,8 @@ fn the_tables_and_pictures_of_the_readme_are_those_of_the_records() {
     }
     assert!(!pictures.is_empty(), "README.md shows no picture");
     for (path, picture) in &pictures {
-        let title = read(path)
-            .split_once("<title>")
-            .unwrap()
-            .1
-            .split_once("</title>")
-            .unwrap()
-            .0
-            .to_owned();
+        let svg = read(path);
+        let title = between(&svg, "<title>", "</title>");
         assert_eq!(
             *picture,
             format!("![{title}]({path})"),
