@@ -153,11 +153,13 @@ async fn compare(args: &CompareArgs) -> anyhow::Result<Exit> {
         anyhow::Ok((supplies, records, awake))
     };
     let (supplies, records, awake) = prepared(ready, &mut stop).await?;
+    let calm = args.places.calm();
     let places = Places {
         server_cpus: &server_cpus,
         loadgen_cpus: &loadgen_cpus,
         shards: None,
         awake_cpus: awake.cpus(),
+        calm: &calm,
     };
     let null_throughput = prepared(places.null_throughput(&args.load), &mut stop).await?;
     tell!("compare: against a null echo loadgen carries {null_throughput}");
@@ -402,7 +404,7 @@ impl Comparing<'_> {
         let json = self.records.file(&format!("{}.{number}.json", ["a", "b"][place]));
         match &self.supplies[place] {
             Supply::Fresh(command) => trial.on(command, &json).await,
-            Supply::Running(target) => trial.at(target, None, &json).await,
+            Supply::Running(target) => trial.at(target, &json).await,
         }
     }
 

@@ -87,7 +87,7 @@ impl Places<'_> {
 
     /// What a figure is of.
     fn key(&self, host: &Host, build: Build, flags: &[String]) -> String {
-        let Places { server_cpus, loadgen_cpus, shards, awake_cpus } = self;
+        let Places { server_cpus, loadgen_cpus, shards, awake_cpus, .. } = self;
         let Host { cpu_model, cores, kernel } = host;
         let shards = shards.map_or(String::new(), |shards| format!(" shards {shards}"));
         let awake = match awake_cpus.is_empty() {
@@ -231,6 +231,7 @@ fn write(cache: &Path, known: &BTreeMap<String, f64>) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::harness::calm::Calm;
     use crate::report::example;
 
     #[test]
@@ -245,8 +246,14 @@ mod tests {
 
     #[test]
     fn what_one_build_carries_is_not_taken_for_what_another_does() {
-        let places =
-            Places { server_cpus: &[0], loadgen_cpus: &[1], shards: None, awake_cpus: &[] };
+        let calm = Calm::default();
+        let places = Places {
+            server_cpus: &[0],
+            loadgen_cpus: &[1],
+            shards: None,
+            awake_cpus: &[],
+            calm: &calm,
+        };
         let record = example::closed_loop();
         let (host, release) = (&record.provenance.host, record.provenance.loadgen);
         let key = |build: &Build| places.key(host, build.clone(), &["--streams".to_owned()]);

@@ -17,6 +17,7 @@ use super::{Exit, interrupt, output};
 use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::awake::Awake;
 use crate::harness::bystanders::Bystanders;
+use crate::harness::calm::Calm;
 use crate::harness::disturbance::Disturbances;
 use crate::harness::probe::{self, Peer, ProbeError};
 use crate::harness::server::EmbeddedServer;
@@ -230,7 +231,8 @@ async fn add_headroom(
     let Scenario { cpus: loadgen_cpus, awake_cpus, .. } = &*scenario;
     // As suite, compare and search write it, so that what one has measured is known to all.
     let shards = (scenario.shards != loadgen_cpus.len()).then_some(scenario.shards);
-    let places = Places { server_cpus, loadgen_cpus, shards, awake_cpus };
+    let calm = Calm::default();
+    let places = Places { server_cpus, loadgen_cpus, shards, awake_cpus, calm: &calm };
     tell!("loadgen: what it carries against a null echo is measured once, and remembered");
     let null = tokio::select! {
         null = places.null_throughput(&load) => null?,

@@ -71,6 +71,7 @@ async fn search(args: &SearchArgs) -> anyhow::Result<Exit> {
     let (awake, supply) = prepared(ready, &mut stop).await?;
     let ask = Ask {
         awake_cpus: awake.cpus().to_vec(),
+        calm: args.places.calm(),
         name: args.server.to_string(),
         supply,
         slo: args.slo.clone(),

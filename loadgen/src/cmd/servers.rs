@@ -9,6 +9,7 @@ use bidi_echo::config::{Placement, Transport};
 use clap::Args;
 
 use crate::harness::awake::Awake;
+use crate::harness::calm::Calm;
 use crate::harness::peers::{PeerError, Peers, ServerCommand};
 use crate::scenario::UsageError;
 use crate::units::Nanos;
@@ -42,6 +43,10 @@ pub(super) struct WhereArgs {
     #[arg(long)]
     pub(super) keep_awake: bool,
 
+    /// Before each run, wait until others take at most 1 % of these cores, for so long at most over all runs
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    pub(super) calm_limit: Nanos,
+
     /// Where peers are described
     #[arg(long, value_name = "PATH", default_value = "loadgen/peers/peers.toml")]
     pub(super) peers: PathBuf,
@@ -52,6 +57,10 @@ pub(super) struct WhereArgs {
 }
 
 impl WhereArgs {
+    pub(super) fn calm(&self) -> Calm {
+        Calm::within(self.calm_limit)
+    }
+
     /// Keeps the cores of both sides awake if that was asked for: of loadgen alone where a server runs already, wherever.
     pub(super) async fn awake(
         &self,

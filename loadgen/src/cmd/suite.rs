@@ -29,6 +29,7 @@ use super::search::steps::Found;
 use super::servers::as_usage;
 use super::trial::{Places, Preheat, Trial, TrialError, Tried, disturbance};
 use crate::harness::awake::Awake;
+use crate::harness::calm::{Calm, LOST_SHARE_MAX};
 use crate::harness::peers::{Peer, PeerError, PeerPayload, Peers, ServerCommand};
 use crate::harness::provenance;
 use crate::record::{self, Host};
@@ -87,6 +88,8 @@ struct Suite {
     is_foreign: bool,
     /// host.txt of the folder.
     host: String,
+    /// How long runs may still wait for a calm machine.
+    calm: Calm,
 }
 
 impl Suite {
@@ -113,8 +116,8 @@ impl Suite {
         let usual = || Path::new("results").join(format!("{date}-{name}"));
         let out = args.out.clone().unwrap_or_else(usual);
         let host = host(&started_at);
-        let resume = args.resume;
-        Ok(Suite { name, text, plan, peers, out, resume, is_foreign: false, host })
+        let (resume, calm) = (args.resume, Calm::within(plan.calm_limit));
+        Ok(Suite { name, text, plan, peers, out, resume, is_foreign: false, host, calm })
     }
 
     /// How it ended: well if something was measured, and every run went well and is valid.
@@ -245,7 +248,7 @@ impl Suite {
     fn places<'a>(&'a self, awake: &'a Awake) -> Places<'a> {
         let Plan { server_cpus, loadgen_cpus, .. } = &self.plan;
         let awake_cpus = awake.cpus();
-        Places { server_cpus, loadgen_cpus, shards: None, awake_cpus }
+        Places { server_cpus, loadgen_cpus, shards: None, awake_cpus, calm: &self.calm }
     }
 
     /// What loadgen carries of each scenario that lacks runs against a server that does nothing.
@@ -536,6 +539,14 @@ impl Suite {
              METHODOLOGY.md."
         )
         .expect("a String takes whatever is written");
+        if self.plan.calm_limit > Nanos(0) {
+            text.push_str(&format!(
+                "Before each run others were waited for until they took at most {} % of these cores, {} at most over all \
+                 runs of one start of the suite.\n",
+                100.0 * LOST_SHARE_MAX,
+                self.plan.calm_limit
+            ));
+        }
         for scenario in &self.plan.scenarios {
             if scenario.keep_awake {
                 text.push_str(&format!(
@@ -828,6 +839,7 @@ transport = "inline"
             resume: false,
             is_foreign: false,
             host: String::new(),
+            calm: Calm::default(),
         };
         let preface = suite.preface(true);
         for line in [

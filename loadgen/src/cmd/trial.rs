@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::harness::calm::Calm;
 use crate::harness::child::Child;
 use crate::harness::peers::{PeerError, ServerCommand, ServerProcess};
 use crate::record::{self, Gate, GateName, OPEN_LOOP_NS_MIN, RunRecord, Verdict};
@@ -32,6 +33,8 @@ pub(super) struct Places<'a> {
     pub(super) shards: Option<usize>,
     /// Which cores somebody keeps awake meanwhile.
     pub(super) awake_cpus: &'a [usize],
+    /// How long runs wait for others to leave these cores.
+    pub(super) calm: &'a Calm,
 }
 
 /// How a run is done.
@@ -108,6 +111,7 @@ impl Trial<'_> {
         server: &ServerCommand,
         json: &Path,
     ) -> Result<Tried, TrialError> {
+        self.calm().await;
         let server = server.start(self.places.server_cpus, self.contract).await?;
         let tried = match self.preheat(&server).await {
             Ok(()) => self.against(&server, json).await,
@@ -133,16 +137,22 @@ impl Trial<'_> {
 
     async fn against(&self, server: &ServerProcess, json: &Path) -> Result<Tried, TrialError> {
         let pid = server.pid().map(|pid| pid.to_string());
-        self.at(&target(server), pid.as_deref(), json).await
+        self.by(&target(server), pid.as_deref(), json).await
     }
 
-    /// Runs against what listens at `target`, `pid` if that is known.
-    pub(super) async fn at(
-        &self,
-        target: &str,
-        pid: Option<&str>,
-        json: &Path,
-    ) -> Result<Tried, TrialError> {
+    async fn calm(&self) {
+        let Places { server_cpus, loadgen_cpus, calm, .. } = self.places;
+        calm.wait(server_cpus.iter().chain(loadgen_cpus).copied()).await;
+    }
+
+    /// Runs against what listens at `target` already.
+    pub(super) async fn at(&self, target: &str, json: &Path) -> Result<Tried, TrialError> {
+        self.calm().await;
+        self.by(target, None, json).await
+    }
+
+    /// `pid`: the server's, if that is known.
+    async fn by(&self, target: &str, pid: Option<&str>, json: &Path) -> Result<Tried, TrialError> {
         let done = self.process(target, pid, json).await;
         done.unwrap_or_else(|error| Ok(Tried::Failed(None, error.to_string())))
     }

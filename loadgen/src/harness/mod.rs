@@ -4,6 +4,7 @@
 
 pub mod awake;
 pub mod bystanders;
+pub mod calm;
 pub mod child;
 pub mod disturbance;
 pub mod null;

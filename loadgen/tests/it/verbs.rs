@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::support::{SEARCHED, is_kept_from_judging, loadgen, quiet, two_cpus};
 
@@ -262,6 +263,31 @@ fn a_run_that_fails_is_repeated_and_fails_the_comparison_in_the_end() {
     assert!(always.contains("4 runs failed, the last of cmd:sh "), "{always}");
     assert!(always.contains("no pair of valid runs"), "{always}");
     assert!(always.contains(", 4 failed, no verdict"), "{always}");
+}
+
+#[test]
+fn runs_wait_for_others_to_leave_their_cores_no_longer_than_they_may() {
+    if two_cpus().is_none() {
+        return;
+    }
+    let _quiet = quiet();
+    let folder = tempfile::tempdir().unwrap();
+    let server = failing(folder.path(), "*");
+    let (over, cores) = (AtomicBool::new(false), std::thread::available_parallelism().unwrap());
+    let output = std::thread::scope(|scope| {
+        for _ in 0..cores.get() {
+            scope.spawn(|| while !over.load(Relaxed) {});
+        }
+        let flags = ["--streams", "20", "--calm-limit", "1s"];
+        let output = loadgen(&[&["compare", &server, "inline"][..], &QUICK, &flags].concat());
+        over.store(true, Relaxed);
+        output
+    });
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lines = |text: &str| said.lines().filter(|line| line.starts_with(text)).count();
+    assert_eq!(lines("calm: others took "), 1, "{said}");
+    assert_eq!(lines("calm: no more waiting; the gates judge what follows"), 1, "{said}");
+    assert!(said.contains("out of luck"), "{said}");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use crate::cmd::interrupt::prepared;
 use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Places, Preheat, Trial, Tried, disturbance, is_overload};
+use crate::harness::calm::Calm;
 use crate::record::{Gate, RunRecord, samples_min};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
@@ -93,13 +94,15 @@ pub(in crate::cmd) struct Ask {
     pub(in crate::cmd) loadgen_cpus: Vec<usize>,
     /// Which somebody keeps awake meanwhile.
     pub(in crate::cmd) awake_cpus: Vec<usize>,
+    /// How long trials wait for others to leave the cores.
+    pub(in crate::cmd) calm: Calm,
     pub(in crate::cmd) records: Records,
 }
 
 impl Ask {
     fn places(&self) -> Places<'_> {
-        let Ask { server_cpus, loadgen_cpus, awake_cpus, .. } = self;
-        Places { server_cpus, loadgen_cpus, shards: None, awake_cpus }
+        let Ask { server_cpus, loadgen_cpus, awake_cpus, calm, .. } = self;
+        Places { server_cpus, loadgen_cpus, shards: None, awake_cpus, calm }
     }
 }
 
@@ -303,7 +306,7 @@ impl Searching<'_> {
         let json = records.file(&name);
         let tried = match supply {
             Supply::Fresh(command) => trial.on(command, &json).await?,
-            Supply::Running(target) => trial.at(target, None, &json).await?,
+            Supply::Running(target) => trial.at(target, &json).await?,
         };
         Ok(match tried {
             Tried::Valid(record) | Tried::Invalid(record, _) => {

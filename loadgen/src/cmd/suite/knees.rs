@@ -154,6 +154,7 @@ impl Suite {
             server_cpus: self.plan.server_cpus.clone(),
             loadgen_cpus: self.plan.loadgen_cpus.clone(),
             awake_cpus: awake.cpus().to_vec(),
+            calm: self.calm.clone(),
             records: Records::new(None)?,
         })
     }
@@ -185,6 +186,7 @@ mod tests {
 
     use super::*;
     use crate::cmd::suite::plan::Plan;
+    use crate::harness::calm::Calm;
 
     const SUITE: &str = r#"
 [suite]
@@ -224,6 +226,7 @@ transport = "inline"
             resume: true,
             is_foreign: false,
             host: String::new(),
+            calm: Calm::default(),
         }
     }
 

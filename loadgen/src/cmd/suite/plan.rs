@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) duration: Nanos,
     pub(super) server_cpus: Vec<usize>,
     pub(super) loadgen_cpus: Vec<usize>,
+    /// How long runs wait in all for others to leave these cores.
+    pub(super) calm_limit: Nanos,
     /// Server that the others are divided by.
     pub(super) baseline: String,
     /// Server that is divided by each of the others, if the file names one.
@@ -242,6 +244,7 @@ impl Plan {
             duration,
             server_cpus: file.suite.server_cpus,
             loadgen_cpus: file.suite.loadgen_cpus,
+            calm_limit: file.suite.calm_limit,
             baseline,
             subject: file.suite.subject,
             client: file.suite.client,
@@ -351,6 +354,8 @@ struct Suite {
     duration: Nanos,
     server_cpus: Vec<usize>,
     loadgen_cpus: Vec<usize>,
+    #[serde(default, deserialize_with = "parsed")]
+    calm_limit: Nanos,
     baseline: String,
     subject: Option<String>,
     client: Option<ClientName>,

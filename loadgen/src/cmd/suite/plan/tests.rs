@@ -61,6 +61,13 @@ fn cores_are_kept_awake_for_the_scenarios_that_say_so() {
 }
 
 #[test]
+fn others_are_waited_for_only_where_a_suite_says_so() {
+    assert_eq!(parse(SUITE).unwrap().calm_limit, Nanos(0));
+    let calm = SUITE.replacen("[suite]", "[suite]\ncalm_limit = \"2m\"", 1);
+    assert_eq!(parse(&calm).unwrap().calm_limit, Nanos(120 * Nanos::SECOND.0));
+}
+
+#[test]
 fn a_suite_is_read_with_its_times_sizes_and_paths() {
     let plan = parse(SUITE).unwrap();
     assert_eq!((plan.repetitions, plan.duration), (2, Nanos(3 * Nanos::SECOND.0)));
