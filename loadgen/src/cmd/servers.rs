@@ -43,7 +43,7 @@ pub(super) struct WhereArgs {
     #[arg(long)]
     pub(super) keep_awake: bool,
 
-    /// Before each run, wait until others take at most 1 % of these cores, for so long at most over all runs
+    /// Before each run, wait until others take at most 2 % of each of these cores, for so long at most over all runs
     #[arg(long, value_name = "TIME", default_value = "0s")]
     pub(super) calm_limit: Nanos,
 

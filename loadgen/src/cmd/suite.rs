@@ -541,7 +541,7 @@ impl Suite {
         .expect("a String takes whatever is written");
         if self.plan.calm_limit > Nanos(0) {
             text.push_str(&format!(
-                "Before each run others were waited for until they took at most {} % of these cores, {} at most over all \
+                "Before each run others were waited for until they took at most {} % of each of these cores, {} at most over all \
                  runs of one start of the suite.\n",
                 100.0 * LOST_SHARE_MAX,
                 self.plan.calm_limit
@@ -804,6 +804,7 @@ warmup = "500ms"
 duration = "2s"
 server_cpus = [0]
 loadgen_cpus = [1]
+calm_limit = "30s"
 baseline = "ours"
 
 [[scenario]]
@@ -843,6 +844,8 @@ transport = "inline"
         };
         let preface = suite.preface(true);
         for line in [
+            "Before each run others were waited for until they took at most 2 % of each of these cores, 30 s at most over all runs of one \
+             start of the suite.",
             "Runs of own measure for 6 s.",
             "Before runs of own the warm-up is 4 s, whatever the server.",
             "After runs of own missing echoes are waited for for 9 s.",

@@ -69,6 +69,9 @@ const HEADROOM_MIN: f64 = 1.5;
 /// A server that used so much of its cores was the bottleneck of a closed loop, whatever loadgen can do.
 const SATURATED_SHARE_MIN: f64 = 0.95;
 
+/// What p99 leaves out.
+const OTHERS_IN_P99_MIN: f64 = 0.01;
+
 /// Time that the host took from this machine's cores, as a share.
 const STEAL_SHARE_MAX: f64 = 0.02;
 
@@ -190,6 +193,15 @@ impl RunRecord {
     pub fn server_cpu_share_if_unsaturated(&self) -> Option<f64> {
         let is_closed = matches!(self.scenario.load, Load::ClosedLoop { .. });
         self.measured.server_cpu_share.filter(|used| is_closed && *used < SATURATED_SHARE_MIN)
+    }
+
+    /// What else ran on the machine during an open loop, if it was so much of a core that the slowest hundredth of the messages may have
+    /// waited for that and not for the server: messages that come at any moment find a core taken as often as it is. What a
+    /// shard waited for is in L and has its gate; what kept the server from its core is in S, and no gate tells it from the server's own.
+    pub fn others_in_p99(&self) -> Option<String> {
+        let is_open = matches!(self.scenario.load, Load::OpenLoop { .. });
+        let used: f64 = self.measured.bystanders.iter().map(|it| it.core_share).sum();
+        self.measured.bystanders_used().filter(|_| is_open && used >= OTHERS_IN_P99_MIN)
     }
 
     /// Whether the gate that failed says that some messages of a closed loop had no echo in all the time that was measured,

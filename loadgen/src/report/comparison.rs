@@ -125,6 +125,8 @@ pub struct Figures {
     pub share_given_back: Option<f64>,
     /// Why a closed loop says at least what the server carries, although no gate failed: it had time to spare.
     pub unsaturated: Option<String>,
+    /// What else ran meanwhile, if p99 may be of that.
+    pub others: Option<String>,
     /// What its record warns of.
     pub warnings: Vec<WarningKind>,
 }
@@ -158,6 +160,7 @@ impl Figures {
             unsaturated: record
                 .server_cpu_share_if_unsaturated()
                 .map(|used| format!("the server used {:.0} % of its cores' time", 100.0 * used)),
+            others: record.others_in_p99().map(|used| format!("others ran: {used}")),
             warnings: record.warnings.iter().map(|warning| warning.kind).collect(),
         })
     }
@@ -247,7 +250,11 @@ impl Contender {
     fn marked(&self, mark: Mark) -> Option<(usize, &str)> {
         let mut reasons = self.runs.iter().filter_map(|run| match run {
             Outcome::Marked(_, its, why) if *its == mark => Some(why.as_str()),
-            Outcome::Counted(figures) if mark == Mark::Bound => figures.unsaturated.as_deref(),
+            Outcome::Counted(figures) => match mark {
+                Mark::Bound => figures.unsaturated.as_deref(),
+                Mark::Others => figures.others.as_deref(),
+                _ => None,
+            },
             _ => None,
         });
         let first = reasons.next()?;
@@ -256,11 +263,7 @@ impl Contender {
 
     /// Those of its figures.
     pub(super) fn marks(&self) -> Marks {
-        let of_runs = self.runs.iter().filter_map(|run| match run {
-            Outcome::Marked(_, mark, _) => Some(*mark),
-            Outcome::Counted(figures) => figures.unsaturated.as_ref().map(|_| Mark::Bound),
-            _ => None,
-        });
+        let of_runs = Mark::ALL.into_iter().filter(|mark| self.marked(*mark).is_some());
         let is_own = |run: &Outcome| matches!(run, Outcome::Overloaded(_) | Outcome::Failed(_));
         let is_partly = self.counted().next().is_some() && self.runs.iter().any(is_own);
         of_runs

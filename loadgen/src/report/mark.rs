@@ -17,12 +17,15 @@ pub enum Mark {
     Survivors,
     /// An open loop's rate is a share of a knee that could not be judged to its end.
     OpenKnee,
+    /// What else ran on the machine took so much of a core that p99 of an open loop may be of that
+    /// ([`RunRecord::others_in_p99`]).
+    Others,
 }
 
 impl Mark {
     /// All of them.
-    pub(super) const ALL: [Mark; 4] =
-        [Mark::Bound, Mark::Answered, Mark::Survivors, Mark::OpenKnee];
+    pub(super) const ALL: [Mark; 5] =
+        [Mark::Bound, Mark::Answered, Mark::Survivors, Mark::OpenKnee, Mark::Others];
 
     /// That of a run which failed a gate and yet says something.
     pub fn of(record: &RunRecord) -> Option<Self> {
@@ -51,6 +54,10 @@ impl Mark {
             Mark::OpenKnee => {
                 "‡ the rate is a share of the highest load that loadgen could judge here; the server may carry more."
             }
+            Mark::Others => {
+                "‖ other programs, or the kernel's own threads, used a hundredth of a core or more in some of its runs: as many messages \
+                 may have waited for those, so the server's own p99 is at most what is shown."
+            }
         }
     }
 }
@@ -62,6 +69,7 @@ impl Display for Mark {
             Mark::Answered => "§",
             Mark::Survivors => "¶",
             Mark::OpenKnee => "‡",
+            Mark::Others => "‖",
         })
     }
 }

@@ -127,7 +127,7 @@ fn response_times(server: &Contender) -> String {
 #[cfg(test)]
 mod tests {
     use crate::report::comparison::Outcome;
-    use crate::report::comparison::tests::{bound, counted, suite};
+    use crate::report::comparison::tests::{beside_others, bound, counted, suite};
 
     #[test]
     fn a_summary_has_a_row_for_each_server_that_ran() {
@@ -160,6 +160,12 @@ mod tests {
         let text = comparison.summary();
         assert!(text.contains("| stock | 50 µs / - ‡ |\n\n‡ the rate is a share"), "{text}");
         assert!(!comparison.picture().contains("<rect class=\"mark"), "nothing to draw");
+        comparison.scenarios[0].servers[0].runs.push(beside_others(1e5));
+        let text = comparison.summary();
+        assert!(
+            text.contains("| stock | 50 µs / - ‡‖ |") && text.contains("\n‖ other programs"),
+            "{text}"
+        );
         let behind = || Outcome::Overloaded("backlog: +9 messages each second".to_owned());
         comparison.scenarios[0].servers[1].runs = vec![behind(), behind()];
         assert!(comparison.summary().contains("| ours | overloaded |"));

@@ -276,7 +276,11 @@ fn runs_wait_for_others_to_leave_their_cores_no_longer_than_they_may() {
     let (over, cores) = (AtomicBool::new(false), std::thread::available_parallelism().unwrap());
     let output = std::thread::scope(|scope| {
         for _ in 0..cores.get() {
-            scope.spawn(|| while !over.load(Relaxed) {});
+            scope.spawn(|| {
+                while !over.load(Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let flags = ["--streams", "20", "--calm-limit", "1s"];
         let output = loadgen(&[&["compare", &server, "inline"][..], &QUICK, &flags].concat());

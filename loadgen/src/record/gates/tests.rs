@@ -235,6 +235,23 @@ fn a_bound_may_be_met_but_not_passed() {
 }
 
 #[test]
+fn who_else_ran_may_be_what_the_slowest_messages_of_an_open_loop_waited_for() {
+    let check = |mut record: RunRecord, shares: &[f64], expected: Option<&str>| {
+        let one =
+            |core_share: &f64| Bystander { name: "kdamond.0".to_owned(), core_share: *core_share };
+        record.measured.bystanders = shares.iter().map(one).collect();
+        assert_eq!(record.others_in_p99().as_deref(), expected, "{shares:?}");
+    };
+    let open = || example::open_loop(1_000.0, 1);
+    check(open(), &[], None);
+    check(open(), &[0.009], None);
+    check(open(), &[0.01], Some("kdamond.0 1.0 % of a core"));
+    check(open(), &[0.006, 0.004], Some("kdamond.0 0.6 %, kdamond.0 0.4 % of a core"));
+    // A closed loop sends nothing while it waits.
+    check(example::closed_loop(), &[0.5], None);
+}
+
+#[test]
 fn a_shard_that_waited_for_its_core_says_who_ran_meanwhile() {
     let mut record = example::open_loop(1_000.0, 1);
     let bystander = Bystander { name: "kdamond.0".to_owned(), core_share: 0.024 };

@@ -84,6 +84,7 @@ fn figures(per_server_cpu_s: f64) -> Figures {
         all_open_bytes: Some(4e6),
         share_given_back: Some(0.8),
         unsaturated: None,
+        others: None,
         warnings: vec![WarningKind::LoadgenBusy],
     }
 }
@@ -96,6 +97,12 @@ pub(in super::super) fn counted(per_server_cpu_s: f64) -> Outcome {
 pub(in super::super) fn bound(per_server_cpu_s: f64) -> Outcome {
     let why = "busiest shard thread: 98 %".to_owned();
     Outcome::Marked(figures(per_server_cpu_s), Mark::Bound, why)
+}
+
+/// One beside which others ran.
+pub(in super::super) fn beside_others(per_server_cpu_s: f64) -> Outcome {
+    let others = Some("others ran: rustc 5.0 % of a core".to_owned());
+    Outcome::Counted(Figures { others, ..figures(per_server_cpu_s) })
 }
 
 /// A suite of one closed loop; its baseline is `stock`, its subject `ours`.
@@ -119,6 +126,18 @@ pub(in super::super) fn suite(servers: Vec<(&str, Vec<Outcome>)>) -> Comparison 
         }],
         appendix: "Host.".to_owned(),
     }
+}
+
+#[test]
+fn a_run_beside_which_others_ran_says_so_and_counts() {
+    let runs = vec![counted(1e5), beside_others(1e5), beside_others(1e5)];
+    let report = suite(vec![("stock", runs)]).to_string();
+    let line = "- row-1.stock ‖ in 2 of 3 runs: others ran: rustc 5.0 % of a core";
+    assert!(report.lines().any(|it| it == line), "{report}");
+    assert!(report.contains("\n‖ other programs"), "{report}");
+    assert!(report.contains("| stock ‖ | 3 |"), "{report}");
+    let calm = suite(vec![("stock", vec![counted(1e5)])]).to_string();
+    assert!(!calm.contains('‖'), "{calm}");
 }
 
 #[test]
