@@ -14,7 +14,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use self::knee::{Ask, Ended, HowArgs, Judged, Row, Searched, TRIALS_MAX, find, needed_rate};
+use self::knee::{
+    Ask, Ended, HOPELESS_TRIALS, HowArgs, Judged, Row, Searched, TRIALS_MAX, find, needed_rate,
+};
 use self::steps::Found;
 use super::Exit;
 use super::interrupt::{interrupted, prepared};
@@ -188,10 +190,14 @@ fn result(server: &str, slo: &Slo, how: &HowArgs, searched: &Searched) -> (Strin
     match &searched.ended {
         Ended::Known => {}
         Ended::OutOfTrials => parts.push(format!("no nearer after {TRIALS_MAX} trials: {cure}")),
+        Ended::Hopeless => parts.push(format!(
+            "given up: none of {HOPELESS_TRIALS} trials could be judged; try again when the machine is calm"
+        )),
         Ended::Interrupted => parts.push("interrupted".to_owned()),
         Ended::Failed(why) => parts.push(format!("ended by a trial that failed: {why}")),
     }
     let exit = match (lower, upper) {
+        _ if searched.ended == Ended::Hopeless => Exit::Invalid,
         _ if searched.ended != Ended::Known => Exit::Failed,
         _ if unjudged.is_some() => Exit::Invalid,
         (None, None) => Exit::Invalid,

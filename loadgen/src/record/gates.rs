@@ -64,7 +64,7 @@ pub const OPEN_LOOP_NS_MIN: Nanos = Nanos(BACKLOG_SECONDS_MIN * Nanos::SECOND.0)
 const PROBE_DIFFERENCE_MAX: f64 = 1.0;
 
 /// Loadgen can carry so many times the load, or it may be what was measured.
-const HEADROOM_MIN: f64 = 1.5;
+pub const HEADROOM_MIN: f64 = 1.5;
 
 /// A server that used so much of its cores was the bottleneck of a closed loop, whatever loadgen can do.
 const SATURATED_SHARE_MIN: f64 = 0.95;

@@ -22,8 +22,9 @@ fn a_server_is_compared_with_itself_metric_by_metric() {
     let _quiet = quiet();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let flags = ["--max-pairs", "8", "--out", out.to_str().unwrap()];
-    // No noise is so quiet that one part in a thousand is decided by eight pairs.
+    // As few pairs as can find anything: on a machine that others use many a run is repeated.
+    let flags = ["--error", "40", "--max-pairs", "5", "--out", out.to_str().unwrap()];
+    // No noise is so quiet that one part in a thousand is decided by five pairs.
     let flags = [&FULL[..], &flags, &["--difference", "0.1"]].concat();
     let output = loadgen(&[&["compare", "inline", "inline"][..], &QUICK, &flags].concat());
     if is_kept_from_judging(&output) {
@@ -32,7 +33,7 @@ fn a_server_is_compared_with_itself_metric_by_metric() {
     let said = String::from_utf8(output.stdout).unwrap();
     let progress = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{progress}");
-    assert!(said.starts_with("inline compared with inline, 8 interleaved pairs"), "{said}");
+    assert!(said.starts_with("inline compared with inline, 5 interleaved pairs"), "{said}");
     for metric in ["messages per server CPU-second ", "throughput ", "p50 ", "p99 "] {
         let line = said.lines().find(|line| line.starts_with(metric));
         let line = line.unwrap_or_else(|| panic!("no {metric}: {said}"));
@@ -47,7 +48,7 @@ fn a_server_is_compared_with_itself_metric_by_metric() {
         let name = path.file_name().unwrap().to_str().unwrap();
         kept[usize::from(name.starts_with("b."))] += 1;
     }
-    assert!(kept.iter().all(|records| *records >= 8), "{kept:?}");
+    assert!(kept.iter().all(|records| *records >= 5), "{kept:?}");
 }
 
 #[test]
@@ -169,7 +170,7 @@ fn a_search_ends_at_the_highest_rate_that_it_may_try() {
         return;
     }
     let _quiet = quiet();
-    let rates = ["--min-rate", "500", "--max-rate", "1000", "--slo", "p50<10s"];
+    let rates = ["--min-rate", "1k", "--max-rate", "1k", "--slo", "p50<10s"];
     let confirm = ["--confirmations", "1", "--confirmation-duration", "5s"];
     let server = ["search", "inline"];
     let output = loadgen(&[&server[..], &SEARCHED, &rates, &confirm, &LONG].concat());
@@ -179,7 +180,7 @@ fn a_search_ends_at_the_highest_rate_that_it_may_try() {
     let said = String::from_utf8(output.stdout).unwrap();
     let progress = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}{progress}");
-    assert!(said.contains("| 1 | 500 messages/s | "), "{said}");
+    assert!(said.contains("| 1 | 1000 messages/s | "), "{said}");
     assert!(said.contains("inline keeps p50<10 s at 1000 messages/s, the highest"), "{said}");
 }
 

@@ -11,7 +11,7 @@ use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Places, Preheat, Trial, Tried, disturbance, is_overload};
 use crate::harness::calm::Calm;
-use crate::record::{Gate, RunRecord, samples_min};
+use crate::record::{Gate, HEADROOM_MIN, RunRecord, samples_min};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
@@ -22,6 +22,10 @@ pub(super) const TRIALS_MAX: usize = 100;
 /// Trials in a row at a rate, until one is valid. A rate without is set aside, as `steps` tells.
 const INVALID_MAX: usize = 3;
 
+/// Trials in a row from the first, at rates that leave loadgen its headroom, none of which could be judged: three rates. It is the
+/// machine then that is no fair judge, and lower rates, or ones between, only cost its user more time.
+pub(super) const HOPELESS_TRIALS: usize = 3 * INVALID_MAX;
+
 /// Messages that a trial has to hold, or it tells nothing; more if its goals ask for more.
 const MESSAGES_MIN: f64 = 100.0;
 
@@ -30,6 +34,9 @@ const MESSAGES_MARGIN: f64 = 1.2;
 
 /// The first load, as a share of what a closed loop reaches.
 const BEGIN_SHARE: f64 = 0.1;
+
+/// The same, as a share of the most that leaves loadgen its headroom: above that no trial is valid.
+const BEGIN_SHARE_OF_JUDGED: f64 = 0.5;
 
 /// A line to stderr, which may be gone: a search does not end for that.
 macro_rules! tell {
@@ -41,7 +48,7 @@ macro_rules! tell {
 /// How a search goes about it.
 #[derive(Clone, Debug, Args)]
 pub(in crate::cmd) struct HowArgs {
-    /// First load [default: a tenth of what a closed loop reaches]
+    /// First load [default: a tenth of what a closed loop reaches, or less where loadgen could not judge that]
     #[arg(long, value_name = "RATE")]
     pub(in crate::cmd) min_rate: Option<MessagesPerSecond>,
 
@@ -113,6 +120,8 @@ pub(in crate::cmd) enum Ended {
     Known,
     /// There were [`TRIALS_MAX`] trials.
     OutOfTrials,
+    /// None of the first [`HOPELESS_TRIALS`] could be judged.
+    Hopeless,
     /// Somebody asked for it.
     Interrupted,
     /// A trial failed, and not for its load: why.
@@ -165,7 +174,8 @@ pub(in crate::cmd) async fn find(
         Some(rate) => rate.0,
         None => {
             let closed = prepared(searching.closed_loop(), &mut stop).await?;
-            (BEGIN_SHARE * closed).max(least)
+            let judged = BEGIN_SHARE_OF_JUDGED * searching.judged_rate_max();
+            (BEGIN_SHARE * closed).min(judged).max(least)
         }
     };
     let bounds = Bounds {
@@ -226,6 +236,9 @@ struct Searching<'a> {
 impl Searching<'_> {
     async fn steps(&mut self, steps: &mut Steps) -> anyhow::Result<Ended> {
         while self.trials.len() < TRIALS_MAX {
+            if is_hopeless(&self.trials, self.judged_rate_max()) {
+                return Ok(Ended::Hopeless);
+            }
             let (rate, longer) = match steps.next() {
                 Step::Try(rate) => (rate, false),
                 Step::Confirm(rate) => (rate, true),
@@ -239,6 +252,11 @@ impl Searching<'_> {
             }
         }
         Ok(Ended::OutOfTrials)
+    }
+
+    /// Above it loadgen has no headroom.
+    fn judged_rate_max(&self) -> f64 {
+        self.null_throughput.0 / HEADROOM_MIN
     }
 
     /// Whether the goals are kept at this rate; `None` if no trial there was valid.
@@ -320,6 +338,12 @@ impl Searching<'_> {
     }
 }
 
+/// Whether so many trials up to this rate were no judge, and none was one.
+fn is_hopeless(trials: &[Row], rate_max: f64) -> bool {
+    let is_none = trials.iter().all(|row| matches!(row.judged, Judged::Invalid(_)));
+    is_none && trials.iter().filter(|row| row.rate <= rate_max).count() >= HOPELESS_TRIALS
+}
+
 /// A backlog that grows, or a schedule that was not achieved, is the server's loss; any other gate that failed is the
 /// generator's, and says nothing of the server. Neither do too few messages.
 fn judged(record: &RunRecord, slo: &Slo) -> Judged {
@@ -389,6 +413,32 @@ mod tests {
             Some(crate::record::Unstable { backlog: 9, at_ns: Nanos(2), since_ns: Nanos(1) });
         record.gates.push(gate(GateName::Backlog, Verdict::Failed));
         check(&record, "p50<1h", "Missed");
+    }
+
+    #[test]
+    fn a_machine_on_which_no_trial_can_be_judged_is_given_up_and_one_without_headroom_is_not() {
+        let row = |rate, is_valid| Row {
+            rate,
+            longer: false,
+            judged: if is_valid { Judged::Kept } else { Judged::Invalid("steal".to_owned()) },
+            achieved: MessagesPerSecond(rate),
+            p50: (Nanos(1), false),
+            p99: (Nanos(1), false),
+        };
+        let of = |rates: &[f64]| {
+            let thrice = rates.iter().flat_map(|rate| [*rate; INVALID_MAX]);
+            thrice.map(|rate| row(rate, false)).collect::<Vec<_>>()
+        };
+        assert!(!is_hopeless(&[], 1_000.0));
+        assert!(!is_hopeless(&of(&[1_000.0, 500.0]), 1_000.0));
+        assert!(is_hopeless(&of(&[1_000.0, 500.0, 250.0]), 1_000.0));
+        assert!(
+            !is_hopeless(&of(&[2_000.0, 1_000.0, 500.0]), 1_000.0),
+            "the first had no headroom"
+        );
+        let mut trials = of(&[1_000.0, 500.0, 250.0, 125.0]);
+        trials.insert(0, row(2_000.0, true));
+        assert!(!is_hopeless(&trials, 1_000.0), "one was judged, so others can be");
     }
 
     #[test]

@@ -74,6 +74,15 @@ fn a_bound_without_confirmation_says_why_and_a_search_cut_short_does_too() {
 }
 
 #[test]
+fn a_machine_on_which_nothing_could_be_judged_says_nothing_of_the_server() {
+    let none = Found { lower: None, upper: None, unjudged: Some(2_000.0), confirmed: false };
+    let (line, exit) = said(none, Ended::Hopeless);
+    let expected = "no load is known at which inline keeps or misses p99<5 ms; at 2000 messages/s it could not be judged: time that \
+                    the host took: 9 %; given up: none of 9 trials could be judged; try again when the machine is calm";
+    assert_eq!((line.as_str(), exit), (expected, Exit::Invalid));
+}
+
+#[test]
 fn a_trial_that_failed_ends_a_search_but_takes_nothing_that_is_known() {
     let (line, exit) = said(FOUND, Ended::Failed("7 lost".to_owned()));
     assert!(line.starts_with("inline keeps p99<5 ms up to 1000 messages/s"), "{line}");
