@@ -14,9 +14,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 
-use self::knee::{
-    Ask, Ended, HOPELESS_TRIALS, HowArgs, Judged, Row, Searched, TRIALS_MAX, find, needed_rate,
-};
+use self::knee::{Ask, Ended, HowArgs, Judged, Row, Searched, TRIALS_MAX, find, needed_rate};
 use self::steps::Found;
 use super::Exit;
 use super::interrupt::{interrupted, prepared};
@@ -191,7 +189,8 @@ fn result(server: &str, slo: &Slo, how: &HowArgs, searched: &Searched) -> (Strin
         Ended::Known => {}
         Ended::OutOfTrials => parts.push(format!("no nearer after {TRIALS_MAX} trials: {cure}")),
         Ended::Hopeless => parts.push(format!(
-            "given up: none of {HOPELESS_TRIALS} trials could be judged; try again when the machine is calm"
+            "given up: none of {} trials could be judged; try again when the machine is calm, or pass --calm-limit",
+            searched.trials.len()
         )),
         Ended::Interrupted => parts.push("interrupted".to_owned()),
         Ended::Failed(why) => parts.push(format!("ended by a trial that failed: {why}")),

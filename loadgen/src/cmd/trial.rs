@@ -137,7 +137,7 @@ impl Trial<'_> {
 
     async fn against(&self, server: &ServerProcess, json: &Path) -> Result<Tried, TrialError> {
         let pid = server.pid().map(|pid| pid.to_string());
-        self.by(&target(server), pid.as_deref(), json).await
+        self.run(&target(server), pid.as_deref(), json).await
     }
 
     async fn calm(&self) {
@@ -148,11 +148,11 @@ impl Trial<'_> {
     /// Runs against what listens at `target` already.
     pub(super) async fn at(&self, target: &str, json: &Path) -> Result<Tried, TrialError> {
         self.calm().await;
-        self.by(target, None, json).await
+        self.run(target, None, json).await
     }
 
     /// `pid`: the server's, if that is known.
-    async fn by(&self, target: &str, pid: Option<&str>, json: &Path) -> Result<Tried, TrialError> {
+    async fn run(&self, target: &str, pid: Option<&str>, json: &Path) -> Result<Tried, TrialError> {
         let done = self.process(target, pid, json).await;
         done.unwrap_or_else(|error| Ok(Tried::Failed(None, error.to_string())))
     }

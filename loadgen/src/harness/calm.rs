@@ -17,9 +17,10 @@ use tokio::sync::oneshot;
 
 use super::child::on_cores;
 use crate::drive::Clock;
+use crate::record::RUN_DELAY_SHARE_MAX;
 use crate::units::Nanos;
 
-/// How long a look is. A host that takes cores away does so many times in it.
+/// How long a look is: whoever takes a hundredth of a core in pieces of milliseconds does so several times in it.
 const LOOK: Nanos = Nanos(1_000_000_000);
 
 /// From one look that saw others to the next.
@@ -29,7 +30,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 const GAP_MIN: Nanos = Nanos(50_000);
 
 /// What others may take of each core: what a shard may wait for its own.
-pub const LOST_SHARE_MAX: f64 = 0.02;
+pub const LOST_SHARE_MAX: f64 = RUN_DELAY_SHARE_MAX;
 
 /// What is left of the time for which runs may be waited for; clones share it. By default none.
 #[derive(Clone, Debug, Default)]

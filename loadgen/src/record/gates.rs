@@ -28,7 +28,7 @@ const BUSY_SHARE_MAX: f64 = 0.95;
 
 /// Shards that were ready and waited for a core for longer than this share of the window were not alone
 /// on it.
-const RUN_DELAY_SHARE_MAX: f64 = 0.02;
+pub const RUN_DELAY_SHARE_MAX: f64 = 0.02;
 
 /// Messages in flight, by count, may differ so much from throughput x time (Little's law).
 const LITTLE_ERROR_MAX: f64 = 0.05;

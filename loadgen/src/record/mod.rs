@@ -19,8 +19,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::gates::{
-    Gate, GateName, HEADROOM_MIN, OPEN_LOOP_NS_MIN, SoFar, Verdict, add_machine_gates, gates,
-    load_gates_so_far,
+    Gate, GateName, HEADROOM_MIN, OPEN_LOOP_NS_MIN, RUN_DELAY_SHARE_MAX, SoFar, Verdict,
+    add_machine_gates, gates, load_gates_so_far,
 };
 pub use self::hdr::{
     Damaged, Hdr, SAMPLES_BEYOND_MIN, Step, WrittenHdr, is_supported, samples_min,

@@ -24,7 +24,7 @@ const INVALID_MAX: usize = 3;
 
 /// Trials in a row from the first, at rates that leave loadgen its headroom, none of which could be judged: three rates. It is the
 /// machine then that is no fair judge, and lower rates, or ones between, only cost its user more time.
-pub(super) const HOPELESS_TRIALS: usize = 3 * INVALID_MAX;
+const HOPELESS_TRIALS: usize = 3 * INVALID_MAX;
 
 /// Messages that a trial has to hold, or it tells nothing; more if its goals ask for more.
 const MESSAGES_MIN: f64 = 100.0;
@@ -120,7 +120,7 @@ pub(in crate::cmd) enum Ended {
     Known,
     /// There were [`TRIALS_MAX`] trials.
     OutOfTrials,
-    /// None of the first [`HOPELESS_TRIALS`] could be judged.
+    /// None could be judged, and there were [`HOPELESS_TRIALS`] that loadgen had headroom for.
     Hopeless,
     /// Somebody asked for it.
     Interrupted,
@@ -174,8 +174,7 @@ pub(in crate::cmd) async fn find(
         Some(rate) => rate.0,
         None => {
             let closed = prepared(searching.closed_loop(), &mut stop).await?;
-            let judged = BEGIN_SHARE_OF_JUDGED * searching.judged_rate_max();
-            (BEGIN_SHARE * closed).min(judged).max(least)
+            first_rate(closed, searching.judged_rate_max(), least)
         }
     };
     let bounds = Bounds {
@@ -338,6 +337,11 @@ impl Searching<'_> {
     }
 }
 
+/// Where a search begins: far below what a closed loop reaches, and where loadgen can judge, if a trial has messages enough there.
+fn first_rate(closed: f64, judged_max: f64, least: f64) -> f64 {
+    (BEGIN_SHARE * closed).min(BEGIN_SHARE_OF_JUDGED * judged_max).max(least)
+}
+
 /// Whether so many trials up to this rate were no judge, and none was one.
 fn is_hopeless(trials: &[Row], rate_max: f64) -> bool {
     let is_none = trials.iter().all(|row| matches!(row.judged, Judged::Invalid(_)));
@@ -439,6 +443,14 @@ mod tests {
         let mut trials = of(&[1_000.0, 500.0, 250.0, 125.0]);
         trials.insert(0, row(2_000.0, true));
         assert!(!is_hopeless(&trials, 1_000.0), "one was judged, so others can be");
+    }
+
+    #[test]
+    fn a_search_begins_where_loadgen_can_judge() {
+        assert_eq!(first_rate(1e5, 1e6, 20.0), 1e4);
+        assert_eq!(first_rate(1e8, 1e6, 20.0), 5e5, "above a million no trial has headroom");
+        assert_eq!(first_rate(100.0, 1e6, 20.0), 20.0);
+        assert_eq!(first_rate(1e5, 30.0, 20.0), 20.0);
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn a_machine_on_which_nothing_could_be_judged_says_nothing_of_the_server() {
     let none = Found { lower: None, upper: None, unjudged: Some(2_000.0), confirmed: false };
     let (line, exit) = said(none, Ended::Hopeless);
     let expected = "no load is known at which inline keeps or misses p99<5 ms; at 2000 messages/s it could not be judged: time that \
-                    the host took: 9 %; given up: none of 9 trials could be judged; try again when the machine is calm";
+                    the host took: 9 %; given up: none of 4 trials could be judged; try again when the machine is calm, or pass --calm-limit";
     assert_eq!((line.as_str(), exit), (expected, Exit::Invalid));
 }
 
