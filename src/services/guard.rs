@@ -6,7 +6,11 @@
 //! RESOURCE_EXHAUSTED, and so does a part that would bring what the connection's streams have begun
 //! and not finished over its cap; a request that ends within a message, with INTERNAL. Nothing is copied but
 //! prefixes that are cut in two, and small parts. Requests that are not gRPC pass as they are.
+//!
+//! Messages that came together are handed on a few at a time ([`PIECE_BYTES`]): tonic's decoder copies what
+//! it is given into a buffer of the stream's own, and that stays as small as its messages.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -17,12 +21,16 @@ use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
 use super::policy::shutting_down;
-use crate::transport::{BodyError, Held, is_grpc};
+use crate::transport::{BodyError, Held, RecvBody, is_grpc};
 
 /// What tonic takes as the error of a body.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const PREFIX_BYTES: usize = 5;
+
+/// Of whole messages that came together so many bytes are handed on at once, or a message. With all at once, messages of
+/// 1,000 bytes, four to a frame, cost a server 1.28 times the CPU time (results/2026-11-30-pieces); with 2,000 bytes 1.05 times.
+const PIECE_BYTES: usize = 512;
 
 /// Wraps a service in the guard.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +108,7 @@ pub struct Guarded<B> {
 
 impl<B> Body for Guarded<B>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
     type Data = Bytes;
@@ -121,13 +129,14 @@ where
                 this.own_parts();
                 return Poll::Ready(Some(next.map_err(Into::into)));
             }
-            let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) else {
+            let mut is_whole = None;
+            let Poll::Ready(frame) = this.poll_below(cx, bytes_max, &mut is_whole) else {
                 this.own_parts();
                 return Poll::Pending;
             };
             let frame = match frame {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Some(Err(told(error.into())))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(told(error)))),
                 None => {
                     let Some(messages) = &mut this.waiting else { return Poll::Ready(None) };
                     messages.end();
@@ -135,8 +144,9 @@ where
                 }
             };
             // Nearly always: whole messages, and nothing before them.
+            let are_whole = |data: &Bytes| whole_bytes(data, bytes_max, usize::MAX) == data.len();
             if this.waiting.is_none()
-                && frame.data_ref().is_none_or(|data| are_whole(data, bytes_max))
+                && is_whole.unwrap_or_else(|| frame.data_ref().is_none_or(are_whole))
             {
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -169,6 +179,35 @@ fn told(error: BoxError) -> BoxError {
     match error.downcast_ref::<BodyError>() {
         Some(&BodyError::SHUTDOWN) => shutting_down().into(),
         _ => error,
+    }
+}
+
+impl<B> Guarded<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// What comes next, in pieces where the transport keeps the others. `is_whole` is told if it is known that all of it are
+    /// messages, or not.
+    fn poll_below(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes_max: usize,
+        is_whole: &mut Option<bool>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let body = &mut self.body;
+        if self.waiting.is_none()
+            && let Some(body) = (body as &mut dyn Any).downcast_mut::<RecvBody>()
+        {
+            let piece = |chunk: &[u8]| {
+                let whole = whole_bytes(chunk, bytes_max, PIECE_BYTES);
+                *is_whole = Some(whole > 0);
+                // What is not whole is taken with all that came behind it.
+                if whole > 0 { whole } else { chunk.len() }
+            };
+            return body.poll_part(cx, piece).map_err(Into::into);
+        }
+        Pin::new(body).poll_frame(cx).map_err(Into::into)
     }
 }
 
@@ -421,25 +460,51 @@ impl Messages {
     }
 }
 
-/// Whether `chunk` ends where a message does, with none over `bytes_max`.
-fn are_whole(mut chunk: &[u8], bytes_max: usize) -> bool {
-    while let Some(([_, length @ ..], rest)) = chunk.split_first_chunk::<PREFIX_BYTES>() {
+/// How many bytes at the beginning of `chunk` are whole messages, none over `bytes_max`; counted until there are `enough`.
+fn whole_bytes(chunk: &[u8], bytes_max: usize, enough: usize) -> usize {
+    let mut whole = 0;
+    while let Some(([_, length @ ..], rest)) = chunk[whole..].split_first_chunk::<PREFIX_BYTES>() {
         let length = u32::from_be_bytes(*length) as usize;
-        match rest.get(length..) {
-            Some(rest) if length <= bytes_max => chunk = rest,
-            _ => return false,
+        if length > bytes_max || length > rest.len() {
+            break;
+        }
+        whole += PREFIX_BYTES + length;
+        if whole >= enough {
+            break;
         }
     }
-    chunk.is_empty()
+    whole
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::transport::inside::HeaderEncoder;
 
     fn message(bytes: &[u8]) -> Vec<u8> {
         let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
         [&[0], &length[..], bytes].concat()
+    }
+
+    #[test]
+    fn whole_messages_are_counted_until_there_are_enough_or_one_is_not() {
+        let check = |parts: &[&[u8]], enough: usize, expected: usize| {
+            assert_eq!(whole_bytes(&parts.concat(), 300, enough), expected, "{enough}");
+        };
+        let [small, large, overlong] = [8, 300, 301].map(|size| message(&vec![7; size]));
+        check(&[], 1, 0);
+        check(&[&small, &small, &small], usize::MAX, 39);
+        check(&[&small, &small, &small], 1, 13);
+        check(&[&small, &small, &small], 13, 13);
+        check(&[&small, &small, &small], 14, 26);
+        check(&[&large, &small], 200, 305);
+        check(&[&small, &large[..304]], usize::MAX, 13);
+        check(&[&small, &[0, 0, 0]], 20, 13);
+        check(&[&large[..304]], 1, 0);
+        check(&[&small, &overlong, &small], usize::MAX, 13);
+        check(&[&message(b""), &message(b"")], 6, 10);
     }
 
     /// A body that gives these chunks, and then ends, or waits for more.
@@ -699,6 +764,91 @@ mod tests {
         assert_eq!(status.map(|status| status.to_string()), None);
         assert_eq!(got, stream);
         assert_eq!(held.bytes(), 0);
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    #[tokio::test]
+    async fn of_messages_that_came_together_a_few_are_taken_at_a_time_and_no_others_kept() {
+        use http_body_util::BodyExt;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tower_layer::Layer;
+
+        let large: Vec<_> = (0..4).map(|n| message(&[n; 1_000])).collect();
+        let small: Vec<_> = (0..100).map(|n| message(&[n; 8])).collect();
+        let sent = [&large[..], &small[..]].concat().concat();
+        let (told, mut pieces) = tokio::sync::mpsc::unbounded_channel();
+        let go_on = Arc::new(tokio::sync::Notify::new());
+        let may_go_on = go_on.clone();
+        // Takes two pieces, then waits, then takes all others.
+        let slow = tower::service_fn(move |asked: Request<Guarded<RecvBody>>| {
+            let (told, may_go_on) = (told.clone(), may_go_on.clone());
+            async move {
+                let mut body = asked.into_body();
+                let mut taken = 0;
+                while let Some(frame) = body.frame().await {
+                    told.send(frame?.into_data().unwrap().to_vec()).unwrap();
+                    taken += 1;
+                    if taken == 2 {
+                        may_go_on.notified().await;
+                    }
+                }
+                Ok::<_, BoxError>(http::Response::new(http_body_util::Empty::<Bytes>::new()))
+            }
+        });
+        let server = crate::transport::Server::new(crate::transport::Limits::default());
+        let (mut client, io) = tokio::io::duplex(1 << 16);
+        let service = GuardLayer::new(1_000).layer(slow);
+        let serving = tokio::spawn(server.serve_connection(io, service, http::Extensions::new()));
+
+        let head = [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", "/a/b"),
+            ("content-type", "application/grpc"),
+        ];
+        let mut block = Vec::new();
+        HeaderEncoder::default().encode(
+            head.map(|(name, value)| (name.as_bytes(), value.as_bytes(), false)),
+            &mut block,
+        );
+        let [data, headers, settings, ping] = [0, 1, 4, 6];
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        let said = [
+            preface,
+            frame(settings, 0, 0, &[]),
+            frame(headers, 4, 1, &block),
+            frame(data, 1, 1, &sent),
+        ];
+        client.write_all(&said.concat()).await.unwrap();
+        let mut got = Vec::new();
+        for message in &large[..2] {
+            let piece = pieces.recv().await.unwrap();
+            assert_eq!(piece, *message);
+            got.extend(piece);
+        }
+        // The answer to a ping leaves behind the lap in which the others were left.
+        client.write_all(&frame(ping, 0, 0, &[7; 8])).await.unwrap();
+        let mut heard = Vec::new();
+        while !heard.windows(8).any(|bytes| bytes == [7; 8]) {
+            client.read_buf(&mut heard).await.unwrap();
+        }
+        assert!(pieces.try_recv().is_err(), "nothing is taken before it is asked for");
+        go_on.notify_one();
+        let mut lengths = Vec::new();
+        while got.len() < sent.len() {
+            let piece = pieces.recv().await.unwrap();
+            lengths.push(piece.len());
+            got.extend(piece);
+        }
+        assert_eq!(got, sent);
+        // 40 messages of 13 bytes are the first that are enough.
+        assert_eq!(lengths, [1_005, 1_005, 520, 520, 260]);
+        assert_eq!(server.counters().snapshot().reads_kept, 0);
+        serving.abort();
     }
 
     #[tokio::test]

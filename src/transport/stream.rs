@@ -232,25 +232,33 @@ impl Inbox {
         std::mem::take(&mut self.bytes)
     }
 
-    /// The next chunk.
-    fn pop_data(&mut self) -> Option<Bytes> {
+    /// The next chunk, or as much of it, from its first byte on, as `part` says of what it is shown.
+    fn pop_data(&mut self, part: impl FnOnce(&[u8]) -> usize) -> Option<Bytes> {
         if self.bytes == 0 {
             return None;
         }
-        if !self.in_place.is_empty() {
-            let next = self.chunks.pop_front().unwrap_or_default();
-            let chunk = std::mem::replace(&mut self.in_place, next);
-            self.bytes -= chunk.len();
-            return Some(chunk);
-        }
-        let chunk = match self.chunks.pop_front() {
-            Some(chunk) => {
+        let chunk = if !self.in_place.is_empty() {
+            split(&mut self.in_place, part).unwrap_or_else(|| {
+                let next = self.chunks.pop_front().unwrap_or_default();
+                std::mem::replace(&mut self.in_place, next)
+            })
+        } else if let Some(first) = self.chunks.front_mut() {
+            split(first, part).unwrap_or_else(|| {
+                let chunk = self.chunks.pop_front().expect("there is a first one");
                 if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
                     self.chunks = VecDeque::new();
                 }
                 chunk
+            })
+        } else {
+            let mut chunk = Bytes::from(std::mem::take(&mut self.gathered));
+            match split(&mut chunk, part) {
+                Some(part) => {
+                    self.chunks.push_back(chunk);
+                    part
+                }
+                None => chunk,
             }
-            None => Bytes::from(std::mem::take(&mut self.gathered)),
         };
         self.bytes -= chunk.len();
         Some(chunk)
@@ -258,7 +266,7 @@ impl Inbox {
 
     /// The next chunk, trailers, the end, or nothing yet.
     fn pop(&mut self) -> Option<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(chunk) = self.pop_data() {
+        if let Some(chunk) = self.pop_data(<[u8]>::len) {
             return Some(Some(Ok(Frame::data(chunk))));
         }
         match self.end.as_mut()? {
@@ -292,6 +300,12 @@ impl Inbox {
             self.waiting = Some(waker.clone());
         }
     }
+}
+
+/// Takes off as much of `chunk` as `part` says, a byte at least; `None`: all of it.
+fn split(chunk: &mut Bytes, part: impl FnOnce(&[u8]) -> usize) -> Option<Bytes> {
+    let length = part(chunk).max(1);
+    (length < chunk.len()).then(|| chunk.split_to(length))
 }
 
 /// What a remote body and the connection share.
@@ -608,8 +622,8 @@ impl RecvBody {
     }
 
     /// What an inbox that is lent to this body has. `None`: none is.
-    fn look(&self, cx: &Context<'_>) -> Option<Look> {
-        self.with_lent(|inbox| match inbox.pop_data() {
+    fn look(&self, cx: &Context<'_>, part: impl FnOnce(&[u8]) -> usize) -> Option<Look> {
+        self.with_lent(|inbox| match inbox.pop_data(part) {
             Some(data) => Look::Data(data),
             None if inbox.end.is_some() => Look::Ended(Box::new(inbox.pop().flatten())),
             None => {
@@ -621,6 +635,35 @@ impl RecvBody {
                 Look::Nothing
             }
         })
+    }
+
+    /// As [`Body::poll_frame`](http_body::Body::poll_frame), but of a chunk that waits only what `part` says of it: that many
+    /// bytes, from 1 on, are taken, and the others wait where they are, as if they had come by themselves. A body that is polled
+    /// on another task does not ask: each poll there costs a lock.
+    pub(crate) fn poll_part(
+        &mut self,
+        cx: &Context<'_>,
+        part: impl FnOnce(&[u8]) -> usize,
+    ) -> PolledFrame {
+        if self.is_done {
+            return Poll::Ready(None);
+        }
+        let polled = match if self.is_remote { None } else { self.look(cx, part) } {
+            Some(Look::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+            Some(Look::Nothing) => return Poll::Pending,
+            Some(Look::Ended(end)) => Poll::Ready(*end),
+            None => {
+                self.is_remote = true;
+                self.poll_remote(cx)
+            }
+        };
+        if let Poll::Ready(None | Some(Err(_))) = &polled {
+            self.is_done = true;
+        }
+        if let Poll::Ready(Some(Err(BodyError::SHUTDOWN))) = &polled {
+            self.shared.told_of_drain.store(true, Ordering::Relaxed);
+        }
+        polled
     }
 
     fn poll_remote(&self, cx: &Context<'_>) -> PolledFrame {
@@ -656,25 +699,7 @@ impl http_body::Body for RecvBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> PolledFrame {
-        if self.is_done {
-            return Poll::Ready(None);
-        }
-        let polled = match if self.is_remote { None } else { self.look(cx) } {
-            Some(Look::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-            Some(Look::Nothing) => return Poll::Pending,
-            Some(Look::Ended(end)) => Poll::Ready(*end),
-            None => {
-                self.is_remote = true;
-                self.poll_remote(cx)
-            }
-        };
-        if let Poll::Ready(None | Some(Err(_))) = &polled {
-            self.is_done = true;
-        }
-        if let Poll::Ready(Some(Err(BodyError::SHUTDOWN))) = &polled {
-            self.shared.told_of_drain.store(true, Ordering::Relaxed);
-        }
-        polled
+        self.poll_part(cx, <[u8]>::len)
     }
 
     fn is_end_stream(&self) -> bool {

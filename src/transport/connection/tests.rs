@@ -26,7 +26,8 @@ use crate::transport::stream::RecvBody;
 use crate::transport::wire::QUEUE_KEPT;
 
 /// Answers with what comes; or, if the request says so, with pieces of `piece` bytes, `pieces` of them; or
-/// reads nothing (`hold`), and takes its time to be dropped (`dear`); or answers only at the end, with all that it kept (`keep`).
+/// reads nothing (`hold`), and takes its time to be dropped (`dear`); or answers only at the end, with all that it kept (`keep`); or
+/// takes so many bytes at once at most (`part`), and so many times (`parts`).
 #[derive(Clone)]
 struct Echo;
 
@@ -36,6 +37,7 @@ enum Answer {
     Hold(#[expect(dead_code, reason = "only held")] RecvBody),
     Dear(Dear),
     Keep { body: RecvBody, kept: VecDeque<Bytes> },
+    Parts { body: RecvBody, bytes: usize, left: usize },
 }
 
 impl http_body::Body for Answer {
@@ -54,6 +56,12 @@ impl http_body::Body for Answer {
                     kept.extend(frame?.into_data());
                 }
                 Poll::Ready(kept.pop_front().map(|chunk| Ok(http_body::Frame::data(chunk))))
+            }
+            Answer::Parts { left: 0, .. } => Poll::Pending,
+            Answer::Parts { body, bytes, left } => {
+                let part = std::task::ready!(body.poll_part(cx, |chunk| chunk.len().min(*bytes)));
+                *left -= 1;
+                Poll::Ready(part)
             }
             Answer::Pieces { left: 0, .. } => Poll::Ready(None),
             Answer::Pieces { bytes, left } => {
@@ -77,6 +85,11 @@ impl tower_service::Service<Request<RecvBody>> for Echo {
         let number = |name| request.headers().get(name)?.to_str().ok()?.parse().ok();
         let answer = match (number("piece"), number("pieces")) {
             (Some(bytes), Some(left)) => Answer::Pieces { bytes, left },
+            _ if request.headers().contains_key("part") => Answer::Parts {
+                bytes: number("part").expect("a number"),
+                left: number("parts").unwrap_or(usize::MAX),
+                body: request.into_body(),
+            },
             _ if request.headers().contains_key("keep") => {
                 Answer::Keep { body: request.into_body(), kept: VecDeque::new() }
             }

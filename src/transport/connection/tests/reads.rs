@@ -95,6 +95,53 @@ async fn however_many_payloads_a_stream_has_in_one_read_their_order_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_taken_in_parts_comes_back_whole() {
+    for part in ["0", "1", "7", "512", "100000"] {
+        let mut probe = Probe::new(Limits::default());
+        probe.windows(1 << 20);
+        probe.open(1, &[("part", part)]);
+        probe.settle().await;
+        probe.connection.read_bytes = READ_BYTES;
+        // In place, then chunks of their own and small ones that are gathered.
+        let lengths = [3_000, 9, 600, 1, 4_096, 5_000, 200];
+        let mut expected = Vec::new();
+        for (length, seed) in lengths.into_iter().zip(0..) {
+            let payload = payload(length, seed);
+            probe.say(kind::DATA, 0, 1, &payload);
+            expected.extend(payload);
+            if seed == 2 {
+                probe.settle().await;
+            }
+        }
+        for _ in 0..expected.len() {
+            if probe.echoed(1).len() == expected.len() {
+                break;
+            }
+            probe.settle().await;
+        }
+        assert!(probe.echoed(1) == expected, "{part} at once");
+        assert_eq!(probe.connection.wire.buffered, 0);
+        assert_eq!(probe.reads_kept(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reader_leaves_of_a_payload_is_copied_out() {
+    // In place, and gathered.
+    for length in [3_000, 300] {
+        let mut probe = Probe::new(Limits::default());
+        probe.windows(1 << 20);
+        probe.open(1, &[("part", "100"), ("parts", "2")]);
+        probe.say(kind::DATA, 0, 1, &payload(length, 1));
+        probe.settle().await;
+        assert_eq!(probe.echoed(1), payload(length, 1)[..200]);
+        assert_eq!(probe.connection.wire.buffered, length - 200, "its window waits");
+        assert!(probe.connection.reading.is_none());
+        assert_eq!(probe.reads_kept(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_waits_for_a_window_is_not_overwritten_by_what_is_read_later() {
     let mut probe = Probe::new(Limits::default());
     probe.windows(0);
