@@ -88,14 +88,15 @@ impl Places<'_> {
     /// What a figure is of.
     fn key(&self, host: &Host, build: Build, flags: &[String]) -> String {
         let Places { server_cpus, loadgen_cpus, shards, awake_cpus, .. } = self;
-        let Host { cpu_model, cores, kernel } = host;
+        let Host { cpu_model, cores, kernel, tcp_congestion_control } = host;
+        let tcp = tcp_congestion_control.as_deref().unwrap_or("unknown");
         let shards = shards.map_or(String::new(), |shards| format!(" shards {shards}"));
         let awake = match awake_cpus.is_empty() {
             true => String::new(),
             false => format!(" awake {awake_cpus:?}"),
         };
         format!(
-            "{cores} x {cpu_model}, {kernel}; {}; cores {server_cpus:?} {loadgen_cpus:?}{shards}{awake}; {}",
+            "{cores} x {cpu_model}, {kernel}, tcp {tcp}; {}; cores {server_cpus:?} {loadgen_cpus:?}{shards}{awake}; {}",
             stamped(build),
             flags.join(" ")
         )
@@ -264,6 +265,8 @@ mod tests {
         for other in [debug, asserting, newer] {
             assert_ne!(key(&release), key(&other), "{other}");
         }
+        let spacing = Host { tcp_congestion_control: Some("bbr".to_owned()), ..host.clone() };
+        assert_ne!(places.key(&spacing, release.clone(), &["--streams".to_owned()]), key(&release));
     }
 
     #[test]

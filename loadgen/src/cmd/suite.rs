@@ -668,10 +668,11 @@ const BEGUN: &str = "begun: ";
 
 /// host.txt of a folder that is begun now.
 fn host(started_at: &str) -> String {
-    let Host { cpu_model, cores, kernel } = provenance::host();
+    let Host { cpu_model, cores, kernel, tcp_congestion_control } = provenance::host();
+    let tcp = tcp_congestion_control.as_deref().unwrap_or("unknown");
     let build = stamped(provenance::build());
     format!(
-        "{BEGUN}{started_at}\ncpu: {cpu_model}\ncores: {cores}\nkernel: {kernel}\nloadgen: {build}, {}\n",
+        "{BEGUN}{started_at}\ncpu: {cpu_model}\ncores: {cores}\nkernel: {kernel}\ntcp: {tcp}\nloadgen: {build}, {}\n",
         build.rustc,
     )
 }

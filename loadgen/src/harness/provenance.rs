@@ -22,7 +22,12 @@ pub fn build() -> Build {
 
 /// This machine.
 pub fn host() -> Host {
-    Host { cpu_model: cpu_model(), cores: cpus().len(), kernel: kernel() }
+    Host {
+        cpu_model: cpu_model(),
+        cores: cpus().len(),
+        kernel: kernel(),
+        tcp_congestion_control: tcp_congestion_control(),
+    }
 }
 
 /// UTC now, as RFC 3339 with seconds.
@@ -56,4 +61,10 @@ fn cpu_model() -> String {
 fn kernel() -> String {
     let uname = rustix::system::uname();
     format!("{} {}", uname.sysname().to_string_lossy(), uname.release().to_string_lossy())
+}
+
+/// Of this process's network namespace.
+fn tcp_congestion_control() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").ok()?;
+    Some(name.trim().to_owned())
 }

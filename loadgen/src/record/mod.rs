@@ -152,6 +152,10 @@ pub struct Host {
     pub cores: usize,
     /// Operating system and kernel release.
     pub kernel: String,
+    /// Linux's `net.ipv4.tcp_congestion_control`, where loadgen runs: `bbr` spaces what is sent by timers, on loopback too. Null if it
+    /// cannot be read, and in records of before.
+    #[serde(default)]
+    pub tcp_congestion_control: Option<String>,
 }
 
 /// The figures of a run. Unless said, they are of messages of the measurement: those whose intended

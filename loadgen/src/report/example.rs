@@ -99,7 +99,12 @@ fn of(load: Load, factor: u64) -> RunRecord {
                 transport: Some("inline".to_owned()),
                 placement: Some("inline".to_owned()),
             },
-            host: Host { cpu_model: "a CPU".to_owned(), cores: 2, kernel: "Linux 6".to_owned() },
+            host: Host {
+                cpu_model: "a CPU".to_owned(),
+                cores: 2,
+                kernel: "Linux 6".to_owned(),
+                tcp_congestion_control: Some("cubic".to_owned()),
+            },
         },
         measured: measured(received, factor, (0..SECONDS).map(second).collect()),
         gates: vec![

@@ -114,8 +114,10 @@ pub(super) fn load(load: &Load) -> String {
 fn origin(record: &RunRecord) -> String {
     let provenance = &record.provenance;
     let host = &provenance.host;
+    let tcp = host.tcp_congestion_control.as_ref();
+    let tcp = tcp.map_or(String::new(), |name| format!(", TCP's congestion control {name}"));
     format!(
-        "Host: {}, {} cores, {}. loadgen {}, {}. Server: {}.",
+        "Host: {}, {} cores, {}{tcp}. loadgen {}, {}. Server: {}.",
         host.cpu_model,
         host.cores,
         host.kernel,
