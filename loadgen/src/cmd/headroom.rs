@@ -35,6 +35,10 @@ const RATES_MAX: usize = 40;
 /// A rate that did not leave in time has so many trials in all: noise makes loadgen look worse than it is, never better.
 const TRIALS_OF_RATE_MAX: usize = 2;
 
+/// Rates from the first on of which none could be judged. It is the machine then that is no fair judge: a far lower rate that
+/// happens to be would say what the machine had to spare for a moment, not what loadgen carries, and every run would be held against it.
+const UNJUDGED_MAX: usize = 4;
+
 /// In flight on each stream, where an open loop has no bound: enough to fill the generator.
 const IN_FLIGHT: usize = 16;
 
@@ -124,7 +128,11 @@ impl Places<'_> {
             exceed_ratio: 0.0,
         });
         let mut last = None;
+        let (mut judged, mut unjudged) = (0, 0);
         for _ in 0..RATES_MAX {
+            if is_hopeless(judged, unjudged) {
+                break;
+            }
             let Step::Try(rate) = steps.next() else { break };
             let (mut kept, mut trials) = (None, 0);
             while kept != Some(true) && trials < TRIALS_OF_RATE_MAX {
@@ -134,8 +142,14 @@ impl Places<'_> {
                 last = Some((rate, record));
             }
             match kept {
-                Some(kept) => steps.tried(rate, kept),
-                None => steps.cannot_judge(rate),
+                Some(kept) => {
+                    judged += 1;
+                    steps.tried(rate, kept);
+                }
+                None => {
+                    unjudged += 1;
+                    steps.cannot_judge(rate);
+                }
             }
         }
         let Found { lower, unjudged, .. } = steps.found();
@@ -172,6 +186,11 @@ impl Places<'_> {
             }
         }
     }
+}
+
+/// Whether so many rates could not be judged, and none was.
+fn is_hopeless(judged: usize, unjudged: usize) -> bool {
+    judged == 0 && unjudged >= UNJUDGED_MAX
 }
 
 /// Of the last rate that was tried, and its record, if there is one.
@@ -267,6 +286,15 @@ mod tests {
         }
         let spacing = Host { tcp_congestion_control: Some("bbr".to_owned()), ..host.clone() };
         assert_ne!(places.key(&spacing, release.clone(), &["--streams".to_owned()]), key(&release));
+    }
+
+    #[test]
+    fn a_machine_on_which_no_rate_can_be_judged_is_given_up_and_one_that_is_disturbed_for_a_while_is_not()
+     {
+        assert!(!is_hopeless(0, 0));
+        assert!(!is_hopeless(0, UNJUDGED_MAX - 1));
+        assert!(is_hopeless(0, UNJUDGED_MAX));
+        assert!(!is_hopeless(1, RATES_MAX), "one was judged, so others can be");
     }
 
     #[test]

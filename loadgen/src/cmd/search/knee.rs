@@ -11,7 +11,7 @@ use crate::cmd::records::Records;
 use crate::cmd::servers::Supply;
 use crate::cmd::trial::{Places, Preheat, Trial, Tried, disturbance, is_overload};
 use crate::harness::calm::Calm;
-use crate::record::{Gate, HEADROOM_MIN, RunRecord, samples_min};
+use crate::record::{Gate, GateName, HEADROOM_MIN, RunRecord, samples_min};
 use crate::scenario::LoadArgs;
 use crate::slo::Slo;
 use crate::units::{MessagesPerSecond, Nanos};
@@ -19,7 +19,7 @@ use crate::units::{MessagesPerSecond, Nanos};
 /// Trials of one search at most; bisection needs far fewer.
 pub(super) const TRIALS_MAX: usize = 100;
 
-/// Trials in a row at a rate, until one is valid. A rate without is set aside, as `steps` tells.
+/// Trials in a row at a rate, until one is valid; one alone where loadgen lacks headroom. A rate without is set aside, as `steps` tells.
 const INVALID_MAX: usize = 3;
 
 /// Trials in a row from the first, at rates that leave loadgen its headroom, none of which could be judged: three rates. It is the
@@ -276,8 +276,10 @@ impl Searching<'_> {
             };
             let [p50, p99] = [50.0, 99.0].map(|it| record.measured.percentile(it));
             let achieved = MessagesPerSecond(record.measured.throughput_messages_per_s);
+            let has_headroom = record.failed_gates().all(|gate| gate.name != GateName::Headroom);
             self.trials.push(Row { rate, longer, judged, achieved, p50, p99 });
-            if kept.is_some() {
+            // No other trial at this rate would have more of it.
+            if kept.is_some() || !has_headroom {
                 return Ok(kept);
             }
         }
