@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::*;
 use crate::services::guard::Guarded;
 use crate::transport::RecvBody;
-use crate::transport::inside::HeaderEncoder;
+use crate::transport::inside::{HeaderEncoder, frame};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -164,11 +164,6 @@ impl<C: Future<Output = io::Result<()>>> Attacker<C> {
             self.say(&said);
         }
     }
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 fn widen(stream: u32, bytes: u32) -> Vec<u8> {

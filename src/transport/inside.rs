@@ -15,6 +15,12 @@ pub fn frames(mut bytes: &[u8]) -> impl Iterator<Item = (u8, u8, u32, &[u8])> {
     })
 }
 
+/// A frame of any kind, with a length that tells the truth: at most 2^24 - 1 bytes.
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let head = Head { length: payload.len(), kind, flags, stream };
+    [&head.bytes(), payload].concat()
+}
+
 /// The receiving half of a connection's header compression.
 #[derive(Debug)]
 pub struct HeaderDecoder(hpack::Decoder);

@@ -232,33 +232,31 @@ impl Inbox {
         std::mem::take(&mut self.bytes)
     }
 
-    /// The next chunk, or as much of it, from its first byte on, as `part` says of what it is shown.
+    /// The next chunk; if it lies in the read buffer, only as much of it as `part` says, a byte at least. What is a copy goes as a whole:
+    /// a part of it that stays would keep all of it, and be counted as its own length.
     fn pop_data(&mut self, part: impl FnOnce(&[u8]) -> usize) -> Option<Bytes> {
         if self.bytes == 0 {
             return None;
         }
-        let chunk = if !self.in_place.is_empty() {
-            split(&mut self.in_place, part).unwrap_or_else(|| {
+        if !self.in_place.is_empty() {
+            let length = part(&self.in_place).max(1);
+            let chunk = if length < self.in_place.len() {
+                self.in_place.split_to(length)
+            } else {
                 let next = self.chunks.pop_front().unwrap_or_default();
                 std::mem::replace(&mut self.in_place, next)
-            })
-        } else if let Some(first) = self.chunks.front_mut() {
-            split(first, part).unwrap_or_else(|| {
-                let chunk = self.chunks.pop_front().expect("there is a first one");
+            };
+            self.bytes -= chunk.len();
+            return Some(chunk);
+        }
+        let chunk = match self.chunks.pop_front() {
+            Some(chunk) => {
                 if self.chunks.is_empty() && self.chunks.capacity() > CHUNKS_KEPT {
                     self.chunks = VecDeque::new();
                 }
                 chunk
-            })
-        } else {
-            let mut chunk = Bytes::from(std::mem::take(&mut self.gathered));
-            match split(&mut chunk, part) {
-                Some(part) => {
-                    self.chunks.push_back(chunk);
-                    part
-                }
-                None => chunk,
             }
+            None => Bytes::from(std::mem::take(&mut self.gathered)),
         };
         self.bytes -= chunk.len();
         Some(chunk)
@@ -300,12 +298,6 @@ impl Inbox {
             self.waiting = Some(waker.clone());
         }
     }
-}
-
-/// Takes off as much of `chunk` as `part` says, a byte at least; `None`: all of it.
-fn split(chunk: &mut Bytes, part: impl FnOnce(&[u8]) -> usize) -> Option<Bytes> {
-    let length = part(chunk).max(1);
-    (length < chunk.len()).then(|| chunk.split_to(length))
 }
 
 /// What a remote body and the connection share.
@@ -637,9 +629,9 @@ impl RecvBody {
         })
     }
 
-    /// As [`Body::poll_frame`](http_body::Body::poll_frame), but of a chunk that waits only what `part` says of it: that many
-    /// bytes, from 1 on, are taken, and the others wait where they are, as if they had come by themselves. A body that is polled
-    /// on another task does not ask: each poll there costs a lock.
+    /// As [`Body::poll_frame`](http_body::Body::poll_frame), but of a chunk that lies in the read buffer only what `part` says of it: that
+    /// many bytes, from 1 on, are taken, and the others wait where they are, as if they had come by themselves, until the lap ends.
+    /// Of copies it is not asked.
     pub(crate) fn poll_part(
         &mut self,
         cx: &Context<'_>,

@@ -128,9 +128,9 @@ impl Places<'_> {
             exceed_ratio: 0.0,
         });
         let mut last = None;
-        let (mut judged, mut unjudged) = (0, 0);
+        let mut unjudged = 0;
         for _ in 0..RATES_MAX {
-            if is_hopeless(judged, unjudged) {
+            if is_hopeless(steps.found(), unjudged) {
                 break;
             }
             let Step::Try(rate) = steps.next() else { break };
@@ -142,10 +142,7 @@ impl Places<'_> {
                 last = Some((rate, record));
             }
             match kept {
-                Some(kept) => {
-                    judged += 1;
-                    steps.tried(rate, kept);
-                }
+                Some(kept) => steps.tried(rate, kept),
                 None => {
                     unjudged += 1;
                     steps.cannot_judge(rate);
@@ -189,8 +186,8 @@ impl Places<'_> {
 }
 
 /// Whether so many rates could not be judged, and none was.
-fn is_hopeless(judged: usize, unjudged: usize) -> bool {
-    judged == 0 && unjudged >= UNJUDGED_MAX
+fn is_hopeless(found: Found, unjudged: usize) -> bool {
+    !found.is_known() && unjudged >= UNJUDGED_MAX
 }
 
 /// Of the last rate that was tried, and its record, if there is one.
@@ -291,10 +288,12 @@ mod tests {
     #[test]
     fn a_machine_on_which_no_rate_can_be_judged_is_given_up_and_one_that_is_disturbed_for_a_while_is_not()
      {
-        assert!(!is_hopeless(0, 0));
-        assert!(!is_hopeless(0, UNJUDGED_MAX - 1));
-        assert!(is_hopeless(0, UNJUDGED_MAX));
-        assert!(!is_hopeless(1, RATES_MAX), "one was judged, so others can be");
+        let none = Found { lower: None, upper: None, unjudged: Some(1.0), confirmed: false };
+        assert!(!is_hopeless(none, 0));
+        assert!(!is_hopeless(none, UNJUDGED_MAX - 1));
+        assert!(is_hopeless(none, UNJUDGED_MAX));
+        let late = Found { upper: Some(2.0), ..none };
+        assert!(!is_hopeless(late, RATES_MAX), "one was judged, so others can be");
     }
 
     #[test]
