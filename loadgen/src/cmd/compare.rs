@@ -30,13 +30,6 @@ const FAILED_MAX: usize = 3;
 /// Runs of one server in a row, each with loadgen as its limit, that end the comparison: chance has no part in that.
 const BOUND_MAX: usize = 10;
 
-/// A line to stderr, which may be gone: a comparison does not end for that.
-macro_rules! tell {
-    ($($line:tt)*) => {
-        _ = writeln!(io::stderr(), $($line)*)
-    };
-}
-
 /// Tells whether server B differs from server A, in interleaved pairs of runs.
 #[derive(Clone, Debug, Args)]
 pub(super) struct CompareArgs {

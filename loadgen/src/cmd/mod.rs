@@ -1,5 +1,13 @@
 //! One file per verb; here is where driving, surroundings and reports meet.
 
+/// A line to stderr, which may be gone: what is measured does not end for that.
+macro_rules! tell {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        _ = writeln!(std::io::stderr(), $($line)*)
+    }};
+}
+
 mod compare;
 mod headroom;
 mod interrupt;

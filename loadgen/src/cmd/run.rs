@@ -48,13 +48,6 @@ const TRICKLE: Load = Load::OpenLoop {
     backlog_max: 10_000,
 };
 
-/// A line to stderr, which may be gone: a run does not end for that.
-macro_rules! tell {
-    ($($line:tt)*) => {
-        _ = writeln!(io::stderr(), $($line)*)
-    };
-}
-
 /// Measures what `args` say. The exit code is as [`super::main`] tells.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Err(error) = bidi_echo::serve::keep_to_small_pages() {

@@ -1,6 +1,5 @@
 //! A search that goes on: trials against a server until its knee is known.
 
-use std::io::{self, Write as _};
 use std::pin::pin;
 
 use clap::Args;
@@ -37,13 +36,6 @@ const BEGIN_SHARE: f64 = 0.1;
 
 /// The same, as a share of the most that leaves loadgen its headroom: above that no trial is valid.
 const BEGIN_SHARE_OF_JUDGED: f64 = 0.5;
-
-/// A line to stderr, which may be gone: a search does not end for that.
-macro_rules! tell {
-    ($($line:tt)*) => {
-        _ = writeln!(io::stderr(), $($line)*)
-    };
-}
 
 /// How a search goes about it.
 #[derive(Clone, Debug, Args)]

@@ -1,12 +1,13 @@
 //! The knees that a suite's rates are shares of.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
+use std::io;
 
 use anyhow::Context;
 
 use super::plan::{Rate, Run, SuiteScenario, SuiteServer};
-use super::{Results, Suite, load};
+use super::report::load;
+use super::{Results, Suite};
 use crate::cmd::records::Records;
 use crate::cmd::search::knee::{Ask, HowArgs, Searched, find};
 use crate::cmd::search::steps::Found;
@@ -26,13 +27,6 @@ const TRIALS: &str = "knees.md";
 
 /// Distance of the bounds at which a knee is known well enough to offer a share of it, in percent.
 const KNEE_WIDTH: f64 = 5.0;
-
-/// A line to stderr, which may be gone: a suite does not end for that.
-macro_rules! tell {
-    ($($line:tt)*) => {
-        _ = writeln!(io::stderr(), $($line)*)
-    };
-}
 
 impl Suite {
     /// What a run offers, if it is an open loop. Err: its knee is not known.
