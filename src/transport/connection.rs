@@ -174,6 +174,8 @@ pub(crate) struct Connection<IO, R: Role> {
     next_own_stream: u32,
     /// The peer's GOAWAY.
     peer_left: bool,
+    /// What streams are told when the connection is lost: the error that the peer's GOAWAY named, if any did.
+    farewell: Option<Box<BodyError>>,
     /// Our streams from this one on will not be begun: the peer's GOAWAYs said so.
     given_up_from: u32,
     /// Streams that were looked at for that.
@@ -370,6 +372,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             last_accepted: None,
             next_own_stream: 1,
             peer_left: false,
+            farewell: None,
             given_up_from: u32::MAX,
             #[cfg(test)]
             given_up_looks: 0,
@@ -527,7 +530,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
                 busy = true;
             }
             Err(error) => {
-                self.lose_streams(&BodyError::ConnectionLost);
+                self.lose_connection();
                 return Lap::Over(Err(error));
             }
         }

@@ -61,6 +61,13 @@ pub enum BodyError {
         /// The peer's SETTINGS_MAX_HEADER_LIST_SIZE.
         bytes_max: u32,
     },
+    /// The peer ended the connection for an error.
+    EndedByPeer {
+        /// Of its GOAWAY (RFC 9113, 6.8).
+        code: ErrorCode,
+        /// Its Additional Debug Data, the first 256 bytes, as text; often empty.
+        debug_data: Box<str>,
+    },
     /// The connection is gone.
     ConnectionLost,
 }
@@ -82,6 +89,12 @@ impl fmt::Display for BodyError {
                 "cannot send a request with a header list of {bytes} bytes: the peer takes at most \
                  {bytes_max}; send fewer or shorter headers"
             ),
+            BodyError::EndedByPeer { code, debug_data } if debug_data.is_empty() => {
+                write!(out, "the peer ended the connection: {code}")
+            }
+            BodyError::EndedByPeer { code, debug_data } => {
+                write!(out, "the peer ended the connection: {code}, {debug_data:?}")
+            }
             BodyError::ConnectionLost => out.write_str("the connection was lost"),
         }
     }

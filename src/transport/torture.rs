@@ -631,7 +631,10 @@ async fn check_streams(client: &Callers, host: &Host) {
         let Some(stream) = streams.get(&call.number) else {
             let is_told = matches!(
                 ended,
-                Err(BodyError::GoAway(_) | BodyError::Refused | BodyError::ConnectionLost)
+                Err(BodyError::GoAway(_)
+                    | BodyError::Refused
+                    | BodyError::EndedByPeer { .. }
+                    | BodyError::ConnectionLost)
             );
             // One that was cancelled may have been on its way.
             let is_told = is_told || call.was_cancelled();
@@ -715,6 +718,7 @@ async fn torture_both(seed: u64, rig: Rig) {
                 BodyError::GoAway(_)
                     | BodyError::Refused
                     | BodyError::Reset(ErrorCode::REFUSED_STREAM)
+                    | BodyError::EndedByPeer { .. }
                     | BodyError::ConnectionLost
             )
         };

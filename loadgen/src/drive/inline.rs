@@ -217,6 +217,11 @@ mod tests {
         check(BodyError::Reset(ErrorCode::REFUSED_STREAM), Code::Unavailable);
         check(BodyError::Reset(ErrorCode::CANCEL), Code::Cancelled);
         check(BodyError::ConnectionLost, Code::Unavailable);
+        let (code, debug_data) = (ErrorCode::ENHANCE_YOUR_CALM, "too_many_data_frames".into());
+        let cut = BodyError::EndedByPeer { code, debug_data };
+        check(cut.clone(), Code::Unavailable);
+        let told = "the peer ended the connection: ENHANCE_YOUR_CALM, \"too_many_data_frames\"";
+        assert_eq!(status_of(&cut).message(), told);
         let too_large = BodyError::HeadTooLarge { bytes: 9_000, bytes_max: 8_192 };
         check(too_large.clone(), Code::ResourceExhausted);
         let status = status_of(&too_large);

@@ -440,6 +440,12 @@ async fn an_answer_that_lies_there_is_heard_although_nothing_can_be_written_any_
     let answer = frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x88]);
     // Both streams are begun; the second one is above the last that the server took.
     let goaway = frame(kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]);
+    let calm = [&[0, 0, 0, 1, 0, 0, 0, 11][..], b"too_many_data_frames"].concat();
+    let calm = frame(kind::GOAWAY, 0, 0, &calm);
+    let cut = || {
+        let (code, debug_data) = (ErrorCode::ENHANCE_YOUR_CALM, "too_many_data_frames".into());
+        Some(Err(BodyError::EndedByPeer { code, debug_data }))
+    };
     let lost = || Some(Err(BodyError::ConnectionLost));
     let refused = || Some(Err(BodyError::Refused));
     for (said, expected) in [
@@ -448,6 +454,9 @@ async fn an_answer_that_lies_there_is_heard_although_nothing_can_be_written_any_
         ([&settings[..], &answer].concat(), [Some(Ok(())), lost()]),
         ([&settings[..], &answer, &goaway].concat(), [Some(Ok(())), refused()]),
         ([&settings[..], &goaway].concat(), [lost(), refused()]),
+        // The last reason counts.
+        ([&settings[..], &goaway, &calm].concat(), [cut(), refused()]),
+        ([&settings[..], &answer, &calm].concat(), [Some(Ok(())), refused()]),
     ] {
         for closed in [true, false] {
             let said = io::Cursor::new(said.clone());
@@ -462,7 +471,8 @@ async fn an_answer_that_lies_there_is_heard_although_nothing_can_be_written_any_
             let ended = timeout(PATIENCE, connection).await.expect("ends");
             let told = calls.map(|call| call.0.lock().unwrap().take());
             assert_eq!(told, expected, "{closed}");
-            assert_eq!(ended.is_err(), told.contains(&lost()), "{closed}, {expected:?}: {ended:?}");
+            let was_cut = told.contains(&lost()) || told.contains(&cut());
+            assert_eq!(ended.is_err(), was_cut, "{closed}, {expected:?}: {ended:?}");
             assert_eq!(begin.elapsed() > TICK, !closed, "it waits for its end: {expected:?}");
             let late =
                 client.open(Request::post("http://a/b").body(()).unwrap(), Silent::default());

@@ -11,6 +11,9 @@ use super::super::limits::FloodKind;
 use super::super::stream::BodyError;
 use super::{Connection, Handshake, PING_DRAIN, Phase, Role, Slot};
 
+/// What is kept of a GOAWAY's Additional Debug Data, to tell streams.
+const DEBUG_DATA_BYTES_MAX: usize = 256;
+
 impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     pub(super) fn priority(&mut self, head: Head, payload: &[u8]) -> Result<(), Fault> {
         if head.stream == 0 {
@@ -130,11 +133,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             return Err(Fault::protocol("goaway_on_a_stream"));
         }
         let (last, rest) = payload.split_first_chunk().ok_or(Fault::size("goaway_length"))?;
-        let (code, _) = rest.split_first_chunk().ok_or(Fault::size("goaway_length"))?;
+        let (code, debug_data) = rest.split_first_chunk().ok_or(Fault::size("goaway_length"))?;
         let (last, code) = (frame::u31(last), ErrorCode(u32::from_be_bytes(*code)));
         if std::mem::replace(&mut self.peer_left, true) {
             // It has said so, and with the second one where it ends.
             self.wire.charge(FloodKind::Unknown)?;
+        }
+        if code != ErrorCode::NO_ERROR {
+            let shown = &debug_data[..debug_data.len().min(DEBUG_DATA_BYTES_MAX)];
+            let debug_data = String::from_utf8_lossy(shown).into();
+            self.farewell = Some(Box::new(BodyError::EndedByPeer { code, debug_data }));
         }
         if R::IS_SERVER {
             // It will open nothing more: what is open goes on, then the connection ends.

@@ -57,7 +57,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         let came = match buffer.poll_read(&mut self.io, cx, self.read_bytes) {
             Poll::Pending => return Read::None,
             Poll::Ready(Err(error)) => {
-                self.lose_streams(&BodyError::ConnectionLost);
+                self.lose_connection();
                 return Read::End(Err(error));
             }
             Poll::Ready(Ok(came)) => came,
@@ -106,7 +106,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
     /// The peer closed: nothing more can come, not even windows, so what streams still wait for is lost.
     fn ended_by_peer(&mut self) -> Read {
         let was_orderly = self.streams.is_empty() && self.tail.is_empty();
-        self.lose_streams(&BodyError::ConnectionLost);
+        self.lose_connection();
         let ended = if was_orderly || R::IS_SERVER {
             Ok(())
         } else {

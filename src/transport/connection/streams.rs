@@ -208,6 +208,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
     }
 
+    /// All streams: the connection is gone. What they are told is why the peer ended it, if it has said so.
+    pub(super) fn lose_connection(&mut self) {
+        let farewell = self.farewell.take();
+        self.lose_streams(&farewell.map_or(BodyError::ConnectionLost, |farewell| *farewell));
+    }
+
     /// All streams: the connection is gone, or as good as. Those that the turn has no time for are told in the next ones.
     pub(super) fn lose_streams(&mut self, error: &BodyError) {
         self.role.refuse_openings(error.clone());

@@ -226,7 +226,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
         }
         if let Some(unwritable) = self.unwritable.take_if(|it| it.until <= now) {
             self.ended = Some(Err(unwritable.error));
-            return self.lose_streams(&BodyError::ConnectionLost);
+            return self.lose_connection();
         }
         if !self.is_greeted() && is_due(Some(self.clocks.began), limits.handshake_timeout) {
             return self.fault(Fault::calm("handshake_timeout"));
