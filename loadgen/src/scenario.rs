@@ -124,6 +124,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "RATE", hide = true)]
     pub null_throughput: Option<MessagesPerSecond>,
 
+    /// Process that started this and waits for its record: the run ends with it
+    #[arg(long, value_name = "PID", hide = true)]
+    pub parent: Option<u32>,
+
     /// Cores that whoever started this keeps awake
     #[arg(
         long,

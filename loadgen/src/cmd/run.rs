@@ -18,6 +18,7 @@ use crate::drive::{self, Opened, Phase, Progress};
 use crate::harness::awake::Awake;
 use crate::harness::bystanders::Bystanders;
 use crate::harness::calm::Calm;
+use crate::harness::child::end_with;
 use crate::harness::disturbance::Disturbances;
 use crate::harness::probe::{self, Peer, ProbeError};
 use crate::harness::server::EmbeddedServer;
@@ -50,6 +51,9 @@ const TRICKLE: Load = Load::OpenLoop {
 
 /// Measures what `args` say. The exit code is as [`super::main`] tells.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    if let Some(parent) = args.parent {
+        end_with(parent)?;
+    }
     if let Err(error) = bidi_echo::serve::keep_to_small_pages() {
         tell!(
             "loadgen: cannot do without huge pages: {error}; the first use of one may look like lag"

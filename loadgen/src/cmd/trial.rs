@@ -194,6 +194,7 @@ impl Trial<'_> {
     fn command(&self, target: &str, flags: &[String]) -> io::Result<Command> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["run", "--target", target]).args(flags);
+        command.args(["--parent", &std::process::id().to_string()]);
         let Places { loadgen_cpus, shards, awake_cpus, .. } = self.places;
         for (flag, cpus) in [("--cpus", loadgen_cpus), ("--awake-cpus", awake_cpus)] {
             if !cpus.is_empty() {

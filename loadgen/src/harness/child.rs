@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getppid, kill_process_group, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::timeout;
@@ -106,6 +106,16 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// Lets this process be killed when `parent`, whose main thread started it, is gone, however that came about (prctl(2),
+/// PR_SET_PDEATHSIG): nobody is left to stop it, or to tell what became of its server. Err: it is gone already.
+pub fn end_with(parent: u32) -> io::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    match getppid().map(|pid| pid.as_raw_nonzero().get()) {
+        Some(pid) if u32::try_from(pid) == Ok(parent) => Ok(()),
+        _ => Err(io::Error::other(format!("the process {parent} that started this is gone"))),
     }
 }
 

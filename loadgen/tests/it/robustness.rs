@@ -157,6 +157,41 @@ fn a_suite_that_cannot_write_its_next_record_stops_at_once_and_keeps_what_is_the
     assert_eq!(stops(&["--resume"]), first);
 }
 
+/// Processes whose command line names `folder`.
+fn users_of(folder: &Path) -> usize {
+    let processes = std::fs::read_dir("/proc").unwrap().map(|it| it.unwrap().path());
+    let lines = processes.filter_map(|it| std::fs::read(it.join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(typed(folder))).count()
+}
+
+#[test]
+fn a_suite_that_is_killed_leaves_no_run_behind_that_would_count_as_its_servers_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(verb) = verb("suite", folder.path()) else { return };
+    let _quiet = quiet();
+    let (file, out) = (folder.path().join("tiny.toml"), folder.path().join("out"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("duration = \"200ms\"", "duration = \"2s\"")).unwrap();
+    let mut running = Running::start(&with_out(&verb, &out));
+    running.wait_for("suite: 2 runs");
+    let begin = std::time::Instant::now();
+    let wait_until = |is_so: &dyn Fn(usize) -> bool| {
+        while !is_so(users_of(&out)) {
+            assert!(begin.elapsed().as_secs() < 60, "{} processes", users_of(&out));
+            std::thread::yield_now();
+        }
+    };
+    // The suite, and the first run, which measures for two seconds.
+    wait_until(&|users| users == 2);
+    // SIGKILL, which it cannot hear.
+    drop(running);
+    wait_until(&|users| users == 0);
+    let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
+    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["host.txt", "suite.toml"]);
+}
+
 #[test]
 fn a_run_whose_record_cannot_be_written_shows_its_figures_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
