@@ -174,7 +174,7 @@ pub(crate) struct Connection<IO, R: Role> {
     next_own_stream: u32,
     /// The peer's GOAWAY.
     peer_left: bool,
-    /// What streams are told when the connection is lost: the error that the peer's GOAWAY named, if any did.
+    /// What streams are told when the connection is lost: the error that the peer's GOAWAY named, if any did. Clients only.
     farewell: Option<Box<BodyError>>,
     /// Our streams from this one on will not be begun: the peer's GOAWAYs said so.
     given_up_from: u32,

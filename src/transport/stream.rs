@@ -61,12 +61,12 @@ pub enum BodyError {
         /// The peer's SETTINGS_MAX_HEADER_LIST_SIZE.
         bytes_max: u32,
     },
-    /// The peer ended the connection for an error.
+    /// The server ended the connection for an error. Clients only.
     EndedByPeer {
         /// Of its GOAWAY (RFC 9113, 6.8).
         code: ErrorCode,
         /// Its Additional Debug Data, the first 256 bytes, as text; often empty.
-        debug_data: Box<str>,
+        debug_data: Arc<str>,
     },
     /// The connection is gone.
     ConnectionLost,

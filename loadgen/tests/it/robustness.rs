@@ -65,6 +65,14 @@ fn with_out<'a>(verb: &'a [String], out: &'a Path) -> Vec<&'a str> {
     verb.iter().map(String::as_str).chain([typed(out)]).collect()
 }
 
+/// What is in a folder, sorted.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|it| it.unwrap().file_name());
+    let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// The last line on stderr of a program that ended with this exit code.
 fn complaint(output: &Output, exit: i32) -> String {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
@@ -114,9 +122,8 @@ fn a_disk_that_takes_no_record_is_told_and_leaves_no_half_of_one(
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot write the record to"), "{said}");
     assert!(said.contains("file too large; raise the limit (ulimit -f)"), "{said}");
-    let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
-    let records: Vec<_> =
-        names.filter(|name| !typed(name.as_ref()).ends_with(['t', 'l', 'd'])).collect();
+    let mut records = names_in(&out);
+    records.retain(|name| !name.ends_with(['t', 'l', 'd']));
     assert!(records.is_empty(), "{records:?}");
 }
 
@@ -147,10 +154,7 @@ fn a_suite_that_cannot_write_its_next_record_stops_at_once_and_keeps_what_is_the
         assert!(!said.contains("suite: 3 of 3"), "it went on: {said}");
         let report = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(report.contains("Interrupted: not all of it was run"), "{report}");
-        let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
-        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-        names.sort();
-        (names, std::fs::read(out.join("tiny.only.1.json")).unwrap())
+        (names_in(&out), std::fs::read(out.join("tiny.only.1.json")).unwrap())
     };
     let first = stops(&[]);
     assert!(!first.0.iter().any(|name| name.contains("xx")), "half a record: {:?}", first.0);
@@ -195,10 +199,7 @@ fn a_suite_that_is_killed_leaves_no_run_behind_that_would_count_as_its_servers_f
     // SIGKILL, which the suite cannot hear.
     drop(running);
     wait_until(&<[u64]>::is_empty);
-    let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
-    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names, ["host.txt", "suite.toml"]);
+    assert_eq!(names_in(&out), ["host.txt", "suite.toml"]);
 }
 
 #[test]
@@ -245,10 +246,8 @@ fn what_is_interrupted_tells_what_it_knows_by_then(
     let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains(expected), "{said}");
-    let is_half = |name: &str| !name.ends_with(".json");
-    let names = std::fs::read_dir(&out).unwrap().map(|it| it.unwrap().file_name());
-    let half = names.filter(|name| is_half(typed(name.as_ref()))).count();
-    assert_eq!(half, 0, "half a record was left");
+    let names = names_in(&out);
+    assert!(names.iter().all(|name| name.ends_with(".json")), "half a record was left: {names:?}");
 }
 
 /// A peers.toml with one peer, which takes a minute to build while there is a file `slow` in its folder. Out: that file.

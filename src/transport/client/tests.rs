@@ -431,10 +431,7 @@ impl AsyncWrite for Deaf {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_lies_there_is_heard_although_nothing_can_be_written_any_more() {
-    let frame = |kind, flags, stream, payload: &[u8]| {
-        let head = Head { length: payload.len(), kind, flags, stream };
-        [&head.bytes()[..], payload].concat()
-    };
+    let frame = inside::frame;
     let settings = frame(kind::SETTINGS, 0, 0, &[]);
     // :status 200 by the static table.
     let answer = frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &[0x88]);

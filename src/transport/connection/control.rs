@@ -139,17 +139,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin, R: Role> Connection<IO, R> {
             // It has said so, and with the second one where it ends.
             self.wire.charge(FloodKind::Unknown)?;
         }
-        if code != ErrorCode::NO_ERROR {
-            let shown = &debug_data[..debug_data.len().min(DEBUG_DATA_BYTES_MAX)];
-            let debug_data = String::from_utf8_lossy(shown).into();
-            self.farewell = Some(Box::new(BodyError::EndedByPeer { code, debug_data }));
-        }
         if R::IS_SERVER {
             // It will open nothing more: what is open goes on, then the connection ends.
             if matches!(self.phase, Phase::Open | Phase::Leaving) {
                 self.name_last_stream();
             }
             return Ok(());
+        }
+        if code != ErrorCode::NO_ERROR {
+            let shown = &debug_data[..debug_data.len().min(DEBUG_DATA_BYTES_MAX)];
+            let debug_data = String::from_utf8_lossy(shown).into();
+            self.farewell = Some(Box::new(BodyError::EndedByPeer { code, debug_data }));
         }
         self.role.refuse_openings(BodyError::GoAway(code));
         self.give_up_above(last);
